@@ -1,1 +1,5 @@
 //! drover-connectors-postgres
+
+pub mod lsn;
+pub mod pgoutput;
+pub mod replication;
