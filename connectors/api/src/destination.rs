@@ -1,0 +1,144 @@
+//! The writing side of a connector.
+
+use crate::Rows;
+use crate::apply::{ApplySession, Keys};
+use async_trait::async_trait;
+use bytes::Bytes;
+use drover_model::check::CheckItem;
+use drover_model::migration::Migration;
+use drover_model::plan::RowFormat;
+use drover_model::schema::{Catalog, Object, Table, TableName};
+use drover_model::selection::TableChoice;
+use drover_model::{MigrationId, Position, Result, TablePlan};
+use serde::{Deserialize, Serialize};
+
+/// Where a migration stands at its destination; written in the same transaction as the data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    pub migration: MigrationId,
+    pub name: String,
+    /// Raised by every taking over; commits of an older epoch are refused by the destination.
+    pub epoch: u64,
+    /// `None`: nothing applied yet.
+    pub position: Option<Position>,
+}
+
+/// A table mapped to this destination, purely from the source's schema: names, types, and what would be lost.
+#[derive(Debug, Clone)]
+pub struct MappedTable {
+    /// Complete but for `id`, `version` (set by the caller) and `format` (agreed by the caller).
+    pub plan: TablePlan,
+    /// Row formats that the destination takes for this table, best first.
+    pub formats: Vec<RowFormat>,
+    /// What could not be carried over without loss, or not at all: blocks or warns.
+    pub items: Vec<CheckItem>,
+}
+
+/// A table that exists already at the destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Existing {
+    pub table: TableName,
+    pub empty: bool,
+}
+
+/// One step of creating schema, small enough to be repeated: repeated execution of a done step is a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaStep {
+    /// Schemas, types, sequences, functions that tables need; then the tables themselves (without keys), then views.
+    Base,
+    /// Keys and indexes of one table, after its rows and before its first change.
+    Table { id: u32 },
+    /// Foreign keys (not valid, then validated), triggers.
+    Final,
+}
+
+/// A destination. All methods may be called from many tasks at once.
+#[async_trait]
+pub trait Destination: Send + Sync {
+    /// Which of these tables exist.
+    async fn existing(&self, tables: &[TableName]) -> Result<Vec<Existing>>;
+
+    /// Maps one table of a source to this destination. Pure: no I/O.
+    fn map_table(&self, catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTable;
+
+    /// The precheck of this side. Changes nothing that stays.
+    async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>>;
+
+    /// Creates drover's own tables if missing and the progress row of this migration. If the row exists with another
+    /// migration id under the same name: STATE_LOST.
+    async fn prepare(&self, migration: MigrationId, name: &str) -> Result<Progress>;
+
+    /// Executes a schema step: idempotent, so that an order which was given out twice does no harm. Gives the names of what it
+    /// created. `objects` are those of the selection that the step concerns.
+    async fn schema(
+        &self,
+        migration: MigrationId,
+        step: &SchemaStep,
+        catalog: &Catalog,
+        plans: &[TablePlan],
+        objects: &[Object],
+        existing_allowed: bool,
+    ) -> Result<Vec<String>>;
+
+    /// The progress of a migration of this name, if any.
+    async fn progress(&self, name: &str) -> Result<Option<Progress>>;
+
+    /// Becomes the one applier: raises the epoch, ends the former holder's sessions, and reads the progress, in that order.
+    async fn take_over(&self, migration: MigrationId) -> Result<Progress>;
+
+    /// Sets the position from which changes are applied, once, before the first of them (epoch as in `apply`).
+    async fn begin_at(&self, migration: MigrationId, epoch: u64, start: &Position) -> Result<()>;
+
+    /// A session that loads chunks.
+    async fn loader(&self, migration: MigrationId) -> Result<Box<dyn Loader>>;
+
+    /// Empties a table for a new generation of its copy: raises the generation and truncates in one transaction. Loads of
+    /// older generations are refused from then on.
+    async fn restart_table(&self, migration: MigrationId, plan: &TablePlan, generation: u32) -> Result<()>;
+
+    /// Unique keys of the tables, from this destination's own catalogue, and how their values are compared.
+    async fn keys(&self, plans: &[TablePlan]) -> Result<Vec<Keys>>;
+
+    /// A session for applying changes; several run side by side.
+    async fn apply_session(
+        &self,
+        migration: MigrationId,
+        epoch: u64,
+        plans: &[TablePlan],
+    ) -> Result<Box<dyn ApplySession>>;
+
+    /// A session for comparisons.
+    async fn rows(&self) -> Result<Box<dyn Rows>>;
+
+    /// Sets sequences to these values `(schema, name, last value, is called)`, where they exist.
+    async fn set_sequences(&self, values: &[(String, String, i64, bool)]) -> Result<()>;
+
+    /// Drops what drover keeps here for this migration (and its schema when nothing else is in it). Idempotent.
+    async fn cleanup(&self, migration: Option<MigrationId>, name: &str) -> Result<Vec<String>>;
+}
+
+/// How a load ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadOutcome {
+    Loaded {
+        rows: u64,
+    },
+    /// Its mark was there already.
+    AlreadyLoaded,
+    /// The table has been started over since: nothing was loaded.
+    OldGeneration,
+}
+
+/// A session that loads chunks, one after the other.
+#[async_trait]
+pub trait Loader: Send {
+    /// Begins a chunk: rows and mark in one transaction. `Some` says at once that there is nothing to do.
+    async fn begin(&mut self, plan: &TablePlan, generation: u32, chunk: u32) -> Result<Option<LoadOutcome>>;
+    /// Adds a block in the plan's format.
+    async fn block(&mut self, data: Bytes) -> Result<()>;
+    /// Commits rows and mark; `rows` is what the reader counted and must agree. Durable when it returns.
+    async fn finish(&mut self, rows: u64) -> Result<LoadOutcome>;
+    /// Gives the chunk up; nothing of it stays.
+    async fn abort(&mut self) -> Result<()>;
+}

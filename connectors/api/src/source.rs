@@ -1,0 +1,156 @@
+//! The reading side of a connector.
+
+use crate::Rows;
+use async_trait::async_trait;
+use bytes::Bytes;
+use drover_model::check::CheckItem;
+use drover_model::chunk::{Bounds, Chunk};
+use drover_model::migration::Migration;
+use drover_model::plan::SnapshotRef;
+use drover_model::schema::Catalog;
+use drover_model::{MigrationId, Position, Result, TablePlan};
+
+/// A source. All methods may be called from many tasks at once and open sessions of their own as they need.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Reads the catalogue of everything that a user owns, helper objects of drover left out. Changes nothing.
+    async fn catalog(&self) -> Result<Catalog>;
+
+    /// The precheck of this side for the selected tables. Changes nothing that stays (a test slot is dropped again). An
+    /// `Err` means that the check itself could not be done.
+    async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>>;
+
+    /// Opens the change stream, or takes it over. Called by the one holder of the stream order.
+    ///
+    /// First call of a migration (`resume` is `None` and nothing of ours exists): creates what streaming needs (publication,
+    /// slot …) and returns the exact snapshot that belongs to the start. If remains of an attempt exist whose snapshot is gone, they
+    /// are dropped and made anew, because nothing can have been copied yet.
+    /// Later calls: ends the session of a former holder, asserts the source's identity and that it still has
+    /// `resume`, and goes on there; `snapshot` is then `None`. Errors with POSITION_LOST if it has not.
+    async fn open_stream(&self, spec: StreamSpec) -> Result<Opened>;
+
+    /// A new exact snapshot, while the stream runs or without any stream. Exactly what is committed up to its
+    /// position is in it, so that changes after it can be told from those before.
+    async fn new_snapshot(&self) -> Result<Box<dyn Hold>>;
+
+    /// Joins a snapshot of another process and holds it too (with a token of its own). SNAPSHOT_LOST if it is gone.
+    async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>>;
+
+    /// A session on the snapshot for planning and reading chunks. It asserts that it really is on it.
+    async fn reader(&self, snapshot: &SnapshotRef) -> Result<Box<dyn ChunkReader>>;
+
+    /// A session for comparisons, on no snapshot.
+    async fn rows(&self) -> Result<Box<dyn Rows>>;
+
+    /// A position such that everything committed before this call lies at or before it, and which the stream will pass
+    /// soon even if the source is idle: written into the source's log, or reported by it afterwards.
+    async fn mark(&self) -> Result<Position>;
+
+    /// Seconds by which the source's clock is ahead of ours, for lag.
+    async fn clock_skew(&self) -> Result<f64>;
+
+    /// Drops everything that drover created here for this migration, restores what it changed. Idempotent. Returns what it did, for people.
+    async fn cleanup(&self, migration: MigrationId) -> Result<Vec<String>>;
+
+    /// Sequences' current values `(schema, name, last value, is called)` of the selected schemas.
+    async fn sequences(&self) -> Result<Vec<(String, String, i64, bool)>>;
+}
+
+/// What a stream is opened with.
+#[derive(Debug, Clone)]
+pub struct StreamSpec {
+    pub migration: MigrationId,
+    pub name: String,
+    pub tables: Vec<TablePlan>,
+    /// Go on here: the last position that is durable in the log. `None`: from the beginning.
+    pub resume: Option<Position>,
+    /// Consent to set a replica identity on tables that have none (undone by cleanup).
+    pub may_set_identity: bool,
+    /// Where unfinished and huge transactions spill.
+    pub spill: std::path::PathBuf,
+    /// Target size of a batch's payload in bytes (1–4 MiB).
+    pub batch_bytes: usize,
+}
+
+/// An opened stream.
+pub struct Opened {
+    /// The first batch's `from`.
+    pub start: Position,
+    /// The snapshot that belongs to `start`; only when the stream was created by this call.
+    pub snapshot: Option<Box<dyn Hold>>,
+    pub stream: Box<dyn ChangeStream>,
+}
+
+/// Keeps a snapshot alive as long as it is not dropped. Several processes may hold one; it dies with the last.
+#[async_trait]
+pub trait Hold: Send + Sync {
+    /// How others join through this holder.
+    fn snapshot(&self) -> SnapshotRef;
+    /// Ends with an error when the holding session is lost. Cancel-safe.
+    async fn lost(&self) -> drover_model::Error;
+}
+
+/// Short for a boxed [`Hold`].
+pub type Snapshot = Box<dyn Hold>;
+
+/// A piece of a transaction too large for one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    pub index: u32,
+    pub last: bool,
+}
+
+/// Whole transactions in commit order, or a piece of one huge transaction.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The interval `(from, to]` that this covers; `from` is the `to` of the batch before. All pieces of a transaction share
+    /// one interval. An empty payload covers a stretch without changes for us.
+    pub from: Position,
+    pub to: Position,
+    /// See `drover_model::change`.
+    pub payload: Bytes,
+    pub piece: Option<Piece>,
+    pub transactions: u32,
+    pub changes: u64,
+    /// Commit time of the last transaction, microseconds since the Unix epoch; for an empty stretch the source's clock.
+    pub commit_micros: i64,
+}
+
+/// The change stream. One task uses it.
+#[async_trait]
+pub trait ChangeStream: Send {
+    /// The next batch: filled up to the target size while more is at hand, given out at once when nothing more is. Empty
+    /// stretches are given out when the source says so, every second or so. Only the selected tables' selected columns and operations are in it.
+    /// Cancel-safe: a cancelled call loses nothing.
+    async fn next(&mut self) -> Result<Batch>;
+    /// Everything up to here is durable downstream: the source may forget it. Never called with a later position than the last batch's.
+    async fn confirm(&mut self, position: &Position) -> Result<()>;
+}
+
+/// Takes blocks of rows in the plan's row format.
+#[async_trait]
+pub trait BlockSink: Send {
+    /// One block of 1–4 MiB (the last one smaller). Waits when too much is under way. Blocks of one chunk concatenate.
+    async fn block(&mut self, rows: u64, data: Bytes) -> Result<()>;
+}
+
+/// What reading a chunk found.
+#[derive(Debug, Clone)]
+pub struct ChunkRead {
+    pub rows: u64,
+    pub bytes: u64,
+    /// The table's physical identity after the read, to be compared with the plan's.
+    pub physical: String,
+}
+
+/// A session on a snapshot. One task uses it, for many chunks.
+#[async_trait]
+pub trait ChunkReader: Send {
+    /// Cuts a table into chunks of about `target_bytes`, without reading all of it. Key ranges where a usable key exists (they outlive the
+    /// snapshot), else physical ranges, else the whole table. `keyed` demands key ranges where there is any key.
+    async fn plan(&mut self, plan: &TablePlan, target_bytes: u64, keyed: bool) -> Result<Vec<Chunk>>;
+    /// Reads one chunk in the plan's format. On `Err` the blocks already given out are void.
+    async fn read(&mut self, plan: &TablePlan, bounds: &Bounds, sink: &mut dyn BlockSink) -> Result<ChunkRead>;
+    /// Fetches single rows by key (canonical key cells), on the snapshot, as rows of canonical cells in change form: for rows that are owed.
+    async fn fetch(&mut self, plan: &TablePlan, keys: &[Bytes]) -> Result<Vec<Bytes>>;
+}

@@ -1,0 +1,49 @@
+//! Items of the precheck: each with result, cause and remedy.
+
+use serde::{Deserialize, Serialize};
+
+/// How an item came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Passed,
+    Warning,
+    Failed,
+    Skipped,
+}
+
+/// One item of the precheck about one object. `item` is the number of requirement, for example `K25`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckItem {
+    pub item: String,
+    pub result: Outcome,
+    /// What was looked at: an endpoint, a table, a setting.
+    pub object: String,
+    #[serde(default)]
+    pub cause: String,
+    #[serde(default)]
+    pub remedy: String,
+}
+
+impl CheckItem {
+    pub fn new(item: &str, result: Outcome, object: impl Into<String>) -> Self {
+        CheckItem { item: item.into(), result, object: object.into(), cause: String::new(), remedy: String::new() }
+    }
+    pub fn passed(item: &str, object: impl Into<String>) -> Self {
+        Self::new(item, Outcome::Passed, object)
+    }
+    pub fn failed(item: &str, object: impl Into<String>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        CheckItem { cause: cause.into(), remedy: remedy.into(), ..Self::new(item, Outcome::Failed, object) }
+    }
+    pub fn warning(item: &str, object: impl Into<String>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
+        CheckItem { cause: cause.into(), remedy: remedy.into(), ..Self::new(item, Outcome::Warning, object) }
+    }
+    pub fn skipped(item: &str, object: impl Into<String>, cause: impl Into<String>) -> Self {
+        CheckItem { cause: cause.into(), ..Self::new(item, Outcome::Skipped, object) }
+    }
+}
+
+/// Whether nothing failed: warnings do not block.
+pub fn passed(items: &[CheckItem]) -> bool {
+    items.iter().all(|i| i.result != Outcome::Failed)
+}

@@ -1,0 +1,91 @@
+//! The compiled plan of a table: which columns move, under which names, how rows are identified and encoded. It is made
+//! once from the catalogue and the migration file, stored, and given to every worker; a record names the version that it was
+//! encoded with.
+
+use crate::schema::{DataType, TableName};
+use serde::{Deserialize, Serialize};
+
+/// How the rows of a table's snapshot blocks are encoded. Source and destination agree on one per table: the first of the
+/// destination's preferences that the source can produce.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowFormat {
+    /// [`crate::row`] cells holding canonical texts.
+    Canonical,
+    /// Bytes that only the kind of database which names the format understands; they pass undecoded.
+    Native(String),
+}
+
+/// Statements of the source that are carried over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operations {
+    pub insert: bool,
+    pub update: bool,
+    pub delete: bool,
+    pub truncate: bool,
+    pub ddl: bool,
+}
+
+impl Operations {
+    pub const ALL: Operations = Operations { insert: true, update: true, delete: true, truncate: true, ddl: true };
+}
+
+/// A column that moves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanColumn {
+    pub source: String,
+    pub destination: String,
+    pub data_type: DataType,
+    /// As the source writes the type.
+    pub origin_type: String,
+    /// As the destination writes the type of its column; statements cast to it.
+    pub destination_type: String,
+    /// The destination generates the values itself unless told otherwise (identity always): never set by an update.
+    #[serde(default)]
+    pub identity_always: bool,
+}
+
+/// A table's plan. Rows of this table, in blocks and in changes, have `columns` in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TablePlan {
+    /// Number of the table within the migration; plans are stored by it.
+    pub id: u32,
+    /// Raised with every change of the table's shape.
+    pub version: u32,
+    pub source: TableName,
+    pub destination: TableName,
+    pub columns: Vec<PlanColumn>,
+    /// Indexes into `columns` of the key that identifies rows; empty: the whole row does.
+    pub key: Vec<u16>,
+    /// Condition in the source's dialect; only rows that satisfy it move.
+    pub filter: Option<String>,
+    pub operations: Operations,
+    /// Encoding of snapshot blocks.
+    pub format: RowFormat,
+    /// Physical identity at planning time: compared after each chunk.
+    pub physical: String,
+    /// Estimates, for progress.
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+impl TablePlan {
+    pub fn column_index(&self, source: &str) -> Option<u16> {
+        self.columns.iter().position(|c| c.source == source).map(|i| i as u16)
+    }
+    /// Whether a column (by index) belongs to the identifying key.
+    pub fn is_key(&self, column: u16) -> bool {
+        self.key.contains(&column)
+    }
+}
+
+/// A snapshot that reading sessions can join, as data that travels to other workers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRef {
+    /// Exactly the transactions up to here are in it.
+    pub position: crate::Position,
+    /// What a session joins it by; one for each process that holds it.
+    pub token: String,
+    /// What a session that joined must see itself on, as the source writes it.
+    pub proof: String,
+}

@@ -1,0 +1,181 @@
+//! What a database holds, as far as drover moves it. Tables are structured, so that any destination can re-create them; what
+//! only its own kind understands (views, routines, triggers) is carried as a definition in the dialect of its origin.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Schema (or database, or keyspace) and name of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TableName {
+    pub schema: String,
+    pub name: String,
+}
+
+impl TableName {
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
+        TableName { schema: schema.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// What a column's values are, without the database's own name for it. `Other` stands for types that only their own
+/// kind of database understands; they move between two of that kind only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataType {
+    Bool,
+    Int { bytes: u8, unsigned: bool },
+    Float { bytes: u8 },
+    Decimal { precision: Option<u32>, scale: Option<i32> },
+    Text { max: Option<u32>, padded: bool },
+    Bytes { max: Option<u32> },
+    Date,
+    Time { precision: u8, zone: bool },
+    Timestamp { precision: u8, zone: bool },
+    Interval,
+    Uuid,
+    Json,
+    Bit { max: Option<u32>, varying: bool },
+    Enum { labels: Vec<String> },
+    Array(Box<DataType>),
+    Document,
+    Other,
+}
+
+/// A column generates its values by itself when none is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    Always,
+    ByDefault,
+}
+
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub data_type: DataType,
+    /// As the origin writes the type, with length and precision.
+    pub origin_type: String,
+    /// Built into the origin's kind of database, recursively: native bytes may pass undecoded.
+    pub builtin: bool,
+    pub nullable: bool,
+    /// Default expression in the origin's dialect.
+    pub default: Option<String>,
+    pub identity: Option<Identity>,
+    /// Expression of a generated column; such columns are not moved, they compute themselves.
+    pub generated: Option<String>,
+    /// When it is not the default of its type.
+    pub collation: Option<String>,
+    pub comment: Option<String>,
+}
+
+/// A primary key or unique constraint or index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UniqueKey {
+    pub name: String,
+    pub primary: bool,
+    pub columns: Vec<String>,
+    /// All columns are not null, no expression, no predicate: it identifies rows.
+    pub identifies: bool,
+}
+
+/// How a change names its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OldImage {
+    /// Updates and deletes carry no old values: they cannot be followed.
+    Nothing,
+    /// The key's old values.
+    Key,
+    /// The whole row.
+    Full,
+}
+
+/// A table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    pub name: TableName,
+    pub columns: Vec<Column>,
+    pub keys: Vec<UniqueKey>,
+    /// What the source's log says about old rows.
+    pub old_image: OldImage,
+    /// Parts that belong to the table and are created with it, in the origin's dialect: checks, indexes, foreign keys,
+    /// triggers, comments.
+    pub parts: Vec<Object>,
+    /// Estimates.
+    pub rows: u64,
+    pub bytes: u64,
+    /// Changes when the table is rewritten or its columns change (§ physical identity): an opaque text.
+    pub physical: String,
+    /// What else the origin wants to know again: partitioning, persistence, replica identity …
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+}
+
+impl Table {
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|c| c.name == name)
+    }
+    /// The key that identifies rows: the primary key, else the first unique not-null key.
+    pub fn identifying_key(&self) -> Option<&UniqueKey> {
+        self.keys.iter().find(|k| k.primary).or_else(|| self.keys.iter().find(|k| k.identifies))
+    }
+}
+
+/// When an object is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Before the rows: schemas, types, sequences, tables, views, functions.
+    Base,
+    /// For each table once its rows are loaded, before the first change of it: its keys and indexes.
+    Table,
+    /// After all rows: foreign keys, then triggers.
+    Final,
+}
+
+/// Any object that is not a table: a kind (`view`, `sequence`, `function`, `type`, `index`, `foreign key`, `trigger` …), its name,
+/// and its definition in the origin's dialect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    pub kind: String,
+    pub schema: String,
+    pub name: String,
+    pub phase: Phase,
+    pub definition: String,
+    /// Structured extras for rewriting under other names, by the connector that made them.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// Other objects that must exist before (`schema.name`).
+    #[serde(default)]
+    pub needs: Vec<String>,
+}
+
+/// What a source holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalog {
+    /// The kind of database, as the connector calls itself.
+    pub origin: String,
+    /// Version for comparisons (major * 10000 + minor …, as the server gives it) and for people.
+    pub version: u32,
+    pub version_text: String,
+    pub database: String,
+    /// Which server this is: system identifier and lineage, in the connector's own form.
+    pub identity: String,
+    pub tables: Vec<Table>,
+    /// Everything else, in an order in which it can be created.
+    pub objects: Vec<Object>,
+}
+
+impl Catalog {
+    pub fn table(&self, name: &TableName) -> Option<&Table> {
+        self.tables.iter().find(|t| &t.name == name)
+    }
+}

@@ -1,0 +1,5 @@
+//! placeholder
+#[derive(Debug, Clone)]
+pub struct TableChoice {
+    pub schema: String,
+}

@@ -1,0 +1,248 @@
+//! Work orders: everything that a worker does is one, leased by the coordinator under an epoch. They are data (JSON in the
+//! control plane and in the store); a worker that carries one out twice does no harm.
+//!
+//! Who does what in a migration of schema, rows and changes:
+//!
+//! ```text
+//! Inspect (extractor) → Survey (applier) → Schema base (applier) → Stream (extractor, long; makes the snapshot)
+//!   → Hold (every extractor, long) → Plan (per table) → Copy → Load (per chunk) → Schema table (per table)
+//!   → Schema final → Apply (applier, long)
+//! ```
+
+use drover_model::check::CheckItem;
+use drover_model::chunk::{Bounds, Chunk};
+use drover_model::migration::Migration;
+use drover_model::plan::SnapshotRef;
+use drover_model::schema::{Catalog, Object};
+use drover_model::{Error, MigrationId, Position, TablePlan};
+use serde::{Deserialize, Serialize};
+
+/// Which role carries an order out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Extractor,
+    Applier,
+}
+
+/// What a worker needs to know of a migration, beside the order. Fetched once per revision.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Description {
+    pub id: MigrationId,
+    /// Raised whenever anything here changes.
+    pub revision: u64,
+    pub migration: Migration,
+    /// From `Inspect`; empty before.
+    #[serde(default)]
+    pub catalog: Option<Catalog>,
+    /// From `Survey`; empty before. Index = table id.
+    #[serde(default)]
+    pub plans: Vec<TablePlan>,
+    /// Objects besides tables that are selected.
+    #[serde(default)]
+    pub objects: Vec<Object>,
+    /// Bulk partitions of the log.
+    pub bulk_partitions: u32,
+}
+
+/// Between which positions a table's rows were read: changes up to `low` are in all of them, changes after `high` in none;
+/// between the two some rows have them and some don't (the tolerant stretch; empty when `low == high`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    pub low: Position,
+    pub high: Position,
+}
+
+/// Where a chunk's blocks lie in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    pub partition: u32,
+    /// Offsets of the first and last record; `None` for an empty chunk (no record at all).
+    pub records: Option<(u64, u64)>,
+    pub rows: u64,
+    pub bytes: u64,
+    /// Lease epoch of the copy: other attempts' records between these offsets are skipped.
+    pub lease: u64,
+}
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Order {
+    /// Extractor: read the catalogue, compile the selection, check the source.
+    Inspect,
+    /// Applier: map the selected tables, check the destination, prepare its progress row. Needs the catalogue.
+    Survey,
+    /// Extractor: the source's precheck for the mapped tables.
+    CheckSource,
+    /// Applier: a schema step.
+    Schema {
+        step: Step,
+    },
+    /// Extractor, long: open the change stream at `resume`, publish to the log. Reports `StreamOpened` first.
+    Stream {
+        resume: bool,
+    },
+    /// Extractor, long: take a new exact snapshot and hold it. Reports `Snapshot` first.
+    Snapshot {
+        number: u32,
+    },
+    /// Extractor, long, one for each extractor beside the one that made it: join and hold. Reports `Joined` first.
+    Hold {
+        number: u32,
+        snapshot: SnapshotRef,
+    },
+    /// Extractor: cut a table into chunks. `keyed`: key ranges only, for tables that go on after a lost snapshot.
+    Plan {
+        table: u32,
+        snapshot: SnapshotRef,
+        target_bytes: u64,
+        keyed: bool,
+    },
+    /// Extractor: read a chunk into a bulk partition.
+    Copy {
+        table: u32,
+        generation: u32,
+        chunk: u32,
+        bounds: Bounds,
+        snapshot: SnapshotRef,
+        partition: u32,
+    },
+    /// Applier: load a chunk. `trim`: everything before this offset of the partition is not needed any more.
+    Load {
+        table: u32,
+        generation: u32,
+        chunk: u32,
+        extent: Extent,
+        trim: u64,
+    },
+    /// Applier: begin a table again, from empty.
+    Restart {
+        table: u32,
+        generation: u32,
+    },
+    /// Applier, long: apply changes from the log. `windows[i]` belongs to table i. Reports positions by progress.
+    Apply {
+        start: Position,
+        windows: Vec<Window>,
+        owed_snapshot: Option<SnapshotRef>,
+    },
+    /// Extractor: sequences' values for the destination.
+    ReadSequences,
+    /// Applier: set them.
+    SetSequences {
+        values: Vec<(String, String, i64, bool)>,
+    },
+    /// Extractor / applier: drop what drover created on that side.
+    CleanSource,
+    CleanDestination,
+}
+
+/// A step of creating schema, as data of an order (the connectors' `SchemaStep`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    Base,
+    Table { id: u32 },
+    Final,
+}
+
+/// What came of an order. Long orders report intermediate outcomes under the same lease; those do not end it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    Inspected {
+        catalog: Box<Catalog>,
+        items: Vec<CheckItem>,
+    },
+    Surveyed {
+        plans: Vec<TablePlan>,
+        objects: Vec<Object>,
+        items: Vec<CheckItem>,
+    },
+    Checked {
+        items: Vec<CheckItem>,
+    },
+    /// Schema step, restart, sequences set, cleaned: nothing to tell but what was done.
+    Done {
+        what: Vec<String>,
+    },
+    /// Not an end: the stream runs from `start`; `snapshot` if it was made now.
+    StreamOpened {
+        start: Position,
+        snapshot: Option<SnapshotRef>,
+    },
+    /// Not an end.
+    SnapshotTaken {
+        snapshot: SnapshotRef,
+    },
+    /// Not an end: this worker holds the snapshot too.
+    Joined {
+        snapshot: SnapshotRef,
+    },
+    /// The snapshot, or the hold on it, is gone.
+    SnapshotLost {
+        error: Error,
+    },
+    Planned {
+        chunks: Vec<Chunk>,
+    },
+    Copied {
+        extent: Extent,
+        physical: String,
+    },
+    Loaded {
+        rows: u64,
+    },
+    /// The records of the chunk are not in the log any more (a process without a durable bulk log was restarted): copy it again.
+    BulkLost,
+    Sequences {
+        values: Vec<(String, String, i64, bool)>,
+    },
+    Failed {
+        error: Error,
+    },
+}
+
+impl Outcome {
+    /// Whether the order ends with this.
+    pub fn ends(&self) -> bool {
+        !matches!(self, Outcome::StreamOpened { .. } | Outcome::SnapshotTaken { .. } | Outcome::Joined { .. })
+    }
+}
+
+/// News of a running order, beside the lease renewals. Never stored as state; lost news do no harm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Progress {
+    Copy {
+        migration: MigrationId,
+        table: u32,
+        chunk: u32,
+        rows: u64,
+        bytes: u64,
+    },
+    Load {
+        migration: MigrationId,
+        table: u32,
+        chunk: u32,
+        rows: u64,
+        bytes: u64,
+    },
+    Stream {
+        migration: MigrationId,
+        published: Position,
+        changes: u64,
+        bytes: u64,
+        commit_micros: i64,
+        log_bytes: u64,
+    },
+    Apply {
+        migration: MigrationId,
+        applied: Position,
+        rows: u64,
+        transactions: u64,
+        commit_micros: i64,
+        consistent: bool,
+    },
+}
