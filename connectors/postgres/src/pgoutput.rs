@@ -232,12 +232,7 @@ pub fn decode(bytes: &[u8], in_stream: bool) -> Result<Message<'_>, DecodeError>
             let xid = r.xid(in_stream)?;
             let count = r.length()?;
             let flags = r.flags(3)?;
-            Message::Truncate {
-                xid,
-                oids: r.oids(count)?,
-                cascade: flags & 1 != 0,
-                restart_identity: flags & 2 != 0,
-            }
+            Message::Truncate { xid, oids: r.oids(count)?, cascade: flags & 1 != 0, restart_identity: flags & 2 != 0 }
         }
         b'M' => {
             let xid = r.xid(in_stream)?;

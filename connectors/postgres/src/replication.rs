@@ -206,6 +206,7 @@ pub struct ReplicationSession {
     last_heard: Instant,
     status_interval: Duration,
     silence_limit: Duration,
+    streamed: bool,
 }
 
 impl ReplicationSession {
@@ -227,6 +228,7 @@ impl ReplicationSession {
             last_heard: now,
             status_interval: Duration::from_secs(10),
             silence_limit: Duration::from_secs(300),
+            streamed: false,
         })
     }
 
@@ -286,7 +288,8 @@ impl ReplicationSession {
     }
 
     /// START_REPLICATION with pgoutput. The server begins at the later of `from` and the slot's own confirmed position
-    /// ([`Lsn::ZERO`]: at the latter). Nothing is confirmed by it.
+    /// ([`Lsn::ZERO`]: at the latter). Nothing is confirmed by it. Once a session: a walsender that has ended one logical
+    /// stream ends a second one at once (seen with 15), so connect anew.
     pub async fn start(
         &mut self,
         slot: &str,
@@ -295,6 +298,9 @@ impl ReplicationSession {
         options: StreamOptions,
     ) -> Result<(), Error> {
         self.expect(State::Idle)?;
+        if self.streamed {
+            return Err(Error::State("a replication session streams once"));
+        }
         let new = self.wire.server_version >= 140_000;
         let names: Vec<String> = publications.iter().map(|name| identifier(name)).collect();
         let mut sql = format!(
@@ -321,6 +327,7 @@ impl ReplicationSession {
             Err(_) => State::Broken,
         };
         result?;
+        self.streamed = true;
         let now = Instant::now();
         (self.received, self.confirmed) = (from, Lsn::ZERO);
         (self.last_heard, self.next_status) = (now, now + self.status_interval);
@@ -426,7 +433,8 @@ impl ReplicationSession {
         }
     }
 
-    /// Ends the stream in good order, dropping what still comes; the session takes commands again, and the slot is free.
+    /// Ends the stream in good order, dropping what still comes; the slot is free, and the session takes commands again
+    /// (but streams no more).
     pub async fn stop(&mut self) -> Result<(), Error> {
         self.expect(State::Streaming)?;
         self.state = State::Waiting;

@@ -47,13 +47,8 @@ impl Wire {
         T::Stream: Send + Sync + 'static,
     {
         let (socket, encrypted) = open(endpoint, tls).await?;
-        let mut wire = Wire {
-            socket,
-            input: BytesMut::new(),
-            output: BytesMut::new(),
-            backend_pid: 0,
-            server_version: 0,
-        };
+        let mut wire =
+            Wire { socket, input: BytesMut::new(), output: BytesMut::new(), backend_pid: 0, server_version: 0 };
         // The values of the change stream are written by this session's settings, whatever the role's or the
         // database's defaults are; and no time limit may end a wait for a snapshot, nor the snapshot itself.
         let parameters = [
