@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 /// Units of a duration, greatest first, in milliseconds.
-const DURATION_UNITS: [(&str, u64); 5] =
-    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const DURATION_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Units of a size in bytes: binary ones with an `i`, decimal ones without.
 const SIZE_UNITS: [(&str, u64); 9] = [

@@ -206,9 +206,26 @@ mod tests {
     #[test]
     fn refused() {
         for text in [
-            "", "shop", "://h", "1db://h", "db://", "db:///x", "db://h:x/", "db://h:0", "db://h:65536", "db://::1/x",
-            "db://[::1/x", "db://[::1]x", "db://[x]", "db://a,b/x", "db://h/%zz", "db://h/%f", "db://%ff/x",
-            "db://h/x?password=hunter2", "db://h/x#y", "db://a b/x",
+            "",
+            "shop",
+            "://h",
+            "1db://h",
+            "db://",
+            "db:///x",
+            "db://h:x/",
+            "db://h:0",
+            "db://h:65536",
+            "db://::1/x",
+            "db://[::1/x",
+            "db://[::1]x",
+            "db://[x]",
+            "db://a,b/x",
+            "db://h/%zz",
+            "db://h/%f",
+            "db://%ff/x",
+            "db://h/x?password=hunter2",
+            "db://h/x#y",
+            "db://a b/x",
         ] {
             assert!(Url::parse(text).is_err(), "{text}");
         }
