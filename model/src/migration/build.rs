@@ -59,6 +59,11 @@ impl Build<'_> {
         self.reader.fault(node.at(key), &node.path_of(key), message, remedy);
     }
 
+    /// Whether a fault of this key or of one within it was reported.
+    fn is_at_fault(&self, path: &str) -> bool {
+        self.reader.findings.borrow().iter().any(|(_, finding)| finding.key.starts_with(path))
+    }
+
     /// None only where something was reported.
     fn migration(&self, root: &Node<'_>) -> Option<Migration> {
         let source = root.table("source").and_then(|node| self.endpoint(&node));
@@ -69,7 +74,7 @@ impl Build<'_> {
         let limits = limits(&root.table("limits").unwrap_or(Node::missing(&LIMITS)));
         let retry_node = root.table("retry").unwrap_or(Node::missing(&RETRY));
         let retry = retry(&retry_node);
-        if self.reader.findings.borrow().is_empty() && retry.other >= retry.connection {
+        if !self.is_at_fault("retry") && retry.other >= retry.connection {
             let key = if retry_node.value("other").is_some() { "other" } else { "connection" };
             let message = "retry.other is not shorter than retry.connection";
             self.fault(&retry_node, key, message, "shorten other (10m by default) or lengthen connection (12h)");
@@ -196,8 +201,12 @@ impl Build<'_> {
                 (None, Some(item)) => (format!("{path}[{item}]"), node.at_item(error.key, error.item)),
                 (None, None) => (path, node.at(error.key)),
             };
-            // A value of the wrong type reads as missing: what follows from that need not be said as well.
-            if self.reader.findings.borrow().iter().all(|(_, other)| !other.key.starts_with(&path)) {
+            // A faulty value or a misspelt key reads as missing: what follows from that need not be said as well.
+            let follows = match error.key {
+                "include" if error.item.is_none() => self.is_at_fault(&node.path),
+                _ => self.is_at_fault(&path),
+            };
+            if !follows {
                 self.reader.fault(at, &path, error.message, error.remedy);
             }
         }

@@ -173,6 +173,40 @@ pub struct Limits {
     pub snapshot: Duration,
 }
 
+impl Limits {
+    /// Changes one limit, named as in the file, such as `full.rows_per_second` or `snapshot`.
+    ///
+    /// # Errors
+    /// What is wrong with the key or the value, in one line.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let limit = match key {
+            "full.queries_per_second" => &mut self.full.queries_per_second,
+            "full.rows_per_second" => &mut self.full.rows_per_second,
+            "full.megabytes_per_second" => &mut self.full.megabytes_per_second,
+            "incremental.rows_per_second" => &mut self.incremental.rows_per_second,
+            "incremental.megabytes_per_second" => &mut self.incremental.megabytes_per_second,
+            "snapshot" => {
+                let wrong = || format!("snapshot = {value:?} is no duration; write 1h30m");
+                self.snapshot = parse_duration(value).ok_or_else(wrong)?;
+                return Ok(());
+            }
+            _ => return Err(format!("unknown limit {key:?}; known: {}", Self::KEYS.join(", "))),
+        };
+        *limit = value.parse().map_err(|_| format!("{key} = {value:?} is no whole number from 0"))?;
+        Ok(())
+    }
+
+    /// What [`Limits::set`] takes.
+    pub const KEYS: [&'static str; 6] = [
+        "full.queries_per_second",
+        "full.rows_per_second",
+        "full.megabytes_per_second",
+        "incremental.rows_per_second",
+        "incremental.megabytes_per_second",
+        "snapshot",
+    ];
+}
+
 /// Bounds of the full copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FullLimits {
@@ -249,3 +283,6 @@ pub enum SaslMechanism {
     #[serde(rename = "scram-sha-512")]
     ScramSha512,
 }
+
+#[cfg(test)]
+mod tests;

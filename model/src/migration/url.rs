@@ -66,13 +66,13 @@ impl Url {
         if let Some(account) = account {
             let (name, secret) = account.split_once(':').map_or((account, None), |(n, s)| (n, Some(s)));
             user = non_empty(decode(name)?);
-            password = secret.map(|s| decode(s)).transpose()?.and_then(non_empty);
+            password = secret.map(decode).transpose()?.and_then(non_empty);
         }
 
         let (host, port) = split_port(address)?;
         let mut host = decode(host)?;
         let mut port = port.map(parse_port).transpose()?;
-        let database = path.map(|p| decode(p)).transpose()?.and_then(non_empty);
+        let database = path.map(decode).transpose()?.and_then(non_empty);
 
         let mut params = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
