@@ -1,1 +1,10 @@
-//! drover-connectors-postgres
+//! PostgreSQL 10 and later, and its cloud kin, as source and destination.
+
+pub mod changes;
+pub mod connect;
+pub mod errors;
+pub mod lsn;
+pub mod pgoutput;
+pub mod replication;
+mod spill;
+pub mod sql;
