@@ -10,7 +10,7 @@ use bytes::Bytes;
 use drover_model::error::codes;
 use drover_model::{MigrationId, Result};
 
-use crate::{Appender, Log, Offset, Reader, Stream};
+use crate::{Log, Offset, Reader, Stream};
 
 /// Opens logs in one place that is empty at first.
 #[async_trait]

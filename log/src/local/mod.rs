@@ -79,7 +79,7 @@ impl LocalLog {
         fs::create_dir_all(dir).map_err(|e| disk("make the log's folder", dir, e))?;
         let lock = lock(&dir.join("lock"))?;
         let changes = changes::Owner::open(dir.join("changes"), migration, options.clone(), lock)?;
-        let life = segment::next_life(&dir.join("life"), migration)?;
+        let life = segment::next_life(&dir.join("life"))?;
         let bulk = bulk::Bulk::open(dir.join("bulk"), life, options.bulk_memory)?;
         Ok(LocalLog { changes: Arc::new(changes), bulk: Arc::new(bulk) })
     }

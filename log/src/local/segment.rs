@@ -270,7 +270,10 @@ pub(super) fn read_batch(
         }
         let mut window = window.freeze();
         while window.len() >= RECORD_HEAD {
-            let (len, crc) = parse_head(&window, cursor.next).ok_or_else(|| bad(cursor.next, "head"))?;
+            // Records before the damage are delivered first.
+            let Some((len, crc)) = parse_head(&window, cursor.next) else {
+                return if out.is_empty() { Err(bad(cursor.next, "head")) } else { Ok((cursor, out)) };
+            };
             let whole = RECORD_HEAD + len as usize;
             if whole > window.len() {
                 break;
@@ -339,16 +342,17 @@ fn read_numbered(path: &Path, migration: MigrationId) -> Result<Option<u64>> {
     Ok(Some(u64_at(&bytes, 16)))
 }
 
-/// Counts the processes that opened this log; durable when it returns. Written beside and renamed, so that it never goes back.
-pub(super) fn next_life(path: &Path, migration: MigrationId) -> Result<u64> {
-    let life = match read_numbered(path, migration)? {
+/// Counts the processes that opened this log, whatever their migration; durable when it returns. Written beside and renamed, so that it
+/// never goes back.
+pub(super) fn next_life(path: &Path) -> Result<u64> {
+    let life = match read_numbered(path, MigrationId::nil())? {
         Some(life) => life + 1,
         None if path.exists() => return Err(damaged(path, "it cannot be read")),
         None => 1,
     };
     let beside = path.with_extension("new");
     let written = File::create(&beside).and_then(|mut f| {
-        f.write_all(&numbered(migration, life))?;
+        f.write_all(&numbered(MigrationId::nil(), life))?;
         f.sync_all()?;
         fs::rename(&beside, path)
     });
