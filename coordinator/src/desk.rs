@@ -3,7 +3,7 @@
 //! something that a crash could undo, and after a crash the store tells the same story that the workers know.
 
 use crate::decide::Report;
-use crate::event::Event;
+use crate::event::{Event, Side};
 use crate::key::OrderKey;
 use crate::lease::{Grant, Leases, Standing};
 use crate::machine::{Phase, State};
@@ -484,13 +484,22 @@ impl Desk {
         Ok(turn)
     }
 
-    /// Pause, resume, stop or delete.
+    /// Pause, resume, stop or delete. `force` deletes without cleaning: for a side that does not exist any more.
     ///
     /// # Errors
     /// See [`State::on_action`]; or there is no such migration.
-    pub fn act(&mut self, name: &str, action: &str, now: Now) -> Result<Turn, Error> {
+    pub fn act(&mut self, name: &str, action: &str, force: bool, now: Now) -> Result<Turn, Error> {
         let id = self.find(name)?;
-        let events = self.entry(id)?.state.on_action(action)?;
+        let state = &self.entry(id)?.state;
+        let mut events = match (action, state.phase) {
+            ("delete", Phase::Completed) if force => vec![Event::DeleteAsked],
+            _ => state.on_action(action)?,
+        };
+        if force && action == "delete" {
+            let what = vec!["nothing: deleted by force".to_owned()];
+            events.push(Event::Cleaned { side: Side::Source, what: what.clone() });
+            events.push(Event::Cleaned { side: Side::Destination, what });
+        }
         let mut turn = Turn::default();
         self.commit(id, events, now, &mut turn);
         Ok(turn)

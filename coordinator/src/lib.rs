@@ -9,13 +9,21 @@
 pub mod decide;
 pub mod desk;
 pub mod event;
+mod grpc;
+pub mod http;
 pub mod key;
 pub mod lease;
 pub mod loss;
 pub mod machine;
+pub mod service;
 pub mod settings;
 pub mod store;
 pub mod table;
 pub mod turn;
 pub mod view;
 pub mod wants;
+mod writer;
+
+pub use desk::Tuning;
+pub use service::{Coordinator, Options};
+pub use view::{SnapshotView, TableView};
