@@ -1,1 +1,13 @@
-//! drover-connectors-postgres
+//! PostgreSQL 10 and later, and its cloud kin, as source and destination.
+
+pub mod catalog;
+pub mod changes;
+pub mod connect;
+pub mod errors;
+pub mod lsn;
+pub mod pgoutput;
+pub mod replication;
+pub mod slot;
+pub mod snapshot;
+mod spill;
+pub mod sql;
