@@ -169,7 +169,7 @@ impl State {
                 let not_before_ms = now_ms + BACKOFF_MS.1;
                 let mut events =
                     vec![Event::HoldFailed { number: *number, worker: worker.clone(), not_before_ms }];
-                events.extend(self.holder_gone(worker));
+                events.extend(self.on_lost(key, worker));
                 events
             }
             OrderKey::Inspect | OrderKey::Survey | OrderKey::CheckSource => {
@@ -208,7 +208,7 @@ impl State {
         let Some(snap) = &self.snapshot else { return Vec::new() };
         let given = match order {
             Order::Plan { snapshot, .. } | Order::Copy { snapshot, .. } => Some(snapshot),
-            Order::Hold { snapshot, .. } if !snap.holders.contains_key(worker) => Some(snapshot),
+            Order::Hold { snapshot, .. } if snap.holders.get(worker).is_none_or(|h| h.key != *key) => Some(snapshot),
             _ => None,
         };
         let holder = match given {

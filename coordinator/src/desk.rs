@@ -183,15 +183,23 @@ impl Desk {
             }
             return Ok((reply, turn));
         }
-        let slots = request.free as usize + request.running.len();
+        let short = |l: &&v1::Lease| parse_lease(l).is_some_and(|(_, k)| !k.is_long());
+        let slots = request.free as usize + request.running.iter().filter(short).count();
         self.leases.seen(&request.worker, &request.name, role, slots, now.mono_ms);
+        let mut listed = HashSet::new();
         for lease in &request.running {
+            listed.extend(parse_lease(lease));
             let known = parse_lease(lease);
             let renewed =
                 known.is_some_and(|(id, key)| self.leases.renew(id, &key, lease.epoch, &request.worker, now.mono_ms));
             if !renewed {
                 reply.stop.push(lease.clone());
             }
+        }
+        // A worker lists all it works on until its report was answered. What it does not list it never heard of (the reply to
+        // its last poll was lost) or has given up: others need not wait for the term to end.
+        for lease in self.leases.of_worker(&request.worker).into_iter().filter(|l| !listed.contains(l)) {
+            self.lose(lease.0, &lease.1, now, &mut turn);
         }
         for news in &request.progress {
             // Lost or garbled news do no harm.
@@ -516,18 +524,17 @@ impl Desk {
                 .remedy("give them as in [limits] of the migration file")
         };
         let entry = self.entries.get_mut(&id).ok_or_else(|| unknown(name))?;
-        let mut json = serde_json::to_value(&entry.migration).map_err(|e| bad(e.to_string()))?;
-        let limits = json
-            .as_object_mut()
-            .map(|m| m.entry("limits").or_insert_with(|| serde_json::json!({})))
-            .ok_or_else(|| bad("the migration has none".into()))?;
-        merge(limits, change).map_err(|key| bad(format!("there is no limit {key:?}")))?;
-        let limits = limits.clone();
-        entry.migration = serde_json::from_value(json).map_err(|e| bad(e.to_string()))?;
+        let mut limits = entry.migration.limits.clone();
+        for (key, value) in flatten(change) {
+            limits.set(&key, &value).map_err(bad)?;
+        }
+        entry.migration.limits = limits;
+        let limits = serde_json::to_value(&entry.migration.limits).unwrap_or_default();
+        let snapshot_ms = u64::try_from(entry.migration.limits.snapshot.as_millis()).unwrap_or(u64::MAX);
         let mut turn = Turn::default();
         let stored = Box::new(entry.migration.clone());
         turn.writes.push(Write::Migration { id, name: name.to_owned(), migration: stored });
-        self.commit(id, vec![Event::LimitsChanged { limits }], now, &mut turn);
+        self.commit(id, vec![Event::LimitsChanged { limits, snapshot_ms }], now, &mut turn);
         Ok(turn)
     }
 
@@ -620,18 +627,16 @@ fn unknown(name: &str) -> Error {
     Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text).remedy("`drover migration list` names those there are")
 }
 
-/// Puts the values of `change` over those of `base`, level by level.
-fn merge(base: &mut serde_json::Value, change: &serde_json::Value) -> Result<(), String> {
-    match (base.as_object_mut(), change.as_object()) {
-        (Some(base), Some(change)) => {
-            for (key, value) in change {
-                match base.get_mut(key) {
-                    Some(place) => merge(place, value)?,
-                    None => return Err(key.clone()),
-                }
-            }
+/// `{"full": {"rows_per_second": 5}}` and `{"full.rows_per_second": "5"}` alike, as keys and texts.
+fn flatten(change: &serde_json::Value) -> Vec<(String, String)> {
+    use serde_json::Value;
+    let mut out = Vec::new();
+    for (key, value) in change.as_object().into_iter().flatten() {
+        match value {
+            Value::Object(_) => out.extend(flatten(value).into_iter().map(|(k, v)| (format!("{key}.{k}"), v))),
+            Value::String(text) => out.push((key.clone(), text.clone())),
+            other => out.push((key.clone(), other.to_string())),
         }
-        _ => *base = change.clone(),
     }
-    Ok(())
+    out
 }

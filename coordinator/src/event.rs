@@ -70,7 +70,7 @@ pub enum Event {
     Paused,
     /// The operator starts a paused or failed migration again.
     Resumed,
-    LimitsChanged { limits: serde_json::Value },
+    LimitsChanged { limits: serde_json::Value, snapshot_ms: u64 },
     Stopped,
     Completed,
     DeleteAsked,

@@ -44,6 +44,11 @@ impl OrderKey {
         }
     }
 
+    /// Runs until it is taken back, beside the slots that a worker counts.
+    pub fn is_long(&self) -> bool {
+        matches!(self, OrderKey::Stream | OrderKey::Snapshot { .. } | OrderKey::Hold { .. } | OrderKey::Apply)
+    }
+
     /// The table that the order is about.
     pub fn table(&self) -> Option<u32> {
         use OrderKey::*;

@@ -366,7 +366,10 @@ impl State {
                 self.phase = Phase::Migrating;
                 self.error = None;
             }
-            Event::LimitsChanged { .. } => self.revision += 1,
+            Event::LimitsChanged { snapshot_ms, .. } => {
+                self.settings.snapshot_ms = *snapshot_ms;
+                self.revision += 1;
+            }
             Event::Stopped => {
                 self.phase = Phase::Completed;
                 self.snapshot = None;

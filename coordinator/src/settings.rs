@@ -1,6 +1,6 @@
 //! What the state machine needs of a migration file, fixed when the migration is created (limits may change, these may not).
 
-use drover_model::migration::Migration;
+use drover_model::migration::{Migration, OnConflict, Stage};
 use serde::{Deserialize, Serialize};
 
 /// Extract of the migration file that decides the flow of work.
@@ -26,21 +26,17 @@ pub struct Settings {
 impl Settings {
     /// Reads them from the migration. `bulk_partitions` is the coordinator's option.
     pub fn of(migration: &Migration, bulk_partitions: u32) -> Settings {
-        // Placeholder until the file's model is there: the JSON form of the same.
-        let json = serde_json::to_value(migration).unwrap_or_default();
-        let stages = json.get("stages").and_then(|s| s.as_array()).cloned();
-        let has = |name: &str| stages.as_ref().is_none_or(|s| s.iter().any(|v| v == name));
-        let _ = has("schema");
+        let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Settings {
-            schema: has("schema"),
-            full: has("full"),
-            incremental: has("incremental"),
-            ignore_conflicts: json.get("on_conflict").is_some_and(|v| v == "ignore"),
-            retry_connection_ms: 12 * 3_600_000,
-            retry_other_ms: 10 * 60_000,
-            durable_bulk: json.pointer("/log/kafka").is_some_and(|v| !v.is_null()),
+            schema: migration.has(Stage::Schema),
+            full: migration.has(Stage::Full),
+            incremental: migration.has(Stage::Incremental),
+            ignore_conflicts: migration.on_conflict == OnConflict::Ignore,
+            retry_connection_ms: ms(migration.retry.connection),
+            retry_other_ms: ms(migration.retry.other),
+            durable_bulk: migration.log.kafka.is_some(),
             bulk_partitions,
-            snapshot_ms: 0,
+            snapshot_ms: ms(migration.limits.snapshot),
         }
     }
 }

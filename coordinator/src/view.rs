@@ -261,7 +261,7 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::Failed { error } => Some(("error", format!("migration failed: {error}"))),
         Event::Paused => info("paused".into()),
         Event::Resumed => info("resumed".into()),
-        Event::LimitsChanged { limits } => info(format!("limits changed: {limits}")),
+        Event::LimitsChanged { limits, .. } => info(format!("limits changed: {limits}")),
         Event::Stopped => info("stopped".into()),
         Event::Completed => info("completed".into()),
         Event::DeleteAsked => info("to be deleted".into()),

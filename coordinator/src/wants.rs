@@ -2,7 +2,7 @@
 //! [`State::still_wants`] tells whether an order under way still means something. Pure.
 
 use crate::key::OrderKey;
-use crate::machine::{Cleaning, Phase, State};
+use crate::machine::{Cleaning, Holder, Phase, State};
 use crate::table::TableStage;
 use drover_model::plan::SnapshotRef;
 use drover_proto::order::{Order, Role, Step};
@@ -85,7 +85,8 @@ impl State {
         if let Some(snap) = &self.snapshot
             && let Some(any) = snap.holders.values().next()
         {
-            for worker in out.view.extractors.iter().filter(|w| !snap.holders.contains_key(*w)) {
+            // The stream's holder joins as well: its hold should not hang on the stream's connection.
+            for worker in out.view.extractors {
                 let key = OrderKey::Hold { number: snap.number, worker: worker.clone() };
                 out.push(key, || Order::Hold { number: snap.number, snapshot: any.snapshot.clone() });
             }
@@ -215,7 +216,8 @@ impl State {
                     Some(snap) => snap.number == *number && snap.holders.values().any(|h| h.key == *key),
                 },
                 OrderKey::Hold { number, worker } => self.snapshot.as_ref().is_some_and(|snap| {
-                    snap.number == *number && snap.holders.get(worker).is_none_or(|h| h.key == *key)
+                    let joined = |h: &Holder| h.key == *key || h.key == OrderKey::Stream;
+                    snap.number == *number && snap.holders.get(worker).is_none_or(joined)
                 }),
                 OrderKey::Plan { table: id, generation, snapshot } => {
                     self.snapshot.as_ref().is_some_and(|s| s.number == *snapshot)
