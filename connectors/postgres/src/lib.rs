@@ -2,3 +2,10 @@
 
 pub mod connect;
 pub mod errors;
+
+pub mod apply;
+pub mod keys;
+pub mod load;
+pub mod progress;
+pub mod rows;
+pub mod sql;
