@@ -1,51 +1,27 @@
-//! Writing SQL text: every name is quoted, every literal escaped, so that any name a database allows passes through.
+//! Writing names and values into statements. Everything that comes from a catalogue or a file passes here.
 
 use drover_model::TablePlan;
 use drover_model::schema::TableName;
 
-/// A quoted identifier.
+/// A name, quoted.
 pub fn ident(name: &str) -> String {
-    let mut out = String::with_capacity(name.len() + 2);
-    push_ident(&mut out, name);
-    out
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Appends a quoted identifier.
-pub fn push_ident(out: &mut String, name: &str) {
-    out.push('"');
-    for c in name.chars() {
-        if c == '"' {
-            out.push('"');
-        }
-        out.push(c);
-    }
-    out.push('"');
+/// Schema and name, quoted.
+pub fn qualified(schema: &str, name: &str) -> String {
+    format!("{}.{}", ident(schema), ident(name))
 }
 
-/// A string literal that means the same whatever `standard_conforming_strings` says.
+/// A text literal, whatever `standard_conforming_strings` is.
 pub fn literal(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 3);
-    if text.contains('\\') {
-        out.push('E');
-    }
-    out.push('\'');
-    for c in text.chars() {
-        if c == '\'' || c == '\\' {
-            out.push(c);
-        }
-        out.push(c);
-    }
-    out.push('\'');
-    out
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }
 
-/// A qualified, quoted table name.
+/// A table's name, quoted.
 pub fn table(name: &TableName) -> String {
-    let mut out = String::new();
-    push_ident(&mut out, &name.schema);
-    out.push('.');
-    push_ident(&mut out, &name.name);
-    out
+    qualified(&name.schema, &name.name)
 }
 
 /// The destination names of a plan's columns, quoted, with commas between.
@@ -63,10 +39,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_texts_are_quoted() {
-        assert_eq!(ident(r#"weird "name"#), r#""weird ""name""#);
+    fn quotes_and_backslashes_are_inert() {
+        assert_eq!(qualified("a", r#"b"c"#), r#""a"."b""c""#);
         assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal(r"a\b'"), r"E'a\\b'''");
-        assert_eq!(table(&TableName::new("a.b", "c")), r#""a.b"."c""#);
+        assert_eq!(literal(r"a\'b"), r"E'a\\''b'");
     }
 }
