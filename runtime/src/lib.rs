@@ -1,1 +1,11 @@
-//! drover-runtime
+//! What every process of drover stands on: named tasks, shutdown, failpoints, secrets, telemetry, the http endpoints and
+//! the loop in which a worker carries orders out. This crate alone spawns tasks and reads the clock for them, so that it is known who
+//! runs, who owns it and how it ends.
+
+pub mod failpoint;
+pub mod retry;
+pub mod task;
+pub mod telemetry;
+
+pub use failpoint::failpoint;
+pub use tokio_util::sync::CancellationToken;

@@ -1,1 +1,4 @@
-//! drover-connectors-postgres
+//! PostgreSQL 10 and later, and its cloud kin, as source and destination.
+
+pub mod connect;
+pub mod errors;

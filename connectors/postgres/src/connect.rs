@@ -1,0 +1,271 @@
+//! Sessions. Every session of drover names itself (`drover <migration> <purpose>`), so that an operator sees what it is and a
+//! new holder can end the former one's, and has settings under which values have one text form on every version.
+
+use crate::errors::classify;
+use drover_model::error::codes;
+use drover_model::{Error, Fault, MigrationId, Result, Retry};
+use drover_runtime::task;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_postgres::{Client, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// How far the server's certificate is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    Off,
+    /// Encrypted, but anybody may answer.
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// TLS of one endpoint.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub mode: TlsMode,
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+/// Where and as whom to connect.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A host name, an address, or the folder of a socket (begins with `/`).
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    pub password: Option<String>,
+    pub database: String,
+    pub tls: Tls,
+    pub migration: MigrationId,
+    /// Whose server this is, for errors.
+    pub fault: Fault,
+}
+
+/// Opens sessions at one endpoint. Cheap to clone.
+#[derive(Clone)]
+pub struct Dialer {
+    settings: Arc<Settings>,
+    tls: Option<MakeRustlsConnect>,
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dialer({}@{}:{})", self.settings.user, self.settings.host, self.settings.port)
+    }
+}
+
+/// A session: the client, and the task that moves its bytes, which ends with it.
+pub struct Session {
+    client: Client,
+    closed: watch::Receiver<bool>,
+    _connection: task::Owned<()>,
+}
+
+impl Session {
+    /// Waits until the connection has ended, for whatever reason. Cancel-safe.
+    pub async fn closed(&self) {
+        let mut closed = self.closed.clone();
+        // An error means that the sender, and with it the connection's task, is gone.
+        let _ = closed.wait_for(|ended| *ended).await;
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+/// Set at the start of every session. `search_path` is empty but for the system's, so that every name that drover writes or
+/// reads back is qualified; text forms do not depend on the server's or the role's settings.
+const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set extra_float_digits = 3; \
+    set timezone = 'UTC'; set bytea_output = 'hex'; set client_encoding = 'UTF8'; set statement_timeout = 0; \
+    set lock_timeout = 0; set idle_in_transaction_session_timeout = 0; set search_path = pg_catalog; \
+    set xmloption = content; set check_function_bodies = off; set row_security = off; set client_min_messages = warning";
+
+impl Dialer {
+    /// Reads the TLS material; does not connect.
+    pub fn new(settings: Settings) -> Result<Self> {
+        let tls = match settings.tls.mode {
+            TlsMode::Off => None,
+            _ => Some(MakeRustlsConnect::new(client_config(&settings.tls)?)),
+        };
+        Ok(Dialer { settings: Arc::new(settings), tls })
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+    pub fn fault(&self) -> Fault {
+        self.settings.fault
+    }
+    /// The name that sessions for this purpose carry.
+    pub fn application_name(&self, purpose: &str) -> String {
+        // The server cuts names at 63 bytes; the id stands first so that it is never cut.
+        format!("drover {} {purpose}", self.settings.migration)
+    }
+
+    /// A new session with drover's settings. Times out after 10 s.
+    pub async fn session(&self, purpose: &str) -> Result<Session> {
+        let session = self.raw(purpose).await?;
+        session.batch_execute(SETTINGS).await.map_err(|e| classify(&e, self.fault(), "cannot prepare a session"))?;
+        Ok(session)
+    }
+
+    async fn raw(&self, purpose: &str) -> Result<Session> {
+        let s = &*self.settings;
+        let mut config = tokio_postgres::Config::new();
+        config.user(&s.user).dbname(&s.database).port(s.port);
+        config.application_name(self.application_name(purpose)).connect_timeout(Duration::from_secs(10));
+        config.keepalives(true).keepalives_idle(Duration::from_secs(30)).keepalives_interval(Duration::from_secs(10));
+        if s.host.starts_with('/') {
+            config.host_path(&s.host)
+        } else {
+            config.host(&s.host)
+        };
+        if let Some(password) = &s.password {
+            config.password(password);
+        }
+        let what = || format!("cannot connect to {}:{} as {}, database {}", s.host, s.port, s.user, s.database);
+        let failed = |e: tokio_postgres::Error| classify(&e, s.fault, what());
+        match &self.tls {
+            Some(tls) if !s.host.starts_with('/') => {
+                config.ssl_mode(tokio_postgres::config::SslMode::Require);
+                let (client, connection) = config.connect(tls.clone()).await.map_err(failed)?;
+                Ok(drive(client, connection))
+            }
+            _ => {
+                config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+                let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+                Ok(drive(client, connection))
+            }
+        }
+    }
+}
+
+fn drive<F>(client: Client, connection: F) -> Session
+where
+    F: Future<Output = std::result::Result<(), tokio_postgres::Error>> + Send + 'static,
+{
+    let (ended, closed) = watch::channel(false);
+    let connection = task::spawn("postgres connection", async move {
+        // Whoever waits for an answer gets the error; here it only ends the task.
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a session ended");
+        }
+        ended.send_replace(true);
+    });
+    Session { client, closed, _connection: connection }
+}
+
+fn unreadable(path: &std::path::Path, error: impl std::error::Error) -> Error {
+    let what = format!("cannot read the TLS material in {}", path.display());
+    Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, what).cause(error)
+}
+
+fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>> {
+    let bytes = std::fs::read(path).map_err(|e| unreadable(path, e))?;
+    rustls_pemfile::certs(&mut &bytes[..]).collect::<std::io::Result<_>>().map_err(|e| unreadable(path, e))
+}
+
+fn private_key(path: &std::path::Path) -> Result<PrivateKeyDer<'static>> {
+    let bytes = std::fs::read(path).map_err(|e| unreadable(path, e))?;
+    let key = rustls_pemfile::private_key(&mut &bytes[..]).map_err(|e| unreadable(path, e))?;
+    key.ok_or_else(|| unreadable(path, std::io::Error::other("there is no private key in it")))
+}
+
+/// The client side of TLS for these settings.
+pub fn client_config(tls: &Tls) -> Result<rustls::ClientConfig> {
+    let wrong = |e: rustls::Error| {
+        Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, "the TLS material cannot be used").cause(e)
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    if let Some(ca) = &tls.ca {
+        for certificate in certificates(ca)? {
+            roots.add(certificate).map_err(wrong)?;
+        }
+    }
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(wrong)?;
+    let builder = match tls.mode {
+        TlsMode::VerifyFull => builder.with_root_certificates(roots),
+        mode => {
+            let inner = (mode == TlsMode::VerifyCa)
+                .then(|| {
+                    rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                        .build()
+                        .map_err(|e| {
+                            Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, "verify-ca needs a usable ca")
+                                .cause(e)
+                        })
+                })
+                .transpose()?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(NoName { inner, provider }))
+        }
+    };
+    match (&tls.cert, &tls.key) {
+        (Some(cert), Some(key)) => builder.with_client_auth_cert(certificates(cert)?, private_key(key)?).map_err(wrong),
+        _ => Ok(builder.with_no_client_auth()),
+    }
+}
+
+/// Verifies the chain but not the name (`verify-ca`), or, where the operator said `unverified = true`, nothing.
+#[derive(Debug)]
+struct NoName {
+    inner: Option<Arc<rustls::client::WebPkiServerVerifier>>,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+}
+
+impl ServerCertVerifier for NoName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
+        match inner.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+            Err(rustls::Error::InvalidCertificate(
+                rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
