@@ -6,6 +6,7 @@ pub mod failpoint;
 pub mod retry;
 pub mod task;
 pub mod telemetry;
+pub mod worker;
 
 pub use failpoint::failpoint;
 pub use tokio_util::sync::CancellationToken;

@@ -12,8 +12,8 @@
 
 mod objects;
 pub mod order;
-pub mod sql;
 mod types;
+mod variant;
 
 use crate::errors::classify;
 use drover_model::schema::{Catalog, Column, Identity, Object, OldImage, Phase, Table, TableName, UniqueKey};
@@ -142,7 +142,7 @@ impl Reader {
         let version = head.try_get::<_, i32>("version")? as u32;
         macro_rules! rows {
             ($name:literal) => {
-                client.query(&sql::variant(include_str!(concat!("catalog/", $name, ".sql")), version), &[]).await?
+                client.query(&variant::variant(include_str!(concat!("catalog/", $name, ".sql")), version), &[]).await?
             };
         }
         let tables = rows!("tables");

@@ -85,7 +85,7 @@ pub fn map(catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTabl
                 &object,
                 "it has no primary key and no unique key of not-null columns: rows are identified by the whole row, which is slower, \
                  and a copy that is begun again begins from empty",
-                format!("ALTER TABLE {} ADD PRIMARY KEY (…)", crate::catalog::sql::qualified(&table.name.schema, &table.name.name)),
+                format!("ALTER TABLE {} ADD PRIMARY KEY (…)", crate::sql::qualified(&table.name.schema, &table.name.name)),
             ),
         });
     }
@@ -97,7 +97,9 @@ pub fn map(catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTabl
     } else {
         vec![RowFormat::Canonical]
     };
+    let left_out = table.columns.iter().filter(|c| !columns.iter().any(|p| p.source == c.name)).map(|c| c.name.clone()).collect();
     let plan = TablePlan {
+        left_out,
         id: 0,
         version: 0,
         source: table.name.clone(),

@@ -1,6 +1,7 @@
 //! Everything that is not a table: what it is, how it is made, and what it needs.
 
-use super::{PG_CLASS, Reader, Rowed, comment, distinct, json, key, order, sql};
+use super::{PG_CLASS, Reader, Rowed, comment, distinct, json, key, order};
+use crate::sql;
 use drover_model::schema::{Object, Phase};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio_postgres::Row;

@@ -1,7 +1,7 @@
 //! Definitions under other names. What the server prints (with an empty search path) has qualified names for everything, keywords
 //! in capitals, and identifiers in quotes unless they are plain lower case: so tokens tell what is what, and literals and bodies of functions are never touched.
 
-use crate::catalog::sql::{ident, literal, qualified};
+use crate::sql::{ident, literal, qualified};
 use drover_model::schema::TableName;
 use std::collections::{BTreeMap, HashMap};
 

@@ -14,25 +14,6 @@ pub(super) fn variant(sql: &str, version: u32) -> String {
     sql.lines().filter(keep).collect::<Vec<_>>().join("\n")
 }
 
-/// An identifier in double quotes.
-pub fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A qualified name in double quotes.
-pub fn qualified(schema: &str, name: &str) -> String {
-    format!("{}.{}", ident(schema), ident(name))
-}
-
-/// A string literal, right whatever `standard_conforming_strings` says.
-pub fn literal(text: &str) -> String {
-    if text.contains('\\') {
-        format!(" E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
-    } else {
-        format!("'{}'", text.replace('\'', "''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,12 +23,5 @@ mod tests {
         let sql = "a\nb -- @from 120000\nc -- @before 120000\nd";
         assert_eq!(variant(sql, 110_000), "a\nc -- @before 120000\nd");
         assert_eq!(variant(sql, 120_000), "a\nb -- @from 120000\nd");
-    }
-
-    #[test]
-    fn quoting() {
-        assert_eq!(qualified("a\"b", "C"), "\"a\"\"b\".\"C\"");
-        assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal("a\\'"), " E'a\\\\'''");
     }
 }
