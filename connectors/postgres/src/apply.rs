@@ -138,15 +138,23 @@ impl PgApply {
         }
     }
 
-    /// The outcome of a commit whose answer was lost. The old session is ended first, else it could still commit.
-    async fn resolve(&mut self, previous: &Position, next: &Position, lost: Error) -> Result<Committed> {
-        let old = self.pid.load(Ordering::Relaxed);
+    /// Ends what is left of the session at the server, and begins a new one.
+    async fn reconnect(&mut self) -> Result<()> {
         let (session, pid) = connect(&self.dialer).await?;
-        progress::end_sessions(&session, self.dialer.fault(), &format!("pid = {old}")).await?;
+        let old = self.pid.load(Ordering::Relaxed);
+        let name = sql::literal(&self.dialer.application_name(PURPOSE));
+        let condition = format!("pid = {old} and application_name = {name}");
+        progress::end_sessions(&session, self.dialer.fault(), &condition).await?;
         self.session = session;
         self.pid.store(pid, Ordering::Relaxed);
         self.cache = Cache::default();
         self.state = State::Idle;
+        Ok(())
+    }
+
+    /// The outcome of a commit whose answer was lost. The old session is ended first, else it could still commit.
+    async fn resolve(&mut self, previous: &Position, next: &Position, lost: Error) -> Result<Committed> {
+        self.reconnect().await?;
         let (epoch, position) = progress::stand(&self.session, self.migration, self.dialer.fault()).await?;
         match position {
             _ if epoch != self.epoch => Ok(Committed::Fenced),
@@ -293,9 +301,12 @@ impl ApplySession for PgApply {
 
     async fn rollback(&mut self) -> Result<()> {
         if self.state != State::Idle {
-            let failed = |e: tokio_postgres::Error| classify(&e, self.dialer.fault(), "cannot roll a batch back");
-            self.session.batch_execute("rollback").await.map_err(failed)?;
-            self.state = State::Idle;
+            match self.session.batch_execute("rollback").await {
+                Ok(()) => self.state = State::Idle,
+                // The connection is gone; at the server its transaction may linger with its locks.
+                Err(e) if outcome_unknown(&e) => self.reconnect().await?,
+                Err(e) => return Err(classify(&e, self.dialer.fault(), "cannot roll a batch back")),
+            }
         }
         Ok(())
     }

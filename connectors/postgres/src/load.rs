@@ -109,7 +109,10 @@ impl PgLoader {
     /// The outcome of a commit whose answer was lost: the old session is ended, then the mark tells.
     async fn resolve(&mut self, chunk: &Chunk, rows: u64, lost: Error) -> Result<LoadOutcome> {
         let fresh = PgLoader::open(&self.dialer, self.migration).await?;
-        progress::end_sessions(&fresh.session, self.fault(), &format!("pid = {}", self.pid)).await?;
+        let name = progress::load_purpose(chunk.plan.id, chunk.generation, chunk.number);
+        let name = sql::literal(&self.dialer.application_name(&name));
+        let condition = format!("pid = {} and application_name = {name}", self.pid);
+        progress::end_sessions(&fresh.session, self.fault(), &condition).await?;
         *self = fresh;
         let row = self
             .session

@@ -69,10 +69,7 @@ pub async fn prepare(dialer: &Dialer, migration: MigrationId, name: &str) -> Res
         |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot create drover's tables at the destination");
     // The lock: two that create the same schema at once would collide. `if not exists` asks for the permission to create even where
     // the schema exists, so it is looked for first.
-    session
-        .batch_execute("begin; select pg_advisory_xact_lock(hashtextextended('drover schema', 0))")
-        .await
-        .map_err(failed)?;
+    session.batch_execute("begin; select pg_advisory_xact_lock(hashtext('drover schema'))").await.map_err(failed)?;
     let there: bool =
         session.query_one("select to_regnamespace('drover') is not null", &[]).await.map_err(failed)?.get(0);
     if !there {
@@ -80,7 +77,7 @@ pub async fn prepare(dialer: &Dialer, migration: MigrationId, name: &str) -> Res
     }
     let complete: bool = session
         .query_one(
-            "select count(*) = cardinality($1) from pg_class where relnamespace = to_regnamespace('drover') and relname = any($1)",
+            "select count(*) = cardinality($1::text[]) from pg_class where relnamespace = to_regnamespace('drover') and relname = any($1)",
             &[&OURS.map(str::to_owned).to_vec()],
         )
         .await
@@ -316,9 +313,7 @@ pub async fn cleanup(dialer: &Dialer, migration: Option<MigrationId>, name: &str
     let ours = sql::literal(&format!("^drover {} (apply|load [0-9]+ [0-9]+ [0-9]+)$", known.migration));
     end_sessions(&session, dialer.fault(), &format!("application_name ~ {ours}")).await?;
     session
-        .batch_execute(
-            "begin; set local lock_timeout = '30s'; select pg_advisory_xact_lock(hashtextextended('drover schema', 0))",
-        )
+        .batch_execute("begin; set local lock_timeout = '30s'; select pg_advisory_xact_lock(hashtext('drover schema'))")
         .await
         .map_err(failed)?;
     for table in OURS {

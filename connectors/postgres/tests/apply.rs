@@ -30,10 +30,10 @@ async fn apply(session: &mut PgApply, from: u64, steps: &[Step<'_>]) -> Result<(
     }
 }
 
-async fn failure(session: &mut PgApply, steps: &[Step<'_>]) -> drover_model::Error {
+async fn failure(session: &mut PgApply, steps: &[Step<'_>]) -> Result<drover_model::Error> {
     let error = session.execute(steps).await.expect_err("this must fail");
-    session.rollback().await.unwrap();
-    error
+    session.rollback().await?;
+    Ok(error)
 }
 
 const T: &str = "create table t (id int, part text, a varchar(5), b numeric(10,2), big text, primary key (id, part))";
@@ -83,7 +83,7 @@ async fn tolerant_steps_meet_rows_or_not() -> Result<()> {
     let mut s = place.apply(&[t()]).await?;
     for many in [false, true] {
         let n = if many { 3 } else { 1 };
-        let base = if many { 0 } else { 10 };
+        let base = if many { 4 } else { 0 };
         place.sql.batch_execute("delete from t where id > 2; update t set a = 'old', b = 1").await?;
         // One that is there, two that are not.
         let rows: Vec<_> = ["2", "3", "4"][..n].iter().map(|i| row(&[i, "x", "new", "2", "-"])).collect();
@@ -102,15 +102,6 @@ async fn tolerant_steps_meet_rows_or_not() -> Result<()> {
         apply(&mut s, base + 3, &[Step::Delete { table: 7, keys: refs(&keys), tolerant: true }]).await?;
         let expected = if many { "1;2;3;4" } else { "1;2" };
         assert_eq!(place.all("select id from t order by id").await?, expected);
-        if !many {
-            place.sql.batch_execute("delete from t where id > 2").await?;
-        }
-        place.sql.batch_execute("update drover.drover_progress set place = null, position = null").await?;
-        s.rollback().await?;
-        progress::begin_at(&place.dialer, place.migration, 1, &at(if many { 99 } else { 0 })).await?;
-        if !many {
-            continue;
-        }
     }
     Ok(())
 }
@@ -123,7 +114,7 @@ async fn a_tolerant_insert_never_overwrites_by_another_unique_key() -> Result<()
     let plans = [plan(1, "u", &["id", "name"], &[0]), plan(2, "d", &["id", "v"], &[0])];
     let mut s = place.apply(&plans).await?;
     let rows = [row(&["2", "a"])];
-    let error = failure(&mut s, &[Step::Insert { table: 1, rows: refs(&rows), tolerant: true }]).await;
+    let error = failure(&mut s, &[Step::Insert { table: 1, rows: refs(&rows), tolerant: true }]).await?;
     assert_eq!(error.table.as_deref(), Some("public.u"));
     assert_eq!(error.key.as_deref(), Some("name=a"));
     assert_eq!(place.all("select * from u").await?, "1|a");
@@ -154,7 +145,11 @@ async fn wrong_counts_name_table_and_key() -> Result<()> {
         Step::Move { table: 7, old: &old, new: &new },
     ] {
         // Statements behind it are on their way already; the first error is the one that is told.
+<<<<<<< HEAD
         let error = failure(&mut s, &[step.clone(), update(refs(&rows[..1])), update(refs(&rows[2..]))]).await;
+=======
+        let error = failure(&mut s, &[step.clone(), update(refs(&rows[..1])), update(refs(&rows[2..]))]).await?;
+>>>>>>> pgdst
         assert_eq!(
             (error.code.as_str(), error.table.as_deref()),
             (codes::ROW_COUNT, Some("public.t")),
@@ -164,24 +159,24 @@ async fn wrong_counts_name_table_and_key() -> Result<()> {
     }
     // An update that has nothing to set still needs its row.
     let step = Step::Update { table: 8, rows: refs(&only), unknown: vec![], tolerant: false };
-    assert_eq!(failure(&mut s, &[step]).await.key.as_deref(), Some("id=66"));
+    assert_eq!(failure(&mut s, &[step]).await?.key.as_deref(), Some("id=66"));
     // A row that is there already.
     for n in [1, 3, 300] {
         let rows: Vec<_> = (5..5 + n).map(|i| row(&[&i.to_string(), "x", "-", "-", "-"])).collect();
-        let error = failure(&mut s, &[Step::Insert { table: 7, rows: refs(&rows), tolerant: false }]).await;
+        let error = failure(&mut s, &[Step::Insert { table: 7, rows: refs(&rows), tolerant: false }]).await?;
         assert_eq!(error.table.as_deref(), Some("public.t"), "{error}");
         assert_eq!(error.key.as_deref(), Some("id, part=5, x"), "{error}");
     }
     // Nothing is cut silently.
     for n in [1, 3, 300] {
         let rows: Vec<_> = (100..100 + n).map(|i| row(&[&i.to_string(), "x", "longer", "-", "-"])).collect();
-        let error = failure(&mut s, &[Step::Insert { table: 7, rows: refs(&rows), tolerant: false }]).await;
+        let error = failure(&mut s, &[Step::Insert { table: 7, rows: refs(&rows), tolerant: false }]).await?;
         assert!(error.to_string().contains("22001"), "{error}");
     }
     assert_eq!(place.all("select count(*), count(a) from t").await?, "5|0");
     // A value that is unknown is not null.
     let rows = [row(&["1", "x", "?", "1", "-"])];
-    assert_eq!(failure(&mut s, &[update(refs(&rows))]).await.code, codes::INTERNAL);
+    assert_eq!(failure(&mut s, &[update(refs(&rows))]).await?.code, codes::INTERNAL);
     Ok(())
 }
 
@@ -202,7 +197,11 @@ async fn rows_without_a_key_are_counted() -> Result<()> {
         place.all("select b, d, count(*) from w group by 1, 2 order by 1, 2").await?,
         "t|    |2;t|x   |1;-|x   |1"
     );
+<<<<<<< HEAD
     let error = failure(&mut s, &[Step::DeleteWhole { table: 3, rows: vec![(&second, 1), (&first, 2)] }]).await;
+=======
+    let error = failure(&mut s, &[Step::DeleteWhole { table: 3, rows: vec![(&second, 1), (&first, 2)] }]).await?;
+>>>>>>> pgdst
     assert_eq!((error.code.as_str(), error.table.as_deref()), (codes::ROW_COUNT, Some("public.w")));
     assert!(error.key.as_deref().is_some_and(|k| k.starts_with("a=1, b=t")), "{error}");
     assert_eq!(place.all("select count(*) from w").await?, "4");
@@ -396,6 +395,10 @@ async fn the_outcome_of_a_lost_commit_is_found_out() -> Result<()> {
     assert_eq!((error.code.as_str(), error.retry), (codes::CONNECTION, Retry::Connection), "{error}");
     // The session goes on.
     apply(&mut s, 0, &insert).await?;
+    // Lost within a batch: giving it up begins a new session.
+    place.sql.batch_execute(end).await?;
+    assert_eq!(s.execute(&insert).await.unwrap_err().retry, Retry::Connection);
+    s.rollback().await?;
     // Committed, but nobody heard: the progress tells.
     s.execute(&[]).await?;
     let next = at(2);
@@ -629,7 +632,7 @@ impl RowSink for Kept {
     fn block(&mut self, rows: usize, cells: bytes::Bytes) -> drover_model::Result<()> {
         let mut rest = &cells[..];
         for _ in 0..rows {
-            self.1.push(take_row(&mut rest, self.0).unwrap().to_vec());
+            self.1.push(take_row(&mut rest, self.0).ok_or_else(|| drover_model::Error::internal("a row"))?.to_vec());
         }
         assert!(rest.is_empty());
         Ok(())
@@ -725,8 +728,7 @@ async fn rates_of_set_wise_statements() -> Result<()> {
     tell("delete", N, begin);
     assert_eq!(place.all("select count(*) from r").await?, "0");
     let begin = Instant::now();
-    for (n, part) in rows.chunks(150).enumerate().take(200) {
-        let _ = n;
+    for part in rows.chunks(150).take(200) {
         s.execute(&[Step::Insert { table: 1, rows: refs(part), tolerant: false }]).await?;
     }
     s.rollback().await?;
