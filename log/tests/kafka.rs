@@ -1,5 +1,8 @@
 //! The log in Kafka, on a real broker: the suite, and a broker that dies.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
