@@ -362,20 +362,30 @@ async fn cancelled(place: Arc<dyn Factory>) -> Result<()> {
         let appending = async {
             for n in 0..200 {
                 fill(&*log, stream, n..n + 1, 10_000).await?;
+                // Appending may never wait; the reader shall.
+                tokio::task::yield_now().await;
             }
             Ok(())
         };
         let reading = async {
             let (mut n, mut cancelled) = (0, 0u64);
             while n < 200 {
-                // Given up at ever other places.
-                let patience = Duration::from_micros(cancelled % 40 * 50);
-                match tokio::time::timeout(patience, reader.next()).await {
-                    Ok(got) => {
+                // Given up at ever other places: at once, after a few turns, after up to two milliseconds.
+                let given_up = async {
+                    for _ in 0..cancelled % 4 {
+                        tokio::task::yield_now().await;
+                    }
+                    if cancelled % 2 == 1 {
+                        tokio::time::sleep(Duration::from_micros(cancelled % 40 * 50)).await;
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    got = reader.next() => {
                         assert!(got?.1 == record(n, 10_000), "record {n} after {cancelled} cancellations");
                         n += 1;
                     }
-                    Err(_) => cancelled += 1,
+                    () = given_up => cancelled += 1,
                 }
             }
             assert!(cancelled > 0, "nothing was cancelled");

@@ -1,5 +1,8 @@
 //! The log in Kafka, on a real broker: the suite, and a broker that dies.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +106,7 @@ async fn a_broker_that_dies_costs_nothing_but_time() {
 async fn an_appender_gives_up_and_a_new_one_goes_on() {
     let mut kafka = Kafka::start().await.unwrap();
     let mut options = KafkaOptions::new(vec![kafka.brokers()], "stalls", MigrationId::new_v4());
-    options.stall = Duration::from_secs(2);
+    options.stall = Duration::from_secs(10);
     let log = KafkaLog::connect(options).await.unwrap();
     log.open(1).await.unwrap();
     fill(&log, Stream::Changes, 0..10, 1000).await.unwrap();
@@ -128,15 +131,7 @@ async fn topics_that_would_forget_and_messages_of_others_are_refused() {
     let log = opened(&kafka, "checks", id).await;
     fill(&log, Stream::Changes, 0..3, 100).await.unwrap();
     let brokers = kafka.brokers();
-    let alter = [
-        "--bootstrap-server",
-        &brokers,
-        "--alter",
-        "--entity-type",
-        "topics",
-        "--entity-name",
-        "drover.checks.changes",
-    ];
+    let alter = ["--alter", "--entity-type", "topics", "--entity-name", "drover.checks.changes"];
     let set = |what: &'static str, value: &'static str| [&alter[..], &[what, value]].concat();
     kafka.tool("kafka.admin.ConfigCommand", &set("--add-config", "retention.ms=1000000")).await.unwrap();
     let error = log.open(2).await.unwrap_err();
@@ -179,5 +174,5 @@ async fn memory_stays_small() {
     appender.flush().await.unwrap();
     let more = most.saturating_sub(before) >> 20;
     println!("{more} MiB more for one appender and two readers");
-    assert!(more < 90, "{more} MiB");
+    assert!(more < 120, "{more} MiB");
 }

@@ -1,5 +1,8 @@
 //! The log in one process: the suite, and what a crash or a bad disk does to its files.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

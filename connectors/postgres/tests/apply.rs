@@ -145,11 +145,7 @@ async fn wrong_counts_name_table_and_key() -> Result<()> {
         Step::Move { table: 7, old: &old, new: &new },
     ] {
         // Statements behind it are on their way already; the first error is the one that is told.
-<<<<<<< HEAD
-        let error = failure(&mut s, &[step.clone(), update(refs(&rows[..1])), update(refs(&rows[2..]))]).await;
-=======
         let error = failure(&mut s, &[step.clone(), update(refs(&rows[..1])), update(refs(&rows[2..]))]).await?;
->>>>>>> pgdst
         assert_eq!(
             (error.code.as_str(), error.table.as_deref()),
             (codes::ROW_COUNT, Some("public.t")),
@@ -197,11 +193,7 @@ async fn rows_without_a_key_are_counted() -> Result<()> {
         place.all("select b, d, count(*) from w group by 1, 2 order by 1, 2").await?,
         "t|    |2;t|x   |1;-|x   |1"
     );
-<<<<<<< HEAD
-    let error = failure(&mut s, &[Step::DeleteWhole { table: 3, rows: vec![(&second, 1), (&first, 2)] }]).await;
-=======
     let error = failure(&mut s, &[Step::DeleteWhole { table: 3, rows: vec![(&second, 1), (&first, 2)] }]).await?;
->>>>>>> pgdst
     assert_eq!((error.code.as_str(), error.table.as_deref()), (codes::ROW_COUNT, Some("public.w")));
     assert!(error.key.as_deref().is_some_and(|k| k.starts_with("a=1, b=t")), "{error}");
     assert_eq!(place.all("select count(*) from w").await?, "4");

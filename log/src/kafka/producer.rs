@@ -120,7 +120,7 @@ impl ProducerContext for Reports {
                 };
                 // Parts of a record whose append was cancelled may lie before.
                 let first = match parts {
-                    1 => offset,
+                    0 | 1 => offset,
                     n => {
                         let skip = state.parts.len().saturating_sub(n as usize - 1);
                         state.parts.get(skip).copied().unwrap_or(offset)
@@ -194,8 +194,20 @@ impl Wire {
     }
 }
 
+/// Nobody may wait for a thread that is gone.
+struct Served<'a>(&'a Reports);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::internal("the Kafka producer's thread died"));
+        }
+    }
+}
+
 fn serve(producer: &BaseProducer<Reports>, stop: &AtomicBool, stall: Duration) {
     let reports: &Reports = producer.context();
+    let _served = Served(reports);
     let mut purged = false;
     while !stop.load(Ordering::Relaxed) {
         producer.poll(TICK);

@@ -6,7 +6,7 @@
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use drover_model::{Error, Result};
+use drover_model::{Error, Result, Retry};
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -249,13 +249,24 @@ pub(super) struct KafkaReader {
     assembly: Assembly,
     /// A run whose beginning is not in the log.
     lost: Option<(u64, u64)>,
+    /// What ended the reader for good.
+    failed: Option<Error>,
 }
 
 impl KafkaReader {
     /// `from` must be within the span.
     pub(super) fn new(shared: Arc<Shared>, stream: Stream, from: Offset) -> Result<Self> {
         let fetch = Fetch::new(shared.clone(), &[(stream, from)])?;
-        Ok(KafkaReader { shared, stream, fetch, at: from, deliver: from, assembly: Assembly::default(), lost: None })
+        Ok(KafkaReader {
+            shared,
+            stream,
+            fetch,
+            at: from,
+            deliver: from,
+            assembly: Assembly::default(),
+            lost: None,
+            failed: None,
+        })
     }
 
     /// Reads on from elsewhere; nothing is delivered twice.
@@ -270,12 +281,9 @@ impl KafkaReader {
         let (shared, stream) = (self.shared.clone(), self.stream);
         blocking(move || topics::span(&shared, stream)).await?
     }
-}
 
-#[async_trait]
-impl Reader for KafkaReader {
     // Cancel-safe: a message that was taken is placed or delivered before the next wait; the waits besides change nothing.
-    async fn next(&mut self) -> Result<(Offset, Bytes)> {
+    async fn step(&mut self) -> Result<(Offset, Bytes)> {
         loop {
             let Some(got) = self.fetch.next(self.stream).await? else {
                 // Also a place that the consumer complains of for reasons of the past: the ends decide.
@@ -311,6 +319,22 @@ impl Reader for KafkaReader {
                 }
             }
         }
+    }
+}
+
+#[async_trait]
+impl Reader for KafkaReader {
+    async fn next(&mut self) -> Result<(Offset, Bytes)> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = self.step().await;
+        if let Err(error) = &result
+            && error.retry == Retry::Never
+        {
+            self.failed = Some(error.clone());
+        }
+        result
     }
 }
 
