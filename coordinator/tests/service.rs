@@ -109,7 +109,8 @@ async fn workers_over_grpc_carry_a_migration_through_and_verbs_rule_it() {
     let taken = drover_proto::control::from_status(&verbs.create(request).await.unwrap_err());
     assert_eq!(taken.code, codes::CONFIGURATION, "a name is taken once");
 
-    let view = soon("zero lag", coordinator.wait_state("shop", |v| v.consistent && v.lag_seconds == Some(0.0))).await.unwrap();
+    let view =
+        soon("zero lag", coordinator.wait_state("shop", |v| v.consistent && v.lag_seconds == Some(0.0))).await.unwrap();
     assert_eq!(view.state, "migrating");
     let reply = verbs.show(v1::NameRequest { name: "shop".into() }).await.unwrap().into_inner();
     let shown: serde_json::Value = serde_json::from_slice(&reply.json).unwrap();
@@ -166,7 +167,8 @@ async fn a_reopened_store_goes_on_where_it_was_and_gives_no_secret_away() {
     let open = || Coordinator::open(Options::new(folder.path(), true));
     let first = open().await.unwrap();
     first.create(migration("shop", ALL), false).await.unwrap();
-    let request = v1::PollRequest { worker: "x".into(), role: v1::Role::Extractor.into(), free: 1, ..Default::default() };
+    let request =
+        v1::PollRequest { worker: "x".into(), role: v1::Role::Extractor.into(), free: 1, ..Default::default() };
     let reply = first.poll(request.clone()).await.unwrap();
     let lease = reply.start[0].lease.clone().unwrap();
     assert_eq!(lease.order, "inspect");
@@ -208,7 +210,8 @@ async fn a_check_that_cannot_be_done_fails_the_precheck_and_resume_tries_again()
     let folder = tempfile::tempdir().unwrap();
     let coordinator = Coordinator::open(Options::new(folder.path(), true)).await.unwrap();
     coordinator.create(migration("shop", ALL), false).await.unwrap();
-    let request = v1::PollRequest { worker: "x".into(), role: v1::Role::Extractor.into(), free: 1, ..Default::default() };
+    let request =
+        v1::PollRequest { worker: "x".into(), role: v1::Role::Extractor.into(), free: 1, ..Default::default() };
     let lease = coordinator.poll(request.clone()).await.unwrap().start[0].lease.clone().unwrap();
     let error = drover_model::Error::new(
         codes::PERMISSION,
@@ -243,7 +246,9 @@ async fn it_listens_on_loopback_only_and_tells_its_health() {
         let (coordinator, stop) = (coordinator.clone(), stop.clone());
         async move { coordinator.serve_http_on(listener, stop).await }
     });
-    for (path, wanted) in [("/healthz", "ok"), ("/readyz", "ready"), ("/metrics", "drover_migrations{state=\"draft\"} 1")] {
+    for (path, wanted) in
+        [("/healthz", "ok"), ("/readyz", "ready"), ("/metrics", "drover_migrations{state=\"draft\"} 1")]
+    {
         let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();

@@ -102,17 +102,29 @@ impl Sim {
 
     fn poll(&mut self, i: usize) {
         let w = &self.workers[i];
-        let progress = w.running.iter().filter(|(_, o, _)| matches!(o, Order::Apply { .. })).map(|_| {
-            let applied = common::at(self.now.wall_ms);
-            let news = Progress::Apply {
-                migration: self.id,
-                applied,
-                rows: 1,
-                transactions: 1,
-                commit_micros: 0,
-                consistent: true,
+        let place = common::at(self.now.wall_ms);
+        let progress = w.running.iter().filter_map(|(_, order, _)| {
+            let migration = self.id;
+            let news = match order {
+                Order::Apply { .. } => Progress::Apply {
+                    migration,
+                    applied: place.clone(),
+                    rows: 1,
+                    transactions: 1,
+                    commit_micros: 0,
+                    consistent: true,
+                },
+                Order::Stream { .. } => Progress::Stream {
+                    migration,
+                    published: place.clone(),
+                    changes: 1,
+                    bytes: 1,
+                    commit_micros: 0,
+                    log_bytes: 1,
+                },
+                _ => return None,
             };
-            serde_json::to_vec(&news).unwrap().into()
+            Some(serde_json::to_vec(&news).unwrap().into())
         });
         let request = v1::PollRequest {
             worker: w.id.clone(),
@@ -196,10 +208,12 @@ impl Sim {
 
     fn check(&self) {
         for long in [OrderKey::Stream, OrderKey::Apply] {
-            let valid = self.workers.iter().flat_map(|w| w.running.iter().map(move |(l, ..)| (w, l))).filter(|(w, l)| {
-                key(l) == long
-                    && self.desk.leases().standing(self.id, &long, l.epoch, &w.id, self.now.mono_ms) == Standing::Valid
-            });
+            let valid =
+                self.workers.iter().flat_map(|w| w.running.iter().map(move |(l, ..)| (w, l))).filter(|(w, l)| {
+                    key(l) == long
+                        && self.desk.leases().standing(self.id, &long, l.epoch, &w.id, self.now.mono_ms)
+                            == Standing::Valid
+                });
             assert!(valid.count() <= 1, "two holders of {long}");
         }
         let partitions: Vec<u32> = self
@@ -262,9 +276,7 @@ impl Sim {
             let mut loads = BTreeMap::new();
             for e in &self.journal[begun.unwrap_or(0)..] {
                 match e {
-                    Event::Loaded { table, chunk, .. } if *table == id as u32 => {
-                        *loads.entry(*chunk).or_insert(0) += 1
-                    }
+                    Event::Loaded { table, chunk, .. } if *table == id as u32 => *loads.entry(*chunk).or_insert(0) += 1,
                     _ => {}
                 }
             }
@@ -434,12 +446,9 @@ fn a_table_that_was_rewritten_is_named() {
             if let Some((lease, Order::Copy { .. }, _)) =
                 sim.workers[i].running.iter().find(|(_, o, _)| matches!(o, Order::Copy { .. })).cloned()
             {
-                let Some(Outcome::Copied { extent, .. }) = answer(
-                    &sim.workers[i].running.iter().find(|r| r.0 == lease).unwrap().1,
-                    "w",
-                    1,
-                    1,
-                ) else {
+                let Some(Outcome::Copied { extent, .. }) =
+                    answer(&sim.workers[i].running.iter().find(|r| r.0 == lease).unwrap().1, "w", 1, 1)
+                else {
                     panic!()
                 };
                 assert!(sim.report(i, &lease, &Outcome::Copied { extent, physical: "other".into() }));

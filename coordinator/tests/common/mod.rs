@@ -81,12 +81,12 @@ pub fn answer(order: &Order, worker: &str, time: u64, lease: u64) -> Option<Outc
     let snapshot = || SnapshotRef { position: at(time), token: format!("{worker}/{lease}"), proof: "p".into() };
     let done = || Outcome::Done { what: vec!["x".into()] };
     Some(match order {
-        Order::Inspect => Outcome::Inspected { catalog: Box::new(catalog()), items: vec![CheckItem::passed("K1", "a")] },
+        Order::Inspect => {
+            Outcome::Inspected { catalog: Box::new(catalog()), items: vec![CheckItem::passed("K1", "a")] }
+        }
         Order::Survey => Outcome::Surveyed { plans: plans(), objects: Vec::new(), items: Vec::new() },
         Order::CheckSource => Outcome::Checked { items: Vec::new() },
-        Order::Stream { resume } => {
-            Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot) }
-        }
+        Order::Stream { resume } => Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot) },
         Order::Snapshot { .. } => Outcome::SnapshotTaken { snapshot: snapshot() },
         Order::Hold { snapshot, .. } => {
             Outcome::Joined { snapshot: SnapshotRef { token: format!("{worker}/{lease}"), ..snapshot.clone() } }
