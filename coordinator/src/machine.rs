@@ -477,9 +477,7 @@ impl State {
                 }
             }
             Event::SnapshotGone { number, .. } | Event::SnapshotReleased { number } => {
-                if self.snapshot.as_ref().is_some_and(|s| s.number == *number) {
-                    self.snapshot = None;
-                }
+                self.snapshot.take_if(|s| s.number == *number);
             }
             Event::TableLoaded { table, .. } => {
                 let stage = if self.settings.schema { TableStage::Loaded } else { TableStage::Done };
@@ -516,7 +514,8 @@ fn apply_table(t: &mut TableState, event: &Event) {
             t.read_at(position);
         }
         Event::Copied { chunk, position, extent, .. } => {
-            if t.pending.remove(chunk) {
+            let was_pending = t.pending.remove(chunk);
+            if was_pending {
                 t.copied.insert(*chunk, *extent);
                 t.touched = true;
                 t.read_at(position);
@@ -530,9 +529,7 @@ fn apply_table(t: &mut TableState, event: &Event) {
             }
         }
         Event::CopyAgain { chunk, .. } => {
-            if t.copied.remove(chunk).is_some() {
-                t.pending.insert(*chunk);
-            }
+            t.pending.extend(t.copied.remove(chunk).map(|_| *chunk));
         }
         Event::TableReplanned { .. } => t.clear(),
         Event::TableRestart { generation, .. } => {
@@ -540,10 +537,10 @@ fn apply_table(t: &mut TableState, event: &Event) {
             t.stage = TableStage::Restarting;
             t.generation = *generation;
         }
-        Event::TableRestarted { generation, .. } => {
-            if t.generation == *generation && t.stage == TableStage::Restarting {
-                t.stage = TableStage::Unplanned;
-            }
+        Event::TableRestarted { generation, .. }
+            if t.generation == *generation && t.stage == TableStage::Restarting =>
+        {
+            t.stage = TableStage::Unplanned;
         }
         _ => {}
     }

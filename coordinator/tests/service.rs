@@ -1,6 +1,8 @@
 //! The coordinator as its users meet it: the store over reopening, the lock, what is on disk, workers over gRPC, health and
 //! metrics.
 
+#![allow(clippy::unwrap_used)] // tests may: a panic is their way to fail
+
 mod common;
 
 use common::{CHUNKS, ROWS, TABLES, answer, migration};

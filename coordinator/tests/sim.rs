@@ -2,6 +2,8 @@
 //! restarts, all in simulated time. Whatever happens: no order has two valid holders, every chunk counts once, the journal folds to
 //! the live state, and once things calm down the migration comes to its end.
 
+#![allow(clippy::unwrap_used)] // tests may: a panic is their way to fail
+
 mod common;
 
 use common::{CHUNKS, ROWS, TABLES, answer};
