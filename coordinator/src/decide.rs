@@ -6,7 +6,7 @@
 use crate::event::{Event, Side};
 use crate::key::OrderKey;
 use crate::loss::{after_lost_chunk, plan_after_loss};
-use crate::machine::{BROKEN, Cleaning, Phase, State};
+use crate::machine::{Cleaning, Phase, State};
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
 use drover_model::plan::SnapshotRef;
@@ -177,8 +177,10 @@ impl State {
                 if retry == Retry::Never || attempts >= CHECK_TRIES {
                     let cause = error.to_string();
                     let remedy = error.remedy.clone().unwrap_or_default();
-                    let object = if matches!(key, OrderKey::Survey) { "destination" } else { "source" };
-                    vec![Event::CheckBroken { item: CheckItem::failed(BROKEN, object, cause, remedy) }]
+                    // Connectivity of the one side and of the other.
+                    let (item, object) =
+                        if *key == OrderKey::Survey { ("K3", "destination") } else { ("K1", "source") };
+                    vec![Event::CheckBroken { item: CheckItem::failed(item, object, cause, remedy) }]
                 } else {
                     vec![again]
                 }

@@ -112,6 +112,8 @@ pub struct State {
     pub items: Vec<CheckItem>,
     pub surveyed: bool,
     pub checked: bool,
+    /// A check could not be carried out at all.
+    pub broken: bool,
     pub base_done: bool,
     pub final_done: bool,
     pub stream_start: Option<Position>,
@@ -147,6 +149,7 @@ impl State {
             items: Vec::new(),
             surveyed: false,
             checked: false,
+            broken: false,
             base_done: false,
             final_done: false,
             stream_start: None,
@@ -258,8 +261,7 @@ impl State {
                 if self.checked {
                     return Some(Event::Prechecked { passed: check::passed(&self.items) });
                 }
-                let broken = self.items.iter().any(|i| i.item == BROKEN);
-                broken.then_some(Event::Prechecked { passed: false })
+                self.broken.then_some(Event::Prechecked { passed: false })
             }
             Phase::Passed => self.start_when_passed.then_some(Event::Started),
             Phase::Migrating => self.follow_up_migrating(),
@@ -324,7 +326,10 @@ impl State {
                 self.items.extend(items.iter().cloned());
                 self.checked = true;
             }
-            Event::CheckBroken { item } => self.items.push(CheckItem { item: BROKEN.into(), ..item.clone() }),
+            Event::CheckBroken { item } => {
+                self.items.push(item.clone());
+                self.broken = true;
+            }
             Event::Prechecked { passed } => {
                 self.phase = if *passed { Phase::Passed } else { Phase::PrecheckFailed };
                 self.failures.clear();
@@ -421,6 +426,7 @@ impl State {
         self.items.clear();
         self.surveyed = false;
         self.checked = false;
+        self.broken = false;
         self.failures.clear();
         self.error = None;
         self.revision += 1;
@@ -471,9 +477,7 @@ impl State {
                 }
             }
             Event::SnapshotGone { number, .. } | Event::SnapshotReleased { number } => {
-                if self.snapshot.as_ref().is_some_and(|s| s.number == *number) {
-                    self.snapshot = None;
-                }
+                self.snapshot.take_if(|s| s.number == *number);
             }
             Event::TableLoaded { table, .. } => {
                 let stage = if self.settings.schema { TableStage::Loaded } else { TableStage::Done };
@@ -497,9 +501,6 @@ impl State {
     }
 }
 
-/// Item name of a check that could not be carried out.
-pub const BROKEN: &str = "K1";
-
 fn apply_table(t: &mut TableState, event: &Event) {
     match event {
         Event::Planned { snapshot, position, chunks, .. } => {
@@ -513,7 +514,8 @@ fn apply_table(t: &mut TableState, event: &Event) {
             t.read_at(position);
         }
         Event::Copied { chunk, position, extent, .. } => {
-            if t.pending.remove(chunk) {
+            let was_pending = t.pending.remove(chunk);
+            if was_pending {
                 t.copied.insert(*chunk, *extent);
                 t.touched = true;
                 t.read_at(position);
@@ -527,9 +529,7 @@ fn apply_table(t: &mut TableState, event: &Event) {
             }
         }
         Event::CopyAgain { chunk, .. } => {
-            if t.copied.remove(chunk).is_some() {
-                t.pending.insert(*chunk);
-            }
+            t.pending.extend(t.copied.remove(chunk).map(|_| *chunk));
         }
         Event::TableReplanned { .. } => t.clear(),
         Event::TableRestart { generation, .. } => {
@@ -537,10 +537,10 @@ fn apply_table(t: &mut TableState, event: &Event) {
             t.stage = TableStage::Restarting;
             t.generation = *generation;
         }
-        Event::TableRestarted { generation, .. } => {
-            if t.generation == *generation && t.stage == TableStage::Restarting {
-                t.stage = TableStage::Unplanned;
-            }
+        Event::TableRestarted { generation, .. }
+            if t.generation == *generation && t.stage == TableStage::Restarting =>
+        {
+            t.stage = TableStage::Unplanned;
         }
         _ => {}
     }

@@ -90,12 +90,13 @@ impl Inner {
             (answer, (!turn.writes.is_empty()).then(|| self.writer.turn(turn)))
         };
         if let Some(wait) = wait {
+            // Whoever is woken by this and acts on it has its own turn behind ours. Not after the wait: a caller may be gone by then.
+            self.changed.send_modify(|n| *n += 1);
             let stored = wait.await.unwrap_or_else(|_| Err(gone()));
             if let Err(error) = stored {
                 self.broken.store(true, Ordering::Release);
                 return Err(error);
             }
-            self.changed.send_modify(|n| *n += 1);
         }
         Ok(answer)
     }
@@ -308,6 +309,14 @@ impl Coordinator {
     /// As [`Coordinator::bind`], or the server failed.
     pub async fn serve_http(&self, address: SocketAddr, shutdown: CancellationToken) -> Result<(), Error> {
         let listener = Self::bind(address).await?;
+        self.serve_http_on(listener, shutdown).await
+    }
+
+    /// The same on a socket that listens already.
+    ///
+    /// # Errors
+    /// The server failed.
+    pub async fn serve_http_on(&self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
         crate::http::serve(self.clone(), listener, shutdown).await
     }
 }

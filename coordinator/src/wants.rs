@@ -171,9 +171,7 @@ impl State {
 
     fn wants_end(&self, out: &mut Out<'_>) {
         if !self.settings.full {
-            for (table, t) in self.tables.iter().enumerate().filter(|(_, t)| t.stage == TableStage::Loaded) {
-                let _ = t;
-                let table = table as u32;
+            for table in 0..self.tables.len() as u32 {
                 out.push(OrderKey::SchemaTable { table }, || Order::Schema { step: Step::Table { id: table } });
             }
         }
