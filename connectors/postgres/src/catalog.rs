@@ -72,9 +72,8 @@ pub async fn identity(client: &Client, database_oid: u32) -> Result<String> {
 /// # Errors
 /// TABLE_CHANGED when the table is gone; INTERNAL on a snapshot; else as [`classify`] says.
 pub async fn physical(client: &Client, table: &TableName) -> Result<String> {
-    let failed = |e: tokio_postgres::Error| {
-        classify(&e, Fault::Source, "reading a table's physical identity").table(table)
-    };
+    let failed =
+        |e: tokio_postgres::Error| classify(&e, Fault::Source, "reading a table's physical identity").table(table);
     let find = "SELECT c.oid, current_setting('transaction_isolation') <> 'read committed' AND now() <> statement_timestamp() \
                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
     let Some(row) = client.query_opt(find, &[&table.schema, &table.name]).await.map_err(failed)? else {
@@ -219,7 +218,12 @@ impl Reader {
             }
             let name = TableName::new(t.try_get::<_, String>("schema")?, t.try_get::<_, String>("name")?);
             if t.try_get::<_, String>("kind")? == "f" {
-                unsupported.push(objects::unsupported(&name.schema, &name.name, "foreign table", "its rows live elsewhere"));
+                unsupported.push(objects::unsupported(
+                    &name.schema,
+                    &name.name,
+                    "foreign table",
+                    "its rows live elsewhere",
+                ));
                 continue;
             }
             let part_rows = Parts { name: &name, constraints: &constraints, indexes: &indexes, triggers: &triggers };
@@ -247,7 +251,9 @@ impl Reader {
                 }
             }
             let mut options = BTreeMap::new();
-            for (column_name, label) in [("partition_by", "partition_by"), ("comment", "comment"), ("ident_index", "replica_index")] {
+            for (column_name, label) in
+                [("partition_by", "partition_by"), ("comment", "comment"), ("ident_index", "replica_index")]
+            {
                 if let Some(text) = t.try_get::<_, Option<String>>(column_name)? {
                     options.insert(label.to_owned(), text);
                 }
@@ -301,7 +307,9 @@ impl Reader {
                 o.kind = "identity".into();
                 parts.push(o);
             }
-            parts.extend(table_columns.iter().filter_map(|c| column_part(&name, c).transpose()).collect::<Rowed<Vec<_>>>()?);
+            parts.extend(
+                table_columns.iter().filter_map(|c| column_part(&name, c).transpose()).collect::<Rowed<Vec<_>>>()?,
+            );
             let columns = table_columns.iter().map(|c| column(c, &types)).collect::<Rowed<Vec<_>>>()?;
             let needed = needs.of(&members.iter().map(|m| (PG_CLASS, *m)).collect::<Vec<_>>());
             options.insert("needs".into(), json(&needed));
@@ -452,7 +460,13 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     /// Parts of one relation: the table itself or one of its partitions (`on`). Unique keys are gathered for the table itself.
-    fn collect(&self, oid: u32, on: &TableName, parts: &mut Vec<Object>, mut keys: Option<&mut Vec<UniqueKey>>) -> Rowed<()> {
+    fn collect(
+        &self,
+        oid: u32,
+        on: &TableName,
+        parts: &mut Vec<Object>,
+        mut keys: Option<&mut Vec<UniqueKey>>,
+    ) -> Rowed<()> {
         let own = keys.is_some();
         let base = || {
             let mut options = BTreeMap::new();
@@ -492,8 +506,12 @@ impl Parts<'_> {
             }
             if kind == "foreign key" {
                 options.insert("foreign_columns".into(), json(&k.try_get::<_, Vec<String>>("foreign_columns")?));
-                options.insert("foreign_schema".into(), k.try_get::<_, Option<String>>("foreign_schema")?.unwrap_or_default());
-                options.insert("foreign_name".into(), k.try_get::<_, Option<String>>("foreign_name")?.unwrap_or_default());
+                options.insert(
+                    "foreign_schema".into(),
+                    k.try_get::<_, Option<String>>("foreign_schema")?.unwrap_or_default(),
+                );
+                options
+                    .insert("foreign_name".into(), k.try_get::<_, Option<String>>("foreign_name")?.unwrap_or_default());
             }
             if !k.try_get::<_, bool>("validated")? {
                 options.insert("not_valid".into(), "true".into());

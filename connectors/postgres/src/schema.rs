@@ -10,8 +10,8 @@
 pub mod rewrite;
 pub mod work;
 
-use crate::sql::ident;
 use crate::errors::classify;
+use crate::sql::{ident, literal};
 use drover_connectors_api::SchemaStep;
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
@@ -63,7 +63,11 @@ async fn run(client: &Client, step: &SchemaStep, mut work: Work<'_>, existing_al
             let present = Present::read(client).await?;
             for schema in work.schemas() {
                 if !present.schemas.contains(&schema) {
-                    let sql = format!("CREATE SCHEMA IF NOT EXISTS {}", ident(&schema));
+                    let mut sql = format!("CREATE SCHEMA IF NOT EXISTS {}", ident(&schema));
+                    let own = work.objects.iter().find(|o| o.kind == "schema" && o.name == schema);
+                    if let Some(comment) = own.and_then(|o| o.options.get("comment")) {
+                        sql.push_str(&format!(";\nCOMMENT ON SCHEMA {} IS {}", ident(&schema), literal(comment)));
+                    }
                     let name = TableName::new(schema.clone(), schema.clone());
                     let statement = Statement { kind: "schema".into(), name, on: None, sql, then: None };
                     execute(client, &statement).await.map_err(|e| failed(&statement, &e))?;
@@ -171,8 +175,14 @@ fn is_doubled(e: &tokio_postgres::Error) -> bool {
 /// A table that exists must have every column that moves, of the type that the plan says.
 async fn fits(client: &Client, plan: &TablePlan, existing_allowed: bool) -> Result<()> {
     if let Some(item) = misfit(client, plan).await? {
-        let advice = if existing_allowed { "rename or change the table there" } else { "rename or drop the table there, or map to another name" };
-        return Err(Error::new(codes::STATEMENT, Fault::Destination, Retry::Never, item).table(&plan.destination).remedy(advice));
+        let advice = if existing_allowed {
+            "rename or change the table there"
+        } else {
+            "rename or drop the table there, or map to another name"
+        };
+        return Err(Error::new(codes::STATEMENT, Fault::Destination, Retry::Never, item)
+            .table(&plan.destination)
+            .remedy(advice));
     }
     Ok(())
 }
@@ -185,7 +195,9 @@ pub async fn misfit(client: &Client, plan: &TablePlan) -> Result<Option<String>>
     let sql = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.atthasdef, a.attidentity::text FROM pg_attribute a \
                JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
-    let at = |e: tokio_postgres::Error| classify(&e, Fault::Destination, "reading the columns of a table").table(&plan.destination);
+    let at = |e: tokio_postgres::Error| {
+        classify(&e, Fault::Destination, "reading the columns of a table").table(&plan.destination)
+    };
     let rows = client.query(sql, &[&plan.destination.schema, &plan.destination.name]).await.map_err(at)?;
     let mut there = HashMap::new();
     for r in &rows {
@@ -205,12 +217,17 @@ pub async fn misfit(client: &Client, plan: &TablePlan) -> Result<Option<String>>
         match there.get(&column.destination) {
             None => return Ok(Some(format!("column {} is missing", column.destination))),
             Some((kind, _, _)) if bare(kind) != bare(&column.destination_type) => {
-                return Ok(Some(format!("column {} is of type {kind}, not {}", column.destination, column.destination_type)));
+                return Ok(Some(format!(
+                    "column {} is of type {kind}, not {}",
+                    column.destination, column.destination_type
+                )));
             }
             Some(_) => {}
         }
     }
-    let unfed = there.iter().find(|(name, (_, required, fed))| *required && !*fed && !plan.columns.iter().any(|c| &c.destination == *name));
+    let unfed = there
+        .iter()
+        .find(|(name, (_, required, fed))| *required && !*fed && !plan.columns.iter().any(|c| &c.destination == *name));
     Ok(unfed.map(|(name, _)| format!("column {name} demands a value, and no column of the source gives it one")))
 }
 
@@ -223,9 +240,14 @@ pub fn left_out(catalog: &Catalog, plans: &[TablePlan], objects: &[Object]) -> V
     }
     work.last();
     let item = |l: &work::LeftOut| {
-        let hard = ["function", "aggregate", "procedure", "base type", "foreign table", "foreign partition"].contains(&l.kind.as_str());
+        let hard = ["function", "aggregate", "procedure", "base type", "foreign table", "foreign partition"]
+            .contains(&l.kind.as_str());
         let number = if hard { "K18" } else { "K20" };
-        let remedy = if number == "K18" { "create it at the destination by hand" } else { "select what it needs under its own name, or create it by hand afterwards" };
+        let remedy = if number == "K18" {
+            "create it at the destination by hand"
+        } else {
+            "select what it needs under its own name, or create it by hand afterwards"
+        };
         CheckItem::warning(number, format!("{} {}", l.kind, l.name), format!("it is left out: {}", l.reason), remedy)
     };
     work.left_out.iter().map(item).collect()
@@ -332,10 +354,6 @@ impl Present {
             }
             _ => self.relations.contains_key(&s.name),
         };
-        if !there {
-            Found::No
-        } else {
-            Found::Yes
-        }
+        if !there { Found::No } else { Found::Yes }
     }
 }

@@ -46,7 +46,8 @@ pub fn map(catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTabl
         if column.generated.is_some() {
             continue;
         }
-        let destination_type = if same_kind { Some(column.origin_type.clone()) } else { foreign_type(&column.data_type) };
+        let destination_type =
+            if same_kind { Some(column.origin_type.clone()) } else { foreign_type(&column.data_type) };
         let Some(destination_type) = destination_type else {
             items.push(CheckItem::failed(
                 "K17",
@@ -90,14 +91,20 @@ pub fn map(catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTabl
         });
     }
     if columns.is_empty() {
-        items.push(CheckItem::failed("K21", &object, "no column of the table is left to be moved", "select at least one column"));
+        items.push(CheckItem::failed(
+            "K21",
+            &object,
+            "no column of the table is left to be moved",
+            "select at least one column",
+        ));
     }
     let formats = if builtin && !columns.is_empty() {
         vec![RowFormat::Native(COPY_BINARY.into()), RowFormat::Canonical]
     } else {
         vec![RowFormat::Canonical]
     };
-    let left_out = table.columns.iter().filter(|c| !columns.iter().any(|p| p.source == c.name)).map(|c| c.name.clone()).collect();
+    let left_out =
+        table.columns.iter().filter(|c| !columns.iter().any(|p| p.source == c.name)).map(|c| c.name.clone()).collect();
     let plan = TablePlan {
         left_out,
         id: 0,
@@ -154,16 +161,24 @@ fn names(object: &str, choice: &TableChoice, columns: &[PlanColumn], items: &mut
 fn foreign_type(t: &DataType) -> Option<String> {
     Some(match t {
         DataType::Bool => "boolean".into(),
-        DataType::Int { bytes: 1 | 2, unsigned: false } | DataType::Int { bytes: 1, unsigned: true } => "smallint".into(),
-        DataType::Int { bytes: 3 | 4, unsigned: false } | DataType::Int { bytes: 2 | 3, unsigned: true } => "integer".into(),
+        DataType::Int { bytes: 1 | 2, unsigned: false } | DataType::Int { bytes: 1, unsigned: true } => {
+            "smallint".into()
+        }
+        DataType::Int { bytes: 3 | 4, unsigned: false } | DataType::Int { bytes: 2 | 3, unsigned: true } => {
+            "integer".into()
+        }
         DataType::Int { bytes: 8, unsigned: false } | DataType::Int { bytes: 4, unsigned: true } => "bigint".into(),
         DataType::Int { bytes: 8, unsigned: true } => "numeric(20,0)".into(),
         DataType::Int { .. } => "numeric".into(),
         DataType::Float { bytes: 4 } => "real".into(),
         DataType::Float { .. } => "double precision".into(),
-        DataType::Decimal { precision: Some(p), scale } if (1..=1000).contains(p) => format!("numeric({p},{})", scale.unwrap_or(0)),
+        DataType::Decimal { precision: Some(p), scale } if (1..=1000).contains(p) => {
+            format!("numeric({p},{})", scale.unwrap_or(0))
+        }
         DataType::Decimal { .. } => "numeric".into(),
-        DataType::Text { max: Some(n), padded: false } if (1..=10_485_760).contains(n) => format!("character varying({n})"),
+        DataType::Text { max: Some(n), padded: false } if (1..=10_485_760).contains(n) => {
+            format!("character varying({n})")
+        }
         DataType::Text { max: Some(n), padded: true } if (1..=10_485_760).contains(n) => format!("character({n})"),
         DataType::Text { .. } => "text".into(),
         DataType::Bytes { .. } => "bytea".into(),

@@ -11,7 +11,13 @@ use drover_model::schema::{DataType, OldImage, TableName};
 async fn tables_are_told_with_all_their_parts() {
     let server = Postgres::start_default().await.unwrap();
     server.exec("drover", RICH).await.unwrap();
-    server.exec("drover", "CREATE SCHEMA drover; CREATE TABLE drover.x (i int); CREATE TABLE public.dts_postgres_heartbeat (i int)").await.unwrap();
+    server
+        .exec(
+            "drover",
+            "CREATE SCHEMA drover; CREATE TABLE drover.x (i int); CREATE TABLE public.dts_postgres_heartbeat (i int)",
+        )
+        .await
+        .unwrap();
     let c = read(&server, "drover").await;
     assert_eq!((c.origin.as_str(), c.version / 10_000, c.database.as_str()), ("postgres", 15, "drover"));
     let (system, timeline) = c.identity.split_once(':').unwrap();
@@ -24,12 +30,18 @@ async fn tables_are_told_with_all_their_parts() {
     let column = |name: &str| customer.column(name).unwrap();
     assert_eq!(column("price").data_type, DataType::Decimal { precision: Some(10), scale: Some(2) });
     assert_eq!(column("qty").data_type, DataType::Int { bytes: 4, unsigned: false });
-    assert_eq!(column("feeling").data_type, DataType::Enum { labels: vec!["sad".into(), "it's ok".into(), "happy".into()] });
+    assert_eq!(
+        column("feeling").data_type,
+        DataType::Enum { labels: vec!["sad".into(), "it's ok".into(), "happy".into()] }
+    );
     let builtin: Vec<_> = customer.columns.iter().filter(|c| !c.builtin).map(|c| c.name.as_str()).collect();
     assert_eq!(builtin, ["feeling", "home", "qty", "valid"]);
     assert!(column("doubled").generated.is_some() && column("doubled").default.is_none());
     assert_eq!(column("last_name").collation.as_deref(), Some("pg_catalog.\"C\""));
-    assert_eq!((t("orders").old_image, t("cache").old_image, customer.old_image), (OldImage::Full, OldImage::Nothing, OldImage::Key));
+    assert_eq!(
+        (t("orders").old_image, t("cache").old_image, customer.old_image),
+        (OldImage::Full, OldImage::Nothing, OldImage::Key)
+    );
     let event = t("event");
     let leaves = catalog::names(&event.options, "leaves");
     assert_eq!(leaves.iter().map(|l| l.name.as_str()).collect::<Vec<_>>().len(), 3);
@@ -45,12 +57,29 @@ async fn tables_are_told_with_all_their_parts() {
 async fn physical_identity_notices_every_rewrite() {
     let server = Postgres::start_default().await.unwrap();
     server.exec("drover", RICH).await.unwrap();
-    server.exec("drover", "INSERT INTO shop.event VALUES (1, '2023-05-05', 'a'); INSERT INTO shop.base VALUES (1, 'x')").await.unwrap();
+    server
+        .exec("drover", "INSERT INTO shop.event VALUES (1, '2023-05-05', 'a'); INSERT INTO shop.base VALUES (1, 'x')")
+        .await
+        .unwrap();
     let client = server.connect("drover").await.unwrap();
     let c = read(&server, "drover").await;
     for (table, statements) in [
-        ("event", ["TRUNCATE shop.event_2023", "ALTER TABLE shop.event_2023 ALTER kind SET STATISTICS 7", "ALTER TABLE shop.event DETACH PARTITION shop.event_2023"]),
-        ("base", ["ALTER TABLE shop.base ALTER a TYPE varchar(77)", "UPDATE shop.base SET a = 'y'", "ALTER TABLE shop.base RENAME a TO aa"]),
+        (
+            "event",
+            [
+                "TRUNCATE shop.event_2023",
+                "ALTER TABLE shop.event_2023 ALTER kind SET STATISTICS 7",
+                "ALTER TABLE shop.event DETACH PARTITION shop.event_2023",
+            ],
+        ),
+        (
+            "base",
+            [
+                "ALTER TABLE shop.base ALTER a TYPE varchar(77)",
+                "UPDATE shop.base SET a = 'y'",
+                "ALTER TABLE shop.base RENAME a TO aa",
+            ],
+        ),
     ] {
         let name = TableName::new("shop", table);
         let mut before = catalog::physical(&client, &name).await.unwrap();

@@ -37,7 +37,8 @@ async fn the_whole_schema_arrives() {
         assert_eq!(copy.keys, table.keys, "{}", table.name);
         assert_eq!(copy.old_image, table.old_image, "{}", table.name);
         let strip = |t: &drover_model::schema::Table| {
-            let mut parts: Vec<_> = t.parts.iter().map(|p| (p.kind.clone(), p.name.clone(), p.definition.clone())).collect();
+            let mut parts: Vec<_> =
+                t.parts.iter().map(|p| (p.kind.clone(), p.name.clone(), p.definition.clone())).collect();
             parts.sort();
             parts
         };
@@ -74,15 +75,22 @@ async fn names_change_and_what_depends_on_them_follows() {
         .unwrap();
     let n: i64 = client.query_one("SELECT n FROM shop.a_top", &[]).await.unwrap().get(0);
     assert_eq!(n, 1);
-    let id: i32 = client.query_one("SELECT id FROM crm.client WHERE lower(\"Family Name\") = 'b'", &[]).await.unwrap().get(0);
+    let id: i32 =
+        client.query_one("SELECT id FROM crm.client WHERE lower(\"Family Name\") = 'b'", &[]).await.unwrap().get(0);
     assert_eq!(id, 100);
     let bad = "INSERT INTO crm.client (first_name, \"Family Name\") VALUES ('a', 'a')";
     assert!(client.batch_execute(bad).await.is_err(), "the check holds under the new name");
-    assert!(client.batch_execute("INSERT INTO shop.orders (customer_id, placed) VALUES (7, '2024-01-01')").await.is_err());
+    assert!(
+        client.batch_execute("INSERT INTO shop.orders (customer_id, placed) VALUES (7, '2024-01-01')").await.is_err()
+    );
     let there = read(&server, "there").await;
     let copy = there.table(&drover_model::schema::TableName::new("crm", "client")).unwrap();
     assert!(copy.column("fax").is_none() && copy.column("Family Name").is_some());
-    assert!(copy.parts.iter().any(|p| p.name == "customer_name" && p.definition.contains("lower((\"Family Name\")::text)")), "{:?}", copy.parts);
+    assert!(
+        copy.parts.iter().any(|p| p.name == "customer_name" && p.definition.contains("lower((\"Family Name\")::text)")),
+        "{:?}",
+        copy.parts
+    );
 }
 
 #[tokio::test]

@@ -33,11 +33,7 @@ impl Needs {
             }
             names.insert((PG_CLASS, *oid), named(top)?);
         }
-        for (class, rows) in [
-            (PG_CLASS, &reader.views),
-            (PG_TYPE, &reader.types),
-            (PG_EXTENSION, &reader.extensions),
-        ] {
+        for (class, rows) in [(PG_CLASS, &reader.views), (PG_TYPE, &reader.types), (PG_EXTENSION, &reader.extensions)] {
             for r in rows {
                 names.insert((class, r.try_get("oid")?), named(r)?);
             }
@@ -104,7 +100,8 @@ fn function_name(r: &Row) -> Rowed<String> {
 }
 
 fn operator_name(r: &Row) -> Rowed<String> {
-    let (name, left, right): (String, String, String) = (r.try_get("name")?, r.try_get("left_type")?, r.try_get("right_type")?);
+    let (name, left, right): (String, String, String) =
+        (r.try_get("name")?, r.try_get("left_type")?, r.try_get("right_type")?);
     Ok(format!("{name}({left}, {right})"))
 }
 
@@ -181,13 +178,26 @@ pub(super) fn all(
         let place = if system { String::new() } else { format!(" SCHEMA {}", sql::ident(&schema)) };
         let definition = format!("CREATE EXTENSION {}{place}", sql::ident(&name));
         let options = BTreeMap::from([("version".to_owned(), r.try_get("version")?)]);
-        out.push(Object { kind: "extension".into(), schema, name, phase: Phase::Base, definition, options, needs: Vec::new() });
+        out.push(Object {
+            kind: "extension".into(),
+            schema,
+            name,
+            phase: Phase::Base,
+            definition,
+            options,
+            needs: Vec::new(),
+        });
     }
     for r in &reader.types {
         let name: String = r.try_get("name")?;
         let node = (PG_TYPE, r.try_get("oid")?);
         let Some(body) = r.try_get::<_, Option<String>>("definition")? else {
-            out.push(unsupported(&r.try_get::<_, String>("schema")?, &name, "base type", "its functions are written in C"));
+            out.push(unsupported(
+                &r.try_get::<_, String>("schema")?,
+                &name,
+                "base type",
+                "its functions are written in C",
+            ));
             continue;
         };
         let (kind, word) = if r.try_get::<_, String>("kind")? == "d" { ("domain", "DOMAIN") } else { ("type", "TYPE") };
@@ -227,14 +237,20 @@ pub(super) fn all(
             }
             None => {
                 let schema: String = r.try_get("schema")?;
-                out.push(unsupported(&schema, &name, kind, "it is written in C: its library has to be installed at the destination by hand"));
+                out.push(unsupported(
+                    &schema,
+                    &name,
+                    kind,
+                    "it is written in C: its library has to be installed at the destination by hand",
+                ));
             }
         }
     }
     for r in &reader.operators {
         let needed = needs.of(&[(PG_OPERATOR, r.try_get("oid")?)]);
         // Commutators and negators need each other; the server takes care of that.
-        let needed = needed.into_iter().filter(|n| !n.ends_with(')') || n.contains(|c: char| c.is_alphanumeric())).collect();
+        let needed =
+            needed.into_iter().filter(|n| !n.ends_with(')') || n.contains(|c: char| c.is_alphanumeric())).collect();
         out.push(plain("operator", r, operator_name(r)?, r.try_get("definition")?, needed)?);
     }
     for r in &reader.views {
@@ -254,7 +270,13 @@ pub(super) fn all(
         } else {
             format!("CREATE VIEW {target}{with} AS\n{body}")
         };
-        let mut view = plain(if materialized { "materialized view" } else { "view" }, r, name.clone(), definition, needs.of(&[node]))?;
+        let mut view = plain(
+            if materialized { "materialized view" } else { "view" },
+            r,
+            name.clone(),
+            definition,
+            needs.of(&[node]),
+        )?;
         view.options.insert("columns_used".into(), json(&needs.columns(node)));
         if needs.needs_key(node) {
             view.phase = Phase::Final;
@@ -267,7 +289,8 @@ pub(super) fn all(
         out.push(view);
         for (kind, rows) in [("index", indexes), ("trigger", triggers)] {
             for x in rows.get(&oid).into_iter().flatten() {
-                let mut options = BTreeMap::from([("on_schema".to_owned(), schema.clone()), ("on_name".to_owned(), name.clone())]);
+                let mut options =
+                    BTreeMap::from([("on_schema".to_owned(), schema.clone()), ("on_name".to_owned(), name.clone())]);
                 comment(x, &mut options)?;
                 if kind == "trigger" {
                     options.insert("enabled".into(), x.try_get("enabled")?);
@@ -285,8 +308,10 @@ pub(super) fn all(
         }
     }
     for r in &reader.rules {
-        let (schema, relation, name): (String, String, String) = (r.try_get("schema")?, r.try_get("relation")?, r.try_get("name")?);
-        let mut options = BTreeMap::from([("on_schema".to_owned(), schema.clone()), ("on_name".to_owned(), relation.clone())]);
+        let (schema, relation, name): (String, String, String) =
+            (r.try_get("schema")?, r.try_get("relation")?, r.try_get("name")?);
+        let mut options =
+            BTreeMap::from([("on_schema".to_owned(), schema.clone()), ("on_name".to_owned(), relation.clone())]);
         options.insert("enabled".into(), r.try_get("enabled")?);
         comment(r, &mut options)?;
         let needs = vec![key(&schema, &relation)];
@@ -313,7 +338,9 @@ pub(super) fn ordered(objects: Vec<Object>) -> Vec<Object> {
         .iter()
         .map(|o| match o.kind.as_str() {
             // Parts share names with what they are on; nothing needs them.
-            "rule" | "index" | "trigger" => format!("{} of {}", o.name, key(&o.schema, o.options.get("on_name").map_or("", String::as_str))),
+            "rule" | "index" | "trigger" => {
+                format!("{} of {}", o.name, key(&o.schema, o.options.get("on_name").map_or("", String::as_str)))
+            }
             "schema" => format!("schema {}", o.name),
             _ => key(&o.schema, &o.name),
         })

@@ -117,10 +117,7 @@ mod tests {
 
     #[test]
     fn type_modifiers() {
-        assert_eq!(
-            simple("numeric", 4 + (10 << 16) + 2),
-            DataType::Decimal { precision: Some(10), scale: Some(2) }
-        );
+        assert_eq!(simple("numeric", 4 + (10 << 16) + 2), DataType::Decimal { precision: Some(10), scale: Some(2) });
         assert_eq!(
             simple("numeric", 4 + (3 << 16) + (-2 & 0x7ff)),
             DataType::Decimal { precision: Some(3), scale: Some(-2) }

@@ -56,7 +56,9 @@ fn scan(text: &str) -> (Kind, usize) {
     match bytes[0] {
         b'\'' => (Kind::Literal, quoted(1, b'\'', false)),
         b'"' => (Kind::Quoted, quoted(1, b'"', false)),
-        b'E' | b'B' | b'X' | b'N' if bytes.get(1) == Some(&b'\'') => (Kind::Literal, quoted(2, b'\'', bytes[0] == b'E')),
+        b'E' | b'B' | b'X' | b'N' if bytes.get(1) == Some(&b'\'') => {
+            (Kind::Literal, quoted(2, b'\'', bytes[0] == b'E'))
+        }
         b'$' => {
             let tag = text[1..].find('$').map(|i| &text[..i + 2]).filter(|t| t[1..t.len() - 1].chars().all(word));
             match tag.and_then(|t| text[t.len()..].find(t).map(|i| i + 2 * t.len())) {
@@ -66,7 +68,9 @@ fn scan(text: &str) -> (Kind, usize) {
         }
         b'-' if text.starts_with("--") => (Kind::Space, text.find('\n').unwrap_or(text.len())),
         b':' if text.starts_with("::") => (Kind::Other, 2),
-        c if c.is_ascii_whitespace() => (Kind::Space, text.find(|c: char| !c.is_ascii_whitespace()).unwrap_or(text.len())),
+        c if c.is_ascii_whitespace() => {
+            (Kind::Space, text.find(|c: char| !c.is_ascii_whitespace()).unwrap_or(text.len()))
+        }
         _ => {
             let first = text.chars().next().unwrap_or(' ');
             if first.is_alphabetic() || first == '_' {
@@ -165,8 +169,30 @@ impl Renames {
 
 /// Words that the server prints in lower case and which may be something else than a column.
 const AMBIGUOUS: [&str; 24] = [
-    "year", "month", "day", "hour", "minute", "second", "epoch", "dow", "doy", "week", "quarter", "century", "decade", "time", "zone",
-    "timestamp", "varying", "precision", "character", "double", "without", "with", "btree", "hash",
+    "year",
+    "month",
+    "day",
+    "hour",
+    "minute",
+    "second",
+    "epoch",
+    "dow",
+    "doy",
+    "week",
+    "quarter",
+    "century",
+    "decade",
+    "time",
+    "zone",
+    "timestamp",
+    "varying",
+    "precision",
+    "character",
+    "double",
+    "without",
+    "with",
+    "btree",
+    "hash",
 ];
 
 /// An expression or column list about one table, whose columns stand in it unqualified, under its columns' new names.
@@ -261,7 +287,10 @@ mod tests {
             r.apply(view, true),
             "SELECT customer.id, 'public.customer' FROM (\"crm\".\"client\" \"customer\" JOIN public.other o ON (customer.id = o.id)) WHERE true"
         );
-        assert_eq!(r.apply("FROM public.customer c, \"public\".customer", true), "FROM \"crm\".\"client\" c, \"crm\".\"client\" \"customer\"");
+        assert_eq!(
+            r.apply("FROM public.customer c, \"public\".customer", true),
+            "FROM \"crm\".\"client\" c, \"crm\".\"client\" \"customer\""
+        );
         assert_eq!(r.apply("NULL::public.customer", true), "NULL::\"crm\".\"client\"");
         assert_eq!(r.apply("$body$ public.customer $body$", true), "$body$ public.customer $body$");
     }
@@ -276,7 +305,10 @@ mod tests {
 
     #[test]
     fn columns_but_not_types_or_functions() {
-        let renamed = BTreeMap::from([("first_name".to_owned(), "given \"name".to_owned()), ("text".to_owned(), "t2".to_owned())]);
+        let renamed = BTreeMap::from([
+            ("first_name".to_owned(), "given \"name".to_owned()),
+            ("text".to_owned(), "t2".to_owned()),
+        ]);
         assert_eq!(
             columns("lower((first_name)::text) = 'first_name'", &renamed).unwrap(),
             "lower((\"given \"\"name\")::text) = 'first_name'"

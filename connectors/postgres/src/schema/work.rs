@@ -2,8 +2,8 @@
 //! to be left out and why.
 
 use super::rewrite::{self, Renames};
-use crate::sql::{ident, literal, qualified};
 use crate::catalog::{ORIGIN, key, list, names, order};
+use crate::sql::{ident, literal, qualified};
 use drover_model::TablePlan;
 use drover_model::schema::{Catalog, Column, Identity, Object, Phase, Table, TableName};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -43,7 +43,8 @@ pub struct Work<'a> {
 }
 
 /// Kinds that come along with whoever needs them.
-const CARRIED: [&str; 8] = ["type", "domain", "sequence", "function", "procedure", "aggregate", "operator", "extension"];
+const CARRIED: [&str; 8] =
+    ["type", "domain", "sequence", "function", "procedure", "aggregate", "operator", "extension"];
 
 impl<'a> Work<'a> {
     /// Compiles. `objects` are the selected ones; what selected tables and objects need comes along.
@@ -114,7 +115,8 @@ impl<'a> Work<'a> {
                 *known = None;
             }
         }
-        for o in catalog.objects.iter().filter(|o| matches!(o.kind.as_str(), "view" | "materialized view" | "sequence")) {
+        for o in catalog.objects.iter().filter(|o| matches!(o.kind.as_str(), "view" | "materialized view" | "sequence"))
+        {
             if let Some(Some(d)) = to.get(o.schema.as_str()).filter(|d| d.is_some_and(|d| d != o.schema)) {
                 let from = TableName::new(o.schema.clone(), o.name.clone());
                 self.renames.0.entry(from).or_insert_with(|| TableName::new(*d, o.name.clone()));
@@ -124,7 +126,8 @@ impl<'a> Work<'a> {
 
     /// The selected objects and what must come along, in the catalogue's order; what lacks something is left out.
     fn choose(&mut self, catalog: &'a Catalog, selected: &'a [Object]) {
-        let identity = |o: &Object| (o.kind.clone(), o.schema.clone(), o.name.clone(), o.options.get("on_name").cloned());
+        let identity =
+            |o: &Object| (o.kind.clone(), o.schema.clone(), o.name.clone(), o.options.get("on_name").cloned());
         let mut chosen: HashSet<_> = selected.iter().map(identity).collect();
         let mut by_key: HashMap<String, Vec<&Object>> = HashMap::new();
         for o in &catalog.objects {
@@ -149,13 +152,15 @@ impl<'a> Work<'a> {
                 }
             }
         }
-        let mut present: HashSet<String> = self.tables.iter().map(|(p, _)| key(&p.source.schema, &p.source.name)).collect();
+        let mut present: HashSet<String> =
+            self.tables.iter().map(|(p, _)| key(&p.source.schema, &p.source.name)).collect();
         // In the catalogue's order: what an object needs has been decided before it.
         for o in catalog.objects.iter().filter(|o| chosen.contains(&identity(o))) {
             let name = TableName::new(o.schema.clone(), o.name.clone());
             let reason = if o.kind == "unsupported" {
                 Some(o.options.get("reason").cloned().unwrap_or_default())
-            } else if let Some(missing) = o.needs.iter().find(|n| !present.contains(*n) && relation_or_part(catalog, n)) {
+            } else if let Some(missing) = o.needs.iter().find(|n| !present.contains(*n) && relation_or_part(catalog, n))
+            {
                 Some(format!("it needs {missing}, which is not selected or is left out"))
             } else {
                 self.column_trouble(o)
@@ -247,9 +252,19 @@ impl<'a> Work<'a> {
             let Some((plan, _)) = self.tables.iter().find(|(p, _)| p.source == table) else { continue };
             let Some(column) = plan.columns.iter().find(|c| &c.source == column) else { continue };
             let name = self.target(&o.schema, &o.name);
-            let to = format!("{}.{}", qualified(&plan.destination.schema, &plan.destination.name), ident(&column.destination));
+            let to = format!(
+                "{}.{}",
+                qualified(&plan.destination.schema, &plan.destination.name),
+                ident(&column.destination)
+            );
             let sql = format!("ALTER SEQUENCE {} OWNED BY {to}", qualified(&name.schema, &name.name));
-            statements.push(Statement { kind: "owned by".into(), name, on: Some(plan.destination.clone()), sql, then: None });
+            statements.push(Statement {
+                kind: "owned by".into(),
+                name,
+                on: Some(plan.destination.clone()),
+                sql,
+                then: None,
+            });
         }
         statements
     }
@@ -329,9 +344,15 @@ impl<'a> Work<'a> {
             .filter(|p| self.tables.iter().any(|(plan, _)| &plan.source == p))
             .collect();
         for lost in names(&table.options, "inherits").iter().filter(|p| !selected_parents.contains(p)) {
-            self.leave_out("inheritance", &plan.source, &lost.to_string(), "its parent is not selected: the table stands alone");
+            self.leave_out(
+                "inheritance",
+                &plan.source,
+                &lost.to_string(),
+                "its parent is not selected: the table stands alone",
+            );
         }
-        let inherited = if selected_parents.is_empty() { Vec::new() } else { list(&table.options, "inherited_columns") };
+        let inherited =
+            if selected_parents.is_empty() { Vec::new() } else { list(&table.options, "inherited_columns") };
         for column in &table.columns {
             let moved = plan.columns.iter().find(|c| c.source == column.name);
             if moved.is_none() && (column.generated.is_none() || !self.same_kind) {
@@ -343,7 +364,9 @@ impl<'a> Work<'a> {
             }
             let part = table.parts.iter().find(|p| p.kind == "column" && p.name == column.name);
             if let Some(part) = part {
-                for (option, word) in [("storage", "SET STORAGE"), ("compression", "SET COMPRESSION"), ("statistics", "SET STATISTICS")] {
+                for (option, word) in
+                    [("storage", "SET STORAGE"), ("compression", "SET COMPRESSION"), ("statistics", "SET STATISTICS")]
+                {
                     if let Some(value) = part.options.get(option) {
                         after.push_str(&format!(";\nALTER TABLE {target} ALTER COLUMN {} {word} {value}", ident(name)));
                     }
@@ -370,7 +393,11 @@ impl<'a> Work<'a> {
                 let owner = |p: &&Object| p.kind == "identity" && p.options.get("owner_column") == Some(&column.name);
                 if let Some(sequence) = table.parts.iter().find(owner) {
                     let at = self.target(&sequence.schema, &sequence.name);
-                    line.push_str(&format!(" (SEQUENCE NAME {} {})", qualified(&at.schema, &at.name), sequence.definition));
+                    line.push_str(&format!(
+                        " (SEQUENCE NAME {} {})",
+                        qualified(&at.schema, &at.name),
+                        sequence.definition
+                    ));
                 }
             }
             if let Some(generated) = &column.generated {
@@ -393,7 +420,9 @@ impl<'a> Work<'a> {
         let parts = table.parts.iter().filter(|_| self.same_kind);
         let checks: Vec<&Object> = parts.filter(|p| p.kind == "check").collect();
         for check in checks {
-            if check.options.contains_key("inherited") && !selected_parents.is_empty() || !on_itself(check, &plan.source) {
+            if check.options.contains_key("inherited") && !selected_parents.is_empty()
+                || !on_itself(check, &plan.source)
+            {
                 continue;
             }
             match self.expression(&plan.source, &check.definition) {
@@ -405,7 +434,11 @@ impl<'a> Work<'a> {
                         None => lines.push(line),
                     }
                     if let Some(comment) = check.options.get("comment") {
-                        after.push_str(&format!(";\nCOMMENT ON CONSTRAINT {} ON {target} IS {}", ident(&check.name), literal(comment)));
+                        after.push_str(&format!(
+                            ";\nCOMMENT ON CONSTRAINT {} ON {target} IS {}",
+                            ident(&check.name),
+                            literal(comment)
+                        ));
                     }
                 }
                 Err(reason) => self.leave_out("check", &plan.source, &check.name, reason),
@@ -414,7 +447,8 @@ impl<'a> Work<'a> {
         let unlogged = if table.options.contains_key("unlogged") { "UNLOGGED " } else { "" };
         let mut sql = format!("CREATE {unlogged}TABLE {target} (\n  {}\n)", lines.join(",\n  "));
         if !selected_parents.is_empty() {
-            let parents = selected_parents.iter().map(|p| self.target(&p.schema, &p.name)).map(|p| qualified(&p.schema, &p.name));
+            let parents =
+                selected_parents.iter().map(|p| self.target(&p.schema, &p.name)).map(|p| qualified(&p.schema, &p.name));
             sql.push_str(&format!(" INHERITS ({})", parents.collect::<Vec<_>>().join(", ")));
         }
         let mut partitioned = false;
@@ -435,7 +469,8 @@ impl<'a> Work<'a> {
             after.push_str(&format!(";\nCOMMENT ON TABLE {target} IS {}", literal(comment)));
         }
         sql.push_str(&after);
-        let statement = |kind: &str, name: TableName, sql| Statement { kind: kind.into(), name, on: None, sql, then: None };
+        let statement =
+            |kind: &str, name: TableName, sql| Statement { kind: kind.into(), name, on: None, sql, then: None };
         let mut out = vec![statement("table", plan.destination.clone(), sql)];
         for part in table.parts.iter().filter(|p| partitioned && p.kind == "partition") {
             let option = |name: &str| part.options.get(name).map_or("", String::as_str);
@@ -462,7 +497,11 @@ impl<'a> Work<'a> {
                 sql.push_str(&format!(" WITH ({})", with.join(", ")));
             }
             if let Some(comment) = part.options.get("comment") {
-                sql.push_str(&format!(";\nCOMMENT ON TABLE {} IS {}", qualified(&name.schema, &name.name), literal(comment)));
+                sql.push_str(&format!(
+                    ";\nCOMMENT ON TABLE {} IS {}",
+                    qualified(&name.schema, &name.name),
+                    literal(comment)
+                ));
             }
             out.push(statement("partition", name, sql));
         }
@@ -517,7 +556,13 @@ impl<'a> Work<'a> {
         };
         if let Some(identity) = identity {
             let sql = format!("ALTER TABLE {own} REPLICA IDENTITY {identity}");
-            out.push(Statement { kind: "replica identity".into(), name: plan.destination.clone(), on: Some(plan.destination.clone()), sql, then: None });
+            out.push(Statement {
+                kind: "replica identity".into(),
+                name: plan.destination.clone(),
+                on: Some(plan.destination.clone()),
+                sql,
+                then: None,
+            });
         }
         out
     }
@@ -554,12 +599,23 @@ impl<'a> Work<'a> {
             out.push(Statement { kind: "refresh".into(), name, on: None, sql, then: None });
         }
         for (plan, table) in self.tables.clone() {
-            let changed = self.renamed.get(&plan.source).map(|r| r.iter().filter(|(a, b)| a != b).map(|(a, _)| a.clone()).collect::<BTreeSet<_>>());
+            let changed = self
+                .renamed
+                .get(&plan.source)
+                .map(|r| r.iter().filter(|(a, b)| a != b).map(|(a, _)| a.clone()).collect::<BTreeSet<_>>());
             for part in table.parts.iter().filter(|p| p.kind == "trigger") {
                 let gone = self.dropped.get(&plan.source);
-                let trouble = [changed.as_ref(), gone].into_iter().flatten().find_map(|names| rewrite::mentions(&part.definition, names));
+                let trouble = [changed.as_ref(), gone]
+                    .into_iter()
+                    .flatten()
+                    .find_map(|names| rewrite::mentions(&part.definition, names));
                 if let Some(column) = trouble {
-                    self.leave_out("trigger", &plan.source, &part.name, format!("it names column {column}, which is renamed or left out"));
+                    self.leave_out(
+                        "trigger",
+                        &plan.source,
+                        &part.name,
+                        format!("it names column {column}, which is renamed or left out"),
+                    );
                     continue;
                 }
                 let on = self.on(part, &plan.destination);
@@ -579,7 +635,8 @@ impl<'a> Work<'a> {
     fn foreign_key(&self, plan: &TablePlan, table: &Table, part: &Object) -> Result<Statement, String> {
         let option = |name: &str| part.options.get(name).cloned().unwrap_or_default();
         let to = TableName::new(option("foreign_schema"), option("foreign_name"));
-        let is_partition = |t: &Table| t.parts.iter().any(|p| p.kind == "partition" && p.schema == to.schema && p.name == to.name);
+        let is_partition =
+            |t: &Table| t.parts.iter().any(|p| p.kind == "partition" && p.schema == to.schema && p.name == to.name);
         let Some((parent, _)) = self.tables.iter().find(|(p, t)| p.source == to || is_partition(t)) else {
             return Err(format!("it references {to}, which is not selected"));
         };
@@ -622,8 +679,11 @@ fn foreign_keys_of(plan: &TablePlan, table: &Table) -> Vec<Statement> {
     let own = qualified(&plan.destination.schema, &plan.destination.name);
     let mut out = Vec::new();
     for k in table.keys.iter().filter(|k| k.primary || k.identifies) {
-        let columns: Option<Vec<String>> =
-            k.columns.iter().map(|c| plan.columns.iter().find(|p| &p.source == c).map(|p| ident(&p.destination))).collect();
+        let columns: Option<Vec<String>> = k
+            .columns
+            .iter()
+            .map(|c| plan.columns.iter().find(|p| &p.source == c).map(|p| ident(&p.destination)))
+            .collect();
         let Some(columns) = columns else { continue };
         // Names of keys are unique in a schema here; elsewhere they are not (every primary key of MySQL is called PRIMARY).
         let (kind, word, name) = if k.primary {
@@ -633,7 +693,13 @@ fn foreign_keys_of(plan: &TablePlan, table: &Table) -> Vec<Statement> {
         };
         let sql = format!("ALTER TABLE {own} ADD CONSTRAINT {} {word} ({})", ident(&name), columns.join(", "));
         let at = plan.destination.clone();
-        out.push(Statement { kind: kind.into(), name: TableName::new(at.schema.clone(), name), on: Some(at), sql, then: None });
+        out.push(Statement {
+            kind: kind.into(),
+            name: TableName::new(at.schema.clone(), name),
+            on: Some(at),
+            sql,
+            then: None,
+        });
     }
     out
 }

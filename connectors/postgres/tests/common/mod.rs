@@ -1,8 +1,8 @@
 //! A server with the rich schema, and what maps it.
 #![allow(dead_code)]
 
-use drover_connectors_postgres::{catalog, schema, typemap};
 use drover_connectors_api::SchemaStep;
+use drover_connectors_postgres::{catalog, schema, typemap};
 use drover_harness::Postgres;
 use drover_model::TablePlan;
 use drover_model::schema::{Catalog, Object};
@@ -39,7 +39,9 @@ pub async fn apply_all(client: &Client, catalog: &Catalog, plans: &[TablePlan], 
     steps.push(SchemaStep::Final);
     for step in steps {
         schema::apply(client, &step, catalog, plans, objects, false).await.unwrap_or_else(|e| panic!("{step:?}: {e}"));
-        let again = schema::apply(client, &step, catalog, plans, objects, false).await.unwrap_or_else(|e| panic!("{step:?} again: {e}"));
+        let again = schema::apply(client, &step, catalog, plans, objects, false)
+            .await
+            .unwrap_or_else(|e| panic!("{step:?} again: {e}"));
         assert!(again.is_empty(), "{step:?} repeated made {again:?}");
     }
 }
