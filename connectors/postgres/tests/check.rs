@@ -1,5 +1,7 @@
 //! Every item of the precheck against a server that violates it, and against one that does not.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{read, rule, select};

@@ -1,5 +1,5 @@
 //! A server with the rich schema, and what maps it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use drover_connectors_api::SchemaStep;
 use drover_connectors_postgres::{catalog, schema, typemap};
@@ -11,6 +11,12 @@ use std::process::Command;
 use tokio_postgres::Client;
 
 pub const RICH: &str = include_str!("../fixtures/rich.sql");
+
+/// A fresh server, of the version that DROVER_TEST_POSTGRES names (15 by default).
+pub async fn server() -> Postgres {
+    let version = std::env::var("DROVER_TEST_POSTGRES").ok().and_then(|v| v.parse().ok()).unwrap_or(15);
+    Postgres::start(drover_harness::postgres::PgOptions { version, ..Default::default() }).await.unwrap()
+}
 
 pub fn rule(include: &str) -> ObjectRule {
     ObjectRule { include: vec![include.into()], ..ObjectRule::default() }
