@@ -97,3 +97,38 @@ async fn physical_identity_notices_every_rewrite() {
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
     assert_eq!(catalog::physical(&client, &TableName::new("shop", "base")).await.unwrap_err().code, "DR0001");
 }
+
+#[tokio::test]
+async fn tables_are_mapped_without_loss_or_with_a_reason() {
+    use drover_connectors_postgres::typemap::{self, COPY_BINARY};
+    use drover_model::plan::RowFormat;
+    use drover_model::selection::{ColumnRules, Selection};
+    let server = common::server().await;
+    server.exec("drover", RICH).await.unwrap();
+    let c = read(&server, "drover").await;
+    let map = |table: &str, drop: &[&str]| {
+        let mut rule = common::rule(&format!("shop.{table}"));
+        rule.columns = Some(ColumnRules { drop: drop.iter().map(|d| (*d).to_owned()).collect(), ..Default::default() });
+        let t = c.table(&TableName::new("shop", table)).unwrap();
+        let columns: Vec<&str> = t.columns.iter().map(|c| c.name.as_str()).collect();
+        let choice = Selection::compile(&[rule]).unwrap().decide("shop", table, &columns).unwrap().unwrap();
+        (typemap::map_table(&c, t, &choice, 150_000), t)
+    };
+    let native = RowFormat::Native(COPY_BINARY.into());
+    let (orders, _) = map("orders", &[]);
+    assert_eq!(orders.formats, [native.clone(), RowFormat::Canonical]);
+    assert_eq!((orders.plan.key.as_slice(), orders.items.len()), ([0].as_slice(), 0));
+    let (customer, table) = map("customer", &[]);
+    assert_eq!(customer.formats, [RowFormat::Canonical], "types of users have other numbers elsewhere");
+    assert_eq!(customer.plan.left_out, ["doubled"]);
+    assert!(customer.plan.columns[0].identity_always);
+    assert_eq!(typemap::bit_columns(table, &customer.plan), ["flags"]);
+    let (plain, _) = map("customer", &["feeling", "home", "qty", "valid"]);
+    assert_eq!(plain.formats[0], native);
+    // Without its key's column, rows are what they are as a whole.
+    let (keyless, _) = map("orders", &["id"]);
+    assert!(
+        keyless.plan.key.is_empty() && keyless.items.iter().any(|i| i.item == "K15" && i.cause.contains("orders_pkey"))
+    );
+    assert!(map("cache", &[]).0.items.iter().any(|i| i.item == "K15"));
+}

@@ -29,7 +29,7 @@ pub fn select(catalog: &Catalog, rules: &[ObjectRule]) -> (Vec<TablePlan>, Vec<O
     for table in &catalog.tables {
         let columns: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
         if let Some(choice) = selection.decide(&table.name.schema, &table.name.name, &columns).unwrap() {
-            let mut plan = typemap::map(catalog, table, &choice).plan;
+            let mut plan = typemap::map_table(catalog, table, &choice, 150_000).plan;
             plan.id = plans.len() as u32;
             plans.push(plan);
         }
