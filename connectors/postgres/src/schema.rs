@@ -7,11 +7,12 @@
 //! Order: schemas, extensions, types, sequences, functions, tables without keys, views (`Base`); primary key, unique keys and indexes of one
 //! table (`Table`); views that need a primary key, foreign keys (not valid, then validated), triggers (`Final`).
 
+mod late;
 pub mod rewrite;
 pub mod work;
 
 use crate::errors::classify;
-use crate::sql::ident;
+use crate::sql::{ident, literal};
 use drover_connectors_api::SchemaStep;
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
@@ -63,7 +64,11 @@ async fn run(client: &Client, step: &SchemaStep, mut work: Work<'_>, existing_al
             let present = Present::read(client).await?;
             for schema in work.schemas() {
                 if !present.schemas.contains(&schema) {
-                    let sql = format!("CREATE SCHEMA IF NOT EXISTS {}", ident(&schema));
+                    let mut sql = format!("CREATE SCHEMA IF NOT EXISTS {}", ident(&schema));
+                    let own = work.objects.iter().find(|o| o.kind == "schema" && o.name == schema);
+                    if let Some(comment) = own.and_then(|o| o.options.get("comment")) {
+                        sql.push_str(&format!(";\nCOMMENT ON SCHEMA {} IS {}", ident(&schema), literal(comment)));
+                    }
                     let name = TableName::new(schema.clone(), schema.clone());
                     let statement = Statement { kind: "schema".into(), name, on: None, sql, then: None };
                     execute(client, &statement).await.map_err(|e| failed(&statement, &e))?;

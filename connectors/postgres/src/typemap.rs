@@ -11,7 +11,7 @@ use drover_model::selection::TableChoice;
 pub const COPY_BINARY: &str = "postgres-copy-binary";
 
 /// Columns of type `bit` (and arrays of it), which cannot be followed by changes (R152). The check refuses them when incremental is selected
-/// and lets them pass otherwise; [`map`] does not know the stages and says nothing about them.
+/// and lets them pass otherwise; [`map_table`] does not know the stages and says nothing about them.
 pub fn bit_columns(table: &Table, plan: &TablePlan) -> Vec<String> {
     fn bit(t: &DataType) -> bool {
         match t {
@@ -27,7 +27,9 @@ pub fn bit_columns(table: &Table, plan: &TablePlan) -> Vec<String> {
 /// Maps one table. `id` and `version` of the plan are zero, its format is the first of the formats.
 ///
 /// Native rows are offered iff every moved column is of a built-in type (recursively): those have the same bytes on both sides.
-pub fn map(catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTable {
+///
+/// `version` is the destination's (`server_version_num`): types that are younger than it are named in items.
+pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version: u32) -> MappedTable {
     let same_kind = catalog.origin == ORIGIN;
     let object = table.name.to_string();
     let mut items = Vec::new();
@@ -57,6 +59,14 @@ pub fn map(catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTabl
             ));
             continue;
         };
+        if same_kind && version < 140_000 && column.origin_type.contains("multirange") {
+            items.push(CheckItem::failed(
+                "K17",
+                format!("{object}.{}", column.name),
+                format!("type {} exists from version 14 on", column.origin_type),
+                format!("leave the column out: columns = {{ drop = [\"{}\"] }}", column.name),
+            ));
+        }
         builtin &= column.builtin;
         columns.push(PlanColumn {
             source: column.name.clone(),

@@ -1,15 +1,16 @@
 //! What the catalogue says of a rich schema.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{RICH, read};
 use drover_connectors_postgres::catalog;
-use drover_harness::Postgres;
 use drover_model::schema::{DataType, OldImage, TableName};
 
 #[tokio::test]
 async fn tables_are_told_with_all_their_parts() {
-    let server = Postgres::start_default().await.unwrap();
+    let server = common::server().await;
     server.exec("drover", RICH).await.unwrap();
     server
         .exec(
@@ -19,7 +20,7 @@ async fn tables_are_told_with_all_their_parts() {
         .await
         .unwrap();
     let c = read(&server, "drover").await;
-    assert_eq!((c.origin.as_str(), c.version / 10_000, c.database.as_str()), ("postgres", 15, "drover"));
+    assert_eq!((c.origin.as_str(), c.version / 10_000, c.database.as_str()), ("postgres", server.version(), "drover"));
     let (system, timeline) = c.identity.split_once(':').unwrap();
     assert!(system.parse::<u64>().is_ok() && timeline == "1", "{}", c.identity);
     let names: Vec<_> = c.tables.iter().filter(|t| t.name.schema == "shop").map(|t| t.name.name.as_str()).collect();
@@ -55,7 +56,7 @@ async fn tables_are_told_with_all_their_parts() {
 
 #[tokio::test]
 async fn physical_identity_notices_every_rewrite() {
-    let server = Postgres::start_default().await.unwrap();
+    let server = common::server().await;
     server.exec("drover", RICH).await.unwrap();
     server
         .exec("drover", "INSERT INTO shop.event VALUES (1, '2023-05-05', 'a'); INSERT INTO shop.base VALUES (1, 'x')")
@@ -95,4 +96,39 @@ async fn physical_identity_notices_every_rewrite() {
     assert_eq!(catalog::physical(&client, &TableName::new("shop", "gone")).await.unwrap_err().code, "DR0009");
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
     assert_eq!(catalog::physical(&client, &TableName::new("shop", "base")).await.unwrap_err().code, "DR0001");
+}
+
+#[tokio::test]
+async fn tables_are_mapped_without_loss_or_with_a_reason() {
+    use drover_connectors_postgres::typemap::{self, COPY_BINARY};
+    use drover_model::plan::RowFormat;
+    use drover_model::selection::{ColumnRules, Selection};
+    let server = common::server().await;
+    server.exec("drover", RICH).await.unwrap();
+    let c = read(&server, "drover").await;
+    let map = |table: &str, drop: &[&str]| {
+        let mut rule = common::rule(&format!("shop.{table}"));
+        rule.columns = Some(ColumnRules { drop: drop.iter().map(|d| (*d).to_owned()).collect(), ..Default::default() });
+        let t = c.table(&TableName::new("shop", table)).unwrap();
+        let columns: Vec<&str> = t.columns.iter().map(|c| c.name.as_str()).collect();
+        let choice = Selection::compile(&[rule]).unwrap().decide("shop", table, &columns).unwrap().unwrap();
+        (typemap::map_table(&c, t, &choice, 150_000), t)
+    };
+    let native = RowFormat::Native(COPY_BINARY.into());
+    let (orders, _) = map("orders", &[]);
+    assert_eq!(orders.formats, [native.clone(), RowFormat::Canonical]);
+    assert_eq!((orders.plan.key.as_slice(), orders.items.len()), ([0].as_slice(), 0));
+    let (customer, table) = map("customer", &[]);
+    assert_eq!(customer.formats, [RowFormat::Canonical], "types of users have other numbers elsewhere");
+    assert_eq!(customer.plan.left_out, ["doubled"]);
+    assert!(customer.plan.columns[0].identity_always);
+    assert_eq!(typemap::bit_columns(table, &customer.plan), ["flags"]);
+    let (plain, _) = map("customer", &["feeling", "home", "qty", "valid"]);
+    assert_eq!(plain.formats[0], native);
+    // Without its key's column, rows are what they are as a whole.
+    let (keyless, _) = map("orders", &["id"]);
+    assert!(
+        keyless.plan.key.is_empty() && keyless.items.iter().any(|i| i.item == "K15" && i.cause.contains("orders_pkey"))
+    );
+    assert!(map("cache", &[]).0.items.iter().any(|i| i.item == "K15"));
 }

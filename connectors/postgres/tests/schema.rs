@@ -1,10 +1,11 @@
 //! A rich schema is carried to another database and found there again, by the catalogue and by the server's own dump.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{RICH, apply_all, dump, read, rule, select};
 use drover_connectors_postgres::schema;
-use drover_harness::Postgres;
 use drover_model::selection::ColumnRules;
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ fn difference(source: &[String], destination: &[String]) -> Vec<String> {
 
 #[tokio::test]
 async fn the_whole_schema_arrives() {
-    let server = Postgres::start_default().await.unwrap();
+    let server = common::server().await;
     server.exec("drover", RICH).await.unwrap();
     server.create_database("there").await.unwrap();
     let catalog = read(&server, "drover").await;
@@ -48,7 +49,7 @@ async fn the_whole_schema_arrives() {
 
 #[tokio::test]
 async fn names_change_and_what_depends_on_them_follows() {
-    let server = Postgres::start_default().await.unwrap();
+    let server = common::server().await;
     server.exec("drover", RICH).await.unwrap();
     server.create_database("there").await.unwrap();
     let catalog = read(&server, "drover").await;
@@ -95,7 +96,7 @@ async fn names_change_and_what_depends_on_them_follows() {
 
 #[tokio::test]
 async fn one_table_brings_what_it_needs_and_no_more() {
-    let server = Postgres::start_default().await.unwrap();
+    let server = common::server().await;
     server.exec("drover", RICH).await.unwrap();
     server.create_database("there").await.unwrap();
     let catalog = read(&server, "drover").await;
@@ -112,7 +113,7 @@ async fn one_table_brings_what_it_needs_and_no_more() {
 
 #[tokio::test]
 async fn an_existing_table_of_another_shape_is_an_error_that_names_it() {
-    let server = Postgres::start_default().await.unwrap();
+    let server = common::server().await;
     server.exec("drover", "CREATE TABLE t (id int PRIMARY KEY, a text)").await.unwrap();
     server.create_database("there").await.unwrap();
     server.exec("there", "CREATE TABLE t (id int, a varchar(3))").await.unwrap();

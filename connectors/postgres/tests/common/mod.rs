@@ -1,5 +1,5 @@
 //! A server with the rich schema, and what maps it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use drover_connectors_api::SchemaStep;
 use drover_connectors_postgres::{catalog, schema, typemap};
@@ -12,6 +12,12 @@ use tokio_postgres::Client;
 
 pub const RICH: &str = include_str!("../fixtures/rich.sql");
 
+/// A fresh server, of the version that DROVER_TEST_POSTGRES names (15 by default).
+pub async fn server() -> Postgres {
+    let version = std::env::var("DROVER_TEST_POSTGRES").ok().and_then(|v| v.parse().ok()).unwrap_or(15);
+    Postgres::start(drover_harness::postgres::PgOptions { version, ..Default::default() }).await.unwrap()
+}
+
 pub fn rule(include: &str) -> ObjectRule {
     ObjectRule { include: vec![include.into()], ..ObjectRule::default() }
 }
@@ -23,7 +29,7 @@ pub fn select(catalog: &Catalog, rules: &[ObjectRule]) -> (Vec<TablePlan>, Vec<O
     for table in &catalog.tables {
         let columns: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
         if let Some(choice) = selection.decide(&table.name.schema, &table.name.name, &columns).unwrap() {
-            let mut plan = typemap::map(catalog, table, &choice).plan;
+            let mut plan = typemap::map_table(catalog, table, &choice, 150_000).plan;
             plan.id = plans.len() as u32;
             plans.push(plan);
         }
