@@ -90,7 +90,7 @@ impl Gate {
             return Err(broken(format!("a changes record has format {}, not {VERSION}", head.version))
                 .remedy("run the same version of drover everywhere"));
         }
-        if head.migration != self.migration.as_bytes() {
+        if head.migration[..] != self.migration.as_bytes()[..] {
             return Err(broken("a changes record belongs to another migration")
                 .remedy("give each migration a log of its own"));
         }
@@ -257,10 +257,10 @@ mod tests {
     fn head(epoch: u64, from: u64, to: u64) -> ChangesHead {
         ChangesHead {
             version: 1,
-            migration: ID.as_bytes().to_vec(),
+            migration: ID.as_bytes().to_vec().into(),
             epoch,
-            from: at(from).to_bytes(),
-            to: at(to).to_bytes(),
+            from: at(from).to_bytes().into(),
+            to: at(to).to_bytes().into(),
             ..Default::default()
         }
     }
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn what_is_not_ours_stops_the_reader() {
         let mut other = head(1, 0, 1);
-        other.migration = MigrationId::from_u128(8).as_bytes().to_vec();
+        other.migration = MigrationId::from_u128(8).as_bytes().to_vec().into();
         let mut newer = head(1, 0, 1);
         newer.version = 2;
         for bad in [other, newer, head(1, 3, 2), head(1, 6, 7)] {

@@ -6,4 +6,5 @@
 
 pub mod compact;
 pub mod consume;
+pub mod schedule;
 pub mod windows;
