@@ -4,6 +4,7 @@ use crate::apply::PgApply;
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
 use crate::load::PgLoader;
+use crate::snapshot::server_version;
 use crate::sql::qualified;
 use crate::{keys, progress, schema, typemap};
 use async_trait::async_trait;
@@ -19,13 +20,15 @@ use drover_model::{Fault, MigrationId, Position, Result, TablePlan};
 /// A destination server.
 pub struct PgDestination {
     dialer: Dialer,
+    version: u32,
 }
 
 impl PgDestination {
     /// Connects once, to see that it can.
     pub async fn open(dialer: Dialer, _name: String) -> Result<Self> {
-        dialer.session("inspect").await?;
-        Ok(PgDestination { dialer })
+        let session = dialer.session("inspect").await?;
+        let version = server_version(&session).await?;
+        Ok(PgDestination { dialer, version })
     }
 
     async fn session(&self) -> Result<Session> {
@@ -54,7 +57,7 @@ impl Destination for PgDestination {
     }
 
     fn map_table(&self, catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTable {
-        typemap::map(catalog, table, choice)
+        typemap::map_table(catalog, table, choice, self.version)
     }
 
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
