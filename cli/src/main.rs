@@ -22,8 +22,12 @@ use std::process::ExitCode;
 ///
 /// Begin with `drover check FILE`, then `drover run FILE`. docs/guide explains the migration file and each step.
 #[derive(Parser)]
-#[command(version, max_term_width = 110, after_help = "Exit status: 0 done; 1 the migration failed or the sides differ; \
-2 wrong usage or configuration; 3 the precheck failed; 4 interrupted or could not be carried out, run it again to go on.")]
+#[command(
+    version,
+    max_term_width = 110,
+    after_help = "Exit status: 0 done; 1 the migration failed or the sides differ; \
+2 wrong usage or configuration; 3 the precheck failed; 4 interrupted or could not be carried out, run it again to go on."
+)]
 struct Cli {
     /// Form of log lines on standard error.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]

@@ -133,9 +133,10 @@ impl State {
                 one(Event::Cleaned { side: Side::Destination, what })
             }
             // A long order that its worker gave back: it is simply given out again.
-            (OrderKey::Stream | OrderKey::Snapshot { .. } | OrderKey::Hold { .. } | OrderKey::Apply, Outcome::Done { .. }) => {
-                Ok(Vec::new())
-            }
+            (
+                OrderKey::Stream | OrderKey::Snapshot { .. } | OrderKey::Hold { .. } | OrderKey::Apply,
+                Outcome::Done { .. },
+            ) => Ok(Vec::new()),
             (_, outcome) => {
                 let text = format!("the order {key} ({}) ended with {}", order_name(order), outcome_name(&outcome));
                 Ok(self.fail(Error::internal(text)))
@@ -155,7 +156,8 @@ impl State {
         let since = failing.map_or(now_ms, |f| f.since_ms);
         let attempts = failing.map_or(1, |f| f.attempts + 1);
         let pause = BACKOFF_MS.0.saturating_mul(1 << (attempts - 1).min(10)).min(BACKOFF_MS.1);
-        let again = Event::Failure { key: key.clone(), error: error.clone(), at_ms: now_ms, not_before_ms: now_ms + pause };
+        let again =
+            Event::Failure { key: key.clone(), error: error.clone(), at_ms: now_ms, not_before_ms: now_ms + pause };
         // Somebody else took over at the database; the lease is still ours, so ours is the one to go on.
         let retry = if error.code == codes::FENCED { Retry::Connection } else { error.retry };
         let window = match retry {
@@ -167,8 +169,7 @@ impl State {
         match key {
             OrderKey::Hold { number, worker } => {
                 let not_before_ms = now_ms + BACKOFF_MS.1;
-                let mut events =
-                    vec![Event::HoldFailed { number: *number, worker: worker.clone(), not_before_ms }];
+                let mut events = vec![Event::HoldFailed { number: *number, worker: worker.clone(), not_before_ms }];
                 events.extend(self.on_lost(key, worker));
                 events
             }
@@ -301,12 +302,12 @@ impl State {
                 events.push(Event::Resumed);
                 Ok(events)
             }
-            ("resume", Phase::Prechecking | Phase::Migrating) => refuse(" and runs already", "nothing needs to be done"),
+            ("resume", Phase::Prechecking | Phase::Migrating) => {
+                refuse(" and runs already", "nothing needs to be done")
+            }
             ("resume", _) => refuse("", "create it again to migrate again"),
             ("stop", Phase::Migrating | Phase::Paused | Phase::Failed) => Ok(vec![Event::Stopped]),
-            ("stop", _) => {
-                refuse("", "only a migration that is migrating, retrying, paused or failed can be stopped")
-            }
+            ("stop", _) => refuse("", "only a migration that is migrating, retrying, paused or failed can be stopped"),
             ("delete", Phase::Completed) if self.deleting => refuse(" and being deleted", "wait"),
             ("delete", Phase::Draft | Phase::PrecheckFailed | Phase::Passed | Phase::Completed) => {
                 Ok(vec![Event::DeleteAsked])

@@ -112,8 +112,7 @@ impl Desk {
     /// # Errors
     /// A migration without a beginning: the store is damaged.
     pub fn restore(tuning: Tuning, stored: Vec<Stored>, alone: bool, now: Now) -> Result<(Desk, Turn), Error> {
-        let mut desk =
-            Desk { tuning, entries: BTreeMap::new(), leases: Leases::new(tuning.lease_ms), turns: 0 };
+        let mut desk = Desk { tuning, entries: BTreeMap::new(), leases: Leases::new(tuning.lease_ms), turns: 0 };
         let mut turn = Turn::default();
         for s in stored {
             let state = match s.state {
@@ -214,11 +213,8 @@ impl Desk {
     fn assign(&mut self, worker: &str, role: Role, free: usize, now: Now, reply: &mut v1::PollReply, turn: &mut Turn) {
         let extractors = self.leases.live(Role::Extractor);
         let load_slots = self.leases.slots(Role::Applier);
-        let budget = Budget {
-            chunks: 2 * load_slots + 2,
-            bytes: self.tuning.bulk_bytes,
-            target_bytes: self.tuning.chunk_bytes,
-        };
+        let budget =
+            Budget { chunks: 2 * load_slots + 2, bytes: self.tuning.bulk_bytes, target_bytes: self.tuning.chunk_bytes };
         // Migrations take turns at being first.
         self.turns += 1;
         let mut ids: Vec<MigrationId> = self.entries.keys().copied().collect();
@@ -239,9 +235,10 @@ impl Desk {
             let running = |key: &OrderKey| leases.is_held(id, key);
             let view = View { extractors: &extractors, running: &running, copies, budget };
             let wants = entry.state.wants(&view);
-            let mine = wants.into_iter().filter(|w| w.role() == role && w.not_before_ms <= now.wall_ms).filter(|w| {
-                !matches!(&w.key, OrderKey::Hold { worker: only, .. } if only != worker)
-            });
+            let mine = wants
+                .into_iter()
+                .filter(|w| w.role() == role && w.not_before_ms <= now.wall_ms)
+                .filter(|w| !matches!(&w.key, OrderKey::Hold { worker: only, .. } if only != worker));
             let mut grants = Vec::new();
             for want in mine {
                 if reply.start.len() + grants.len() >= free {
@@ -259,7 +256,14 @@ impl Desk {
         }
     }
 
-    fn grant(&mut self, id: MigrationId, want: Want, worker: &str, now: Now, turn: &mut Turn) -> Option<v1::LeasedOrder> {
+    fn grant(
+        &mut self,
+        id: MigrationId,
+        want: Want,
+        worker: &str,
+        now: Now,
+        turn: &mut Turn,
+    ) -> Option<v1::LeasedOrder> {
         let entry = self.entries.get_mut(&id)?;
         let body = serde_json::to_vec(&want.order).ok()?;
         entry.epoch += 1;
@@ -324,8 +328,12 @@ impl Desk {
         for (id, key) in self.leases.expired(now.mono_ms) {
             self.lose(id, &key, now, turn);
         }
-        let due: Vec<_> =
-            self.entries.iter().map(|(id, e)| (*id, e.state.on_tick(now.wall_ms))).filter(|(_, e)| !e.is_empty()).collect();
+        let due: Vec<_> = self
+            .entries
+            .iter()
+            .map(|(id, e)| (*id, e.state.on_tick(now.wall_ms)))
+            .filter(|(_, e)| !e.is_empty())
+            .collect();
         for (id, events) in due {
             self.commit(id, events, now, turn);
         }
@@ -431,8 +439,7 @@ impl Desk {
                 if let Some(last) = entry.live.apply.as_ref().filter(|l| l.epoch != epoch) {
                     entry.live.apply_rows_before += last.rows;
                 }
-                entry.live.apply =
-                    Some(ApplyNews { applied, rows, transactions, commit_micros, consistent, epoch });
+                entry.live.apply = Some(ApplyNews { applied, rows, transactions, commit_micros, consistent, epoch });
             }
         }
         if !events.is_empty() {
@@ -520,8 +527,13 @@ impl Desk {
     pub fn limits(&mut self, name: &str, change: &serde_json::Value, now: Now) -> Result<Turn, Error> {
         let id = self.find(name)?;
         let bad = |why: String| {
-            Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, format!("these limits are not understood: {why}"))
-                .remedy("give them as in [limits] of the migration file")
+            Error::new(
+                codes::CONFIGURATION,
+                Fault::User,
+                Retry::Never,
+                format!("these limits are not understood: {why}"),
+            )
+            .remedy("give them as in [limits] of the migration file")
         };
         let entry = self.entries.get_mut(&id).ok_or_else(|| unknown(name))?;
         let mut limits = entry.migration.limits.clone();
@@ -624,7 +636,8 @@ fn parse_lease(lease: &v1::Lease) -> Option<(MigrationId, OrderKey)> {
 
 fn unknown(name: &str) -> Error {
     let text = format!("there is no migration {name:?}");
-    Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text).remedy("`drover migration list` names those there are")
+    Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
+        .remedy("`drover migration list` names those there are")
 }
 
 /// `{"full": {"rows_per_second": 5}}` and `{"full.rows_per_second": "5"}` alike, as keys and texts.

@@ -15,16 +15,39 @@ pub enum OrderKey {
     Survey,
     CheckSource,
     SchemaBase,
-    SchemaTable { table: u32 },
+    SchemaTable {
+        table: u32,
+    },
     SchemaFinal,
     Stream,
-    Snapshot { number: u32 },
+    Snapshot {
+        number: u32,
+    },
     /// `worker` is the only one that may take it.
-    Hold { number: u32, worker: String },
-    Plan { table: u32, generation: u32, snapshot: u32 },
-    Copy { table: u32, generation: u32, chunk: u32, snapshot: u32 },
-    Load { table: u32, generation: u32, chunk: u32 },
-    Restart { table: u32, generation: u32 },
+    Hold {
+        number: u32,
+        worker: String,
+    },
+    Plan {
+        table: u32,
+        generation: u32,
+        snapshot: u32,
+    },
+    Copy {
+        table: u32,
+        generation: u32,
+        chunk: u32,
+        snapshot: u32,
+    },
+    Load {
+        table: u32,
+        generation: u32,
+        chunk: u32,
+    },
+    Restart {
+        table: u32,
+        generation: u32,
+    },
     Apply,
     ReadSequences,
     SetSequences,
@@ -37,10 +60,24 @@ impl OrderKey {
     pub fn role(&self) -> Role {
         use OrderKey::*;
         match self {
-            Inspect | CheckSource | Stream | Snapshot { .. } | Hold { .. } | Plan { .. } | Copy { .. }
-            | ReadSequences | CleanSource => Role::Extractor,
-            Survey | SchemaBase | SchemaTable { .. } | SchemaFinal | Load { .. } | Restart { .. } | Apply
-            | SetSequences | CleanDestination => Role::Applier,
+            Inspect
+            | CheckSource
+            | Stream
+            | Snapshot { .. }
+            | Hold { .. }
+            | Plan { .. }
+            | Copy { .. }
+            | ReadSequences
+            | CleanSource => Role::Extractor,
+            Survey
+            | SchemaBase
+            | SchemaTable { .. }
+            | SchemaFinal
+            | Load { .. }
+            | Restart { .. }
+            | Apply
+            | SetSequences
+            | CleanDestination => Role::Applier,
         }
     }
 
@@ -53,7 +90,10 @@ impl OrderKey {
     pub fn table(&self) -> Option<u32> {
         use OrderKey::*;
         match self {
-            SchemaTable { table } | Plan { table, .. } | Copy { table, .. } | Load { table, .. }
+            SchemaTable { table }
+            | Plan { table, .. }
+            | Copy { table, .. }
+            | Load { table, .. }
             | Restart { table, .. } => Some(*table),
             _ => None,
         }

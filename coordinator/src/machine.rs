@@ -505,10 +505,8 @@ fn apply_table(t: &mut TableState, event: &Event) {
         Event::Planned { snapshot, position, chunks, .. } => {
             t.stage = TableStage::Chunks;
             t.planned_on = *snapshot;
-            t.chunks = chunks
-                .iter()
-                .map(|c| ChunkPlan { bounds: c.bounds.clone(), rows: c.rows, bytes: c.bytes })
-                .collect();
+            t.chunks =
+                chunks.iter().map(|c| ChunkPlan { bounds: c.bounds.clone(), rows: c.rows, bytes: c.bytes }).collect();
             t.pending = (0..t.chunks.len() as u32).collect();
             t.copied.clear();
             t.loaded.clear();

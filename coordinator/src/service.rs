@@ -75,8 +75,13 @@ impl Inner {
     /// Runs one call at the desk and gives its answer once its turn is durable.
     async fn turn<T>(&self, call: impl FnOnce(&mut Desk, Now) -> Result<(T, Turn), Error>) -> Result<T, Error> {
         if self.broken.load(Ordering::Acquire) {
-            return Err(Error::new(codes::STATE, Fault::Drover, Retry::Connection, "the coordinator cannot store its state")
-                .remedy("see its log, mend the disk, and start it again"));
+            return Err(Error::new(
+                codes::STATE,
+                Fault::Drover,
+                Retry::Connection,
+                "the coordinator cannot store its state",
+            )
+            .remedy("see its log, mend the disk, and start it again"));
         }
         let (answer, wait) = {
             let mut desk = self.desk();

@@ -86,7 +86,8 @@ impl Sqlite {
                 .remedy("stop the other coordinator, or give this one a folder of its own")
         })?;
         let key = read_key(&folder.join("secret.key"))?;
-        let connection = Connection::open(folder.join("coordinator.sqlite")).map_err(|e| failed("it cannot be opened", e))?;
+        let connection =
+            Connection::open(folder.join("coordinator.sqlite")).map_err(|e| failed("it cannot be opened", e))?;
         let setup = || -> rusqlite::Result<i64> {
             connection.pragma_update(None, "journal_mode", "wal")?;
             connection.pragma_update(None, "synchronous", "full")?;
@@ -132,7 +133,9 @@ impl Sqlite {
                 let sealed = self.seal(*id, serde_json::to_vec(migration).map_err(json)?)?;
                 let text = "insert into migration (id, name, sealed) values (?1, ?2, ?3)
                      on conflict (id) do update set sealed = excluded.sealed";
-                tx.prepare_cached(text).and_then(|mut s| s.execute(params![id.to_string(), name, sealed])).map_err(sql)?;
+                tx.prepare_cached(text)
+                    .and_then(|mut s| s.execute(params![id.to_string(), name, sealed]))
+                    .map_err(sql)?;
             }
             Write::Event { id, seq, at_ms, event } => {
                 let body = serde_json::to_string(event).map_err(json)?;
@@ -187,8 +190,7 @@ impl Sqlite {
         let state: Option<State> = kept.map(|body| serde_json::from_str(&body)).transpose().map_err(json)?;
         let after = state.as_ref().map_or(0, |s| s.events);
         let events = read_events(&self.connection, id, after, None)?.into_iter().map(|(_, _, e)| e).collect();
-        let mut statement =
-            self.connection.prepare("select body from lease where migration = ?1").map_err(sql)?;
+        let mut statement = self.connection.prepare("select body from lease where migration = ?1").map_err(sql)?;
         let bodies: Vec<String> =
             statement.query_map([&text_id], |r| r.get(0)).and_then(Iterator::collect).map_err(sql)?;
         let grants: Vec<Grant> =
@@ -202,8 +204,7 @@ impl Store for Sqlite {
         let sql = |e| failed("it cannot be read", e);
         let mut rows = BTreeMap::new();
         {
-            let mut statement =
-                self.connection.prepare("select id, sealed, epoch from migration").map_err(sql)?;
+            let mut statement = self.connection.prepare("select id, sealed, epoch from migration").map_err(sql)?;
             let mut found = statement.query([]).map_err(sql)?;
             while let Some(row) = found.next().map_err(sql)? {
                 let id: String = row.get(0).map_err(sql)?;
@@ -263,8 +264,7 @@ fn read_key(path: &Path) -> Result<RandomizedNonceKey, Error> {
             // Written whole under another name first: a crash leaves no half key behind.
             let temporary = path.with_extension("new");
             let make = || -> std::io::Result<()> {
-                let mut file =
-                    File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+                let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
                 file.write_all(&bytes)?;
                 file.sync_all()?;
                 std::fs::rename(&temporary, path)?;

@@ -6,8 +6,8 @@
 //!     └──── Restarting ◀───┘ lost snapshot, cannot be kept: emptied under a new generation
 //! ```
 
-use drover_model::chunk::Bounds;
 use drover_model::Position;
+use drover_model::chunk::Bounds;
 use drover_proto::order::Extent;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,15 +11,32 @@ use drover_model::migration::Migration;
 #[derive(Debug, Clone)]
 pub enum Write {
     /// A new migration, or its file changed. Holds secrets: the store encrypts it.
-    Migration { id: MigrationId, name: String, migration: Box<Migration> },
+    Migration {
+        id: MigrationId,
+        name: String,
+        migration: Box<Migration>,
+    },
     /// `seq` counts the events of a migration from 1.
-    Event { id: MigrationId, seq: u64, at_ms: u64, event: Box<Event> },
+    Event {
+        id: MigrationId,
+        seq: u64,
+        at_ms: u64,
+        event: Box<Event>,
+    },
     /// The state after event `state.events`, so that a restart need not fold the whole journal.
-    State { id: MigrationId, state: Box<State> },
+    State {
+        id: MigrationId,
+        state: Box<State>,
+    },
     Grant(Box<Grant>),
-    Release { id: MigrationId, key: OrderKey },
+    Release {
+        id: MigrationId,
+        key: OrderKey,
+    },
     /// A deleted migration: everything of it goes.
-    Remove { id: MigrationId },
+    Remove {
+        id: MigrationId,
+    },
 }
 
 /// Changes that become durable together.

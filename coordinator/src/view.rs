@@ -233,7 +233,9 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::SchemaDone { step: Step::Table { id }, what } => {
             info(format!("{}: {} keys and indexes made", table(id), what.len()))
         }
-        Event::SchemaDone { step: Step::Final, what } => info(format!("rest of the schema made: {} objects", what.len())),
+        Event::SchemaDone { step: Step::Final, what } => {
+            info(format!("rest of the schema made: {} objects", what.len()))
+        }
         Event::StreamOpened { start } => info(format!("change stream open from {start}")),
         Event::SnapshotTaken { number, snapshot, worker, .. } => {
             info(format!("snapshot {number} taken at {} by {worker}", snapshot.position))
@@ -304,14 +306,16 @@ pub fn metrics(desk: &Desk, now_ms: u64) -> String {
     head("drover_migrations", "gauge", "Migrations by state.", by_state);
     let views: Vec<_> = desk.entries().map(|(id, e)| (snapshot_view(*id, e, now_ms), e)).collect();
     let each = |f: &dyn Fn(&SnapshotView, &Entry) -> Option<f64>| {
-        views
-            .iter()
-            .filter_map(|(v, e)| Some((format!("{{migration=\"{}\"}}", v.name), f(v, e)?)))
-            .collect::<Vec<_>>()
+        views.iter().filter_map(|(v, e)| Some((format!("{{migration=\"{}\"}}", v.name), f(v, e)?))).collect::<Vec<_>>()
     };
     head("drover_copied_rows", "gauge", "Rows loaded by the full copy.", each(&|v, _| Some(v.rows as f64)));
     head("drover_copied_bytes", "gauge", "Bytes loaded by the full copy.", each(&|v, _| Some(v.bytes as f64)));
-    head("drover_applied_rows", "gauge", "Rows changed by the change stream.", each(&|v, _| Some(v.applied_rows as f64)));
+    head(
+        "drover_applied_rows",
+        "gauge",
+        "Rows changed by the change stream.",
+        each(&|v, _| Some(v.applied_rows as f64)),
+    );
     head("drover_lag_seconds", "gauge", "Seconds behind the source.", each(&|v, _| v.lag_seconds));
     let log_bytes = |_: &SnapshotView, e: &Entry| e.live.stream.as_ref().map(|s| s.log_bytes as f64);
     head("drover_log_bytes", "gauge", "Bytes of changes waiting in the log.", each(&log_bytes));

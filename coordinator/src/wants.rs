@@ -129,7 +129,9 @@ impl State {
             if waiting >= PLAN_AHEAD || plans == PLANS_AT_ONCE {
                 break;
             }
-            let Some(t) = self.tables.get(table as usize).filter(|t| t.stage == TableStage::Unplanned) else { continue };
+            let Some(t) = self.tables.get(table as usize).filter(|t| t.stage == TableStage::Unplanned) else {
+                continue;
+            };
             let Some(plan) = self.plans.get(table as usize) else { continue };
             plans += 1;
             let key = OrderKey::Plan { table, generation: t.generation, snapshot: snap.number };

@@ -84,7 +84,12 @@ async fn opened(place: &Arc<dyn Factory>, migration: MigrationId) -> Result<Arc<
 }
 
 /// Appends `record(n, len)` for the numbers and flushes.
-pub async fn fill(log: &dyn Log, stream: Stream, numbers: std::ops::Range<u64>, len: usize) -> Result<(Offset, Offset)> {
+pub async fn fill(
+    log: &dyn Log,
+    stream: Stream,
+    numbers: std::ops::Range<u64>,
+    len: usize,
+) -> Result<(Offset, Offset)> {
     let mut appender = log.appender(stream).await?;
     for n in numbers {
         appender.append(record(n, len)).await?;

@@ -128,7 +128,15 @@ async fn topics_that_would_forget_and_messages_of_others_are_refused() {
     let log = opened(&kafka, "checks", id).await;
     fill(&log, Stream::Changes, 0..3, 100).await.unwrap();
     let brokers = kafka.brokers();
-    let alter = ["--bootstrap-server", &brokers, "--alter", "--entity-type", "topics", "--entity-name", "drover.checks.changes"];
+    let alter = [
+        "--bootstrap-server",
+        &brokers,
+        "--alter",
+        "--entity-type",
+        "topics",
+        "--entity-name",
+        "drover.checks.changes",
+    ];
     let set = |what: &'static str, value: &'static str| [&alter[..], &[what, value]].concat();
     kafka.tool("kafka.admin.ConfigCommand", &set("--add-config", "retention.ms=1000000")).await.unwrap();
     let error = log.open(2).await.unwrap_err();

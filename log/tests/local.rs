@@ -27,9 +27,11 @@ impl Factory for Place {
 }
 
 async fn suite_with(options: LocalOptions) {
-    all(|_| async { Arc::new(Place { dir: tempfile::tempdir().unwrap(), options: options.clone() }) as Arc<dyn Factory> })
-        .await
-        .unwrap();
+    all(|_| async {
+        Arc::new(Place { dir: tempfile::tempdir().unwrap(), options: options.clone() }) as Arc<dyn Factory>
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,8 +42,14 @@ async fn suite_with_small_segments() {
 /// Everything goes by the disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn suite_without_memory() {
-    suite_with(LocalOptions { segment_bytes: 100_000, recent: 0, bulk_memory: 0, in_flight: 100_000, ..Default::default() })
-        .await;
+    suite_with(LocalOptions {
+        segment_bytes: 100_000,
+        recent: 0,
+        bulk_memory: 0,
+        in_flight: 100_000,
+        ..Default::default()
+    })
+    .await;
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
@@ -122,7 +130,9 @@ async fn a_durable_record_that_is_damaged_or_missing_is_an_error() {
 #[tokio::test]
 async fn damage_in_an_older_segment_stops_the_reader_there() {
     let (dir, id) = (tempfile::tempdir().unwrap(), MigrationId::new_v4());
-    for (what, at) in [("payload", 40 + 4 * 10_020 + 500), ("length", 40 + 4 * 10_020 + 1), ("offset", 40 + 4 * 10_020 + 9)] {
+    for (what, at) in
+        [("payload", 40 + 4 * 10_020 + 500), ("length", 40 + 4 * 10_020 + 1), ("offset", 40 + 4 * 10_020 + 9)]
+    {
         let place = dir.path().join(what);
         filled(&place, id).await;
         let second = &segments(&place)[1];
@@ -191,7 +201,8 @@ async fn bulk_is_shared_in_memory_and_spills_beyond_it() {
     let mut reader = log.reader(Stream::Bulk(0), from).await.unwrap();
     assert_eq!(reader.next().await.unwrap().1.as_ptr(), first.as_ptr(), "the very buffer");
     expect(&mut *reader, 1..20, 300_000).await.unwrap();
-    let spilled: u64 = fs::read_dir(dir.path().join("bulk")).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+    let spilled: u64 =
+        fs::read_dir(dir.path().join("bulk")).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
     assert_eq!(spilled, 17 * 300_000);
     // Memory that was trimmed is used again, files go.
     log.trim(Stream::Bulk(0), last + 1).await.unwrap();

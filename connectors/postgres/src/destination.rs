@@ -4,7 +4,6 @@ use crate::apply::PgApply;
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
 use crate::load::PgLoader;
-use crate::snapshot::server_version;
 use crate::sql::qualified;
 use crate::{keys, progress, schema, typemap};
 use async_trait::async_trait;
@@ -20,15 +19,13 @@ use drover_model::{Fault, MigrationId, Position, Result, TablePlan};
 /// A destination server.
 pub struct PgDestination {
     dialer: Dialer,
-    version: u32,
 }
 
 impl PgDestination {
     /// Connects once, to see that it can.
     pub async fn open(dialer: Dialer, _name: String) -> Result<Self> {
-        let session = dialer.session("inspect").await?;
-        let version = server_version(&session).await?;
-        Ok(PgDestination { dialer, version })
+        dialer.session("inspect").await?;
+        Ok(PgDestination { dialer })
     }
 
     async fn session(&self) -> Result<Session> {
@@ -57,11 +54,11 @@ impl Destination for PgDestination {
     }
 
     fn map_table(&self, catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTable {
-        typemap::map_table(catalog, table, choice, self.version)
+        typemap::map(catalog, table, choice)
     }
 
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
-        crate::check::destination(&self.session().await?, migration, plans, catalog).await
+        crate::check::destination(&*self.session().await?, migration, plans, catalog).await
     }
 
     async fn prepare(&self, migration: MigrationId, name: &str) -> Result<Progress> {
@@ -77,7 +74,7 @@ impl Destination for PgDestination {
         objects: &[Object],
         existing_allowed: bool,
     ) -> Result<Vec<String>> {
-        schema::apply(&self.session().await?, step, catalog, plans, objects, existing_allowed).await
+        schema::apply(&*self.session().await?, step, catalog, plans, objects, existing_allowed).await
     }
 
     async fn progress(&self, name: &str) -> Result<Option<Progress>> {

@@ -47,7 +47,8 @@ async fn every_strict_step_with_one_row_and_with_many() -> Result<()> {
     let place = Place::new(T).await?;
     let mut s = place.apply(&[t()]).await?;
     let all = "select * from t order by id, part";
-    let rows = [row(&["1", "x", "a", "1.50", "-"]), row(&["2", "x", "", "-", "l1"]), row(&["3", "y", "c", "NaN", "l2"])];
+    let rows =
+        [row(&["1", "x", "a", "1.50", "-"]), row(&["2", "x", "", "-", "l1"]), row(&["3", "y", "c", "NaN", "l2"])];
     apply(&mut s, 0, &[Step::Insert { table: 7, rows: refs(&rows[..1]), tolerant: false }]).await?;
     apply(&mut s, 1, &[Step::Insert { table: 7, rows: refs(&rows[1..]), tolerant: false }]).await?;
     assert_eq!(place.all(all).await?, "1|x|a|1.50|-;2|x||-|l1;3|y|c|NaN|l2");
@@ -61,10 +62,8 @@ async fn every_strict_step_with_one_row_and_with_many() -> Result<()> {
 
     let (old, new) = (row(&["2", "x"]), row(&["20", "x", "m", "?", "?"]));
     let gone = [row(&["1", "x"])];
-    let steps = [
-        Step::Delete { table: 7, keys: refs(&gone), tolerant: false },
-        Step::Move { table: 7, old: &old, new: &new },
-    ];
+    let steps =
+        [Step::Delete { table: 7, keys: refs(&gone), tolerant: false }, Step::Move { table: 7, old: &old, new: &new }];
     apply(&mut s, 4, &steps).await?;
     assert_eq!(place.all(all).await?, "3|y|-|3.00|l2;20|x|m|2.00|l1");
     let gone = [row(&["3", "y"]), row(&["20", "x"])];
@@ -79,7 +78,8 @@ async fn every_strict_step_with_one_row_and_with_many() -> Result<()> {
 
 #[tokio::test]
 async fn tolerant_steps_meet_rows_or_not() -> Result<()> {
-    let place = Place::new(&format!("{T}; insert into t values (1, 'x', 'old', 1, 'big'), (2, 'x', 'old', 1, 'big')")).await?;
+    let place =
+        Place::new(&format!("{T}; insert into t values (1, 'x', 'old', 1, 'big'), (2, 'x', 'old', 1, 'big')")).await?;
     let mut s = place.apply(&[t()]).await?;
     for many in [false, true] {
         let n = if many { 3 } else { 1 };
@@ -91,7 +91,8 @@ async fn tolerant_steps_meet_rows_or_not() -> Result<()> {
         let expected = if many { "1|old;2|new;3|new;4|new" } else { "1|old;2|new" };
         assert_eq!(place.all("select id, a from t order by id").await?, expected);
         let full: Vec<_> = ["1", "5", "6"][..n].iter().map(|i| row(&[i, "x", "full", "2", "-"])).collect();
-        apply(&mut s, base + 1, &[Step::Update { table: 7, rows: refs(&full), unknown: vec![], tolerant: true }]).await?;
+        apply(&mut s, base + 1, &[Step::Update { table: 7, rows: refs(&full), unknown: vec![], tolerant: true }])
+            .await?;
         let partial: Vec<_> = ["8", "9", "1"][..n].iter().map(|i| row(&[i, "x", "part", "?", "?"])).collect();
         let step = Step::Update { table: 7, rows: refs(&partial), unknown: vec![3, 4], tolerant: true };
         apply(&mut s, base + 2, &[step]).await?;
@@ -136,7 +137,8 @@ async fn a_tolerant_insert_never_overwrites_by_another_unique_key() -> Result<()
 
 #[tokio::test]
 async fn wrong_counts_name_table_and_key() -> Result<()> {
-    let ddl = format!("{T}; insert into t select i, 'x' from generate_series(1, 5) i; create table k (id int primary key)");
+    let ddl =
+        format!("{T}; insert into t select i, 'x' from generate_series(1, 5) i; create table k (id int primary key)");
     let place = Place::new(&ddl).await?;
     let mut s = place.apply(&[t(), plan(8, "k", &["id"], &[0])]).await?;
     let keys: Vec<_> = ["1", "66", "3"].iter().map(|i| row(&[i, "x"])).collect();
@@ -153,7 +155,11 @@ async fn wrong_counts_name_table_and_key() -> Result<()> {
     ] {
         // Statements behind it are on their way already; the first error is the one that is told.
         let error = failure(&mut s, &[step.clone(), update(refs(&rows[..1])), update(refs(&rows[2..]))]).await;
-        assert_eq!((error.code.as_str(), error.table.as_deref()), (codes::ROW_COUNT, Some("public.t")), "{step:?}: {error}");
+        assert_eq!(
+            (error.code.as_str(), error.table.as_deref()),
+            (codes::ROW_COUNT, Some("public.t")),
+            "{step:?}: {error}"
+        );
         assert_eq!(error.key.as_deref(), Some("id=66, part=x"), "{step:?}: {error}");
     }
     // An update that has nothing to set still needs its row.
@@ -187,10 +193,15 @@ async fn rows_without_a_key_are_counted() -> Result<()> {
         insert into w select 1, true, '10.0.0.1', '', 0.1, '{}', 1 from generate_series(1, 2)";
     let place = Place::new(ddl).await?;
     let mut s = place.apply(&[plan(3, "w", &["a", "b", "c", "d", "e", "j", "n"], &[])]).await?;
-    let (first, second) =
-        (row(&["1", "t", "10.0.0.1", "x   ", "0.1", "{\"a\": 1}", "1.50"]), row(&["1", "-", "10.0.0.1", "x   ", "0.1", "-", "-"]));
+    let (first, second) = (
+        row(&["1", "t", "10.0.0.1", "x   ", "0.1", "{\"a\": 1}", "1.50"]),
+        row(&["1", "-", "10.0.0.1", "x   ", "0.1", "-", "-"]),
+    );
     apply(&mut s, 0, &[Step::DeleteWhole { table: 3, rows: vec![(&first, 2), (&second, 1)] }]).await?;
-    assert_eq!(place.all("select b, d, count(*) from w group by 1, 2 order by 1, 2").await?, "t|    |2;t|x   |1;-|x   |1");
+    assert_eq!(
+        place.all("select b, d, count(*) from w group by 1, 2 order by 1, 2").await?,
+        "t|    |2;t|x   |1;-|x   |1"
+    );
     let error = failure(&mut s, &[Step::DeleteWhole { table: 3, rows: vec![(&second, 1), (&first, 2)] }]).await;
     assert_eq!((error.code.as_str(), error.table.as_deref()), (codes::ROW_COUNT, Some("public.w")));
     assert!(error.key.as_deref().is_some_and(|k| k.starts_with("a=1, b=t")), "{error}");
@@ -203,9 +214,13 @@ async fn truncate_together_and_where_others_refer() -> Result<()> {
     let ddl = "create table a (id int primary key); create table b (id int references a); create table c (id int references a);
         insert into a values (1); insert into b values (1); insert into c values (1)";
     let place = Place::new(ddl).await?;
-    let mut s = place.apply(&[plan(1, "a", &["id"], &[0]), plan(2, "b", &["id"], &[]), plan(3, "c", &["id"], &[])]).await?;
+    let mut s =
+        place.apply(&[plan(1, "a", &["id"], &[0]), plan(2, "b", &["id"], &[]), plan(3, "c", &["id"], &[])]).await?;
     apply(&mut s, 0, &[Step::Truncate { tables: vec![2, 3] }, Step::Truncate { tables: vec![1] }]).await?;
-    assert_eq!(place.all("select (select count(*) from a), (select count(*) from b), (select count(*) from c)").await?, "0|0|0");
+    assert_eq!(
+        place.all("select (select count(*) from a), (select count(*) from b), (select count(*) from c)").await?,
+        "0|0|0"
+    );
     place.sql.batch_execute("insert into a values (1); insert into b values (1)").await?;
     apply(&mut s, 1, &[Step::Truncate { tables: vec![1, 2, 3] }]).await?;
     assert_eq!(place.all("select count(*) from b").await?, "0");
@@ -214,16 +229,15 @@ async fn truncate_together_and_where_others_refer() -> Result<()> {
 
 #[tokio::test]
 async fn unique_values_swap_by_single_steps_and_holders_are_found() -> Result<()> {
-    let ddl = "create table u (id int primary key, email text not null, flag bool, unique (email), unique (flag, email));
+    let ddl =
+        "create table u (id int primary key, email text not null, flag bool, unique (email), unique (flag, email));
         insert into u values (1, 'a@x', true), (2, 'b@x', false), (3, 'c@x', null)";
     let place = Place::new(ddl).await?;
     let plans = [plan(4, "u", &["id", "email", "flag"], &[0])];
     let mut s = place.apply(&plans).await?;
     let steps = [row(&["1", "tmp", "t"]), row(&["2", "a@x", "f"]), row(&["1", "b@x", "t"])];
-    let steps: Vec<_> = steps
-        .iter()
-        .map(|r| Step::Update { table: 4, rows: vec![r], unknown: vec![], tolerant: false })
-        .collect();
+    let steps: Vec<_> =
+        steps.iter().map(|r| Step::Update { table: 4, rows: vec![r], unknown: vec![], tolerant: false }).collect();
     apply(&mut s, 0, &steps).await?;
     assert_eq!(place.all("select id, email from u order by 1").await?, "1|b@x;2|a@x;3|c@x");
 
@@ -278,7 +292,10 @@ async fn keys_come_from_the_catalogue_or_say_why_not() -> Result<()> {
     assert_eq!(keys.iter().map(|k| k.table).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
     let ok = &keys[0];
     assert_eq!(ok.serial, None);
-    assert_eq!(ok.identity.as_ref().map(|i| (i.name.as_str(), i.columns.clone())), Some(("ok_pkey", vec![(0, Norm::Exact)])));
+    assert_eq!(
+        ok.identity.as_ref().map(|i| (i.name.as_str(), i.columns.clone())),
+        Some(("ok_pkey", vec![(0, Norm::Exact)]))
+    );
     let others: Vec<_> = ok.others.iter().map(|u| (u.name.as_str(), u.columns.clone())).collect();
     let expected = [
         ("ok_a", vec![(1, Norm::Exact)]),
@@ -297,7 +314,8 @@ async fn keys_come_from_the_catalogue_or_say_why_not() -> Result<()> {
 
 #[tokio::test]
 async fn identity_always_columns_keep_their_values() -> Result<()> {
-    let ddl = "create table i (id int generated always as identity primary key, v text, n int generated always as identity)";
+    let ddl =
+        "create table i (id int generated always as identity primary key, v text, n int generated always as identity)";
     let place = Place::new(ddl).await?;
     let mut s = place.apply(&[plan(1, "i", &["id!", "v", "n!"], &[0])]).await?;
     let many: Vec<_> = (1..=300).map(|i| row(&[&i.to_string(), "a", &(i * 10).to_string()])).collect();
@@ -312,8 +330,14 @@ async fn identity_always_columns_keep_their_values() -> Result<()> {
     apply(&mut s, 4, &[Step::Update { table: 1, rows: refs(&rows), unknown: vec![], tolerant: false }]).await?;
     let (old, new) = (row(&["3"]), row(&["999", "moved", "30"]));
     apply(&mut s, 5, &[Step::Move { table: 1, old: &old, new: &new }]).await?;
-    assert_eq!(place.all("select * from i where id < 4 or id > 302 order by id").await?, "1|c|11;2|c|20;303|a|5;999|moved|30");
-    assert_eq!(place.all("select attidentity from pg_attribute where attrelid = 'i'::regclass and attnum in (1, 3)").await?, "a;a");
+    assert_eq!(
+        place.all("select * from i where id < 4 or id > 302 order by id").await?,
+        "1|c|11;2|c|20;303|a|5;999|moved|30"
+    );
+    assert_eq!(
+        place.all("select attidentity from pg_attribute where attrelid = 'i'::regclass and attnum in (1, 3)").await?,
+        "a;a"
+    );
     Ok(())
 }
 
@@ -394,7 +418,8 @@ async fn a_statement_under_way_is_broken_off() -> Result<()> {
     let rows = [row(&["1", "x", "v", "1", "-"])];
     let steps = [Step::Update { table: 7, rows: refs(&rows), unknown: vec![], tolerant: false }];
     let cancel = async {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name like 'drover %'";
+        let waiting =
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name like 'drover %'";
         wait::until_eq("the update waits", PATIENCE, "1".to_owned(), async || {
             Ok(texts(&watcher, waiting).await?[0][0].clone().unwrap_or_default())
         })
@@ -518,9 +543,16 @@ async fn values_of_many_types_arrive_as_they_were() -> Result<()> {
         place.sql.batch_execute(&format!("insert into \"source \"\"t\" values ({})", values.join(", "))).await?;
     }
     // A large value.
-    place.sql.batch_execute(&format!("update \"source \"\"t\" set \"{}\" = repeat(E'x\\\\\\n\\t', 250000) where id = 0", columns[8])).await?;
+    place
+        .sql
+        .batch_execute(&format!(
+            "update \"source \"\"t\" set \"{}\" = repeat(E'x\\\\\\n\\t', 250000) where id = 0",
+            columns[8]
+        ))
+        .await?;
 
-    let names: Vec<String> = std::iter::once("id".to_owned()).chain(columns.iter().map(|c| c.replace("\"\"", "\""))).collect();
+    let names: Vec<String> =
+        std::iter::once("id".to_owned()).chain(columns.iter().map(|c| c.replace("\"\"", "\""))).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut made = plan(1, "dest \"t", &names, &[0]);
     made.source.name = "source \"t".into();
@@ -606,8 +638,11 @@ impl RowSink for Kept {
 
 #[tokio::test]
 async fn comparison_reads_within_bounds_and_filter() -> Result<()> {
-    let place = Place::new("create table t (a int, b text, f float8, primary key (a, b));
-        insert into t select i, 'x' || i, i * 0.1 from generate_series(1, 9) i").await?;
+    let place = Place::new(
+        "create table t (a int, b text, f float8, primary key (a, b));
+        insert into t select i, 'x' || i, i * 0.1 from generate_series(1, 9) i",
+    )
+    .await?;
     let mut made = plan(1, "t", &["f", "a", "b"], &[1, 2]);
     made.filter = Some("a <> 4".into());
     let mut reader = PgRows::open(&place.dialer).await?;
@@ -615,7 +650,11 @@ async fn comparison_reads_within_bounds_and_filter() -> Result<()> {
     let bounds = Bounds::Keys { from: Some(vec!["3".into(), "x3".into()]), to: Some(vec!["5".into(), "x5".into()]) };
     reader.read(&made, Side::Source, &bounds, &mut kept).await?;
     reader.read(&made, Side::Destination, &bounds, &mut kept).await?;
-    let ids: Vec<_> = kept.1.iter().map(|r| String::from_utf8_lossy(cells(r).nth(1).and_then(Cell::value).unwrap()).into_owned()).collect();
+    let ids: Vec<_> = kept
+        .1
+        .iter()
+        .map(|r| String::from_utf8_lossy(cells(r).nth(1).and_then(Cell::value).unwrap()).into_owned())
+        .collect();
     assert_eq!(ids, ["3", "3", "4"]);
     let mut kept = Kept(3, Vec::new());
     let keys: Vec<bytes::Bytes> = ["4", "7", "99"].iter().map(|i| row(&[i, &format!("x{i}")]).into()).collect();
@@ -666,7 +705,8 @@ async fn rates_of_set_wise_statements() -> Result<()> {
     tell("update, one batch", N, begin);
     let begin = Instant::now();
     for (n, part) in rows.chunks(500).enumerate() {
-        apply(&mut s, 2 + n as u64, &[Step::Update { table: 1, rows: refs(part), unknown: vec![], tolerant: false }]).await?;
+        apply(&mut s, 2 + n as u64, &[Step::Update { table: 1, rows: refs(part), unknown: vec![], tolerant: false }])
+            .await?;
     }
     tell("update, batches of 500", N, begin);
     let n = 2 + N as u64 / 500;

@@ -160,7 +160,10 @@ async fn the_outcome_of_a_lost_commit_is_found_out() -> Result<()> {
     let mut loader = PgLoader::open(&place.dialer, place.migration).await?;
     assert_eq!(loader.begin(&plan, 1, 0).await?, None);
     loader.block(block(0..10)).await?;
-    place.sql.batch_execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name like '% load %'").await?;
+    place
+        .sql
+        .batch_execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name like '% load %'")
+        .await?;
     let error = loader.finish(10).await.unwrap_err();
     assert_eq!(error.code, codes::CONNECTION, "{error}");
     assert_eq!(place.all("select count(*) from drover.drover_chunk").await?, "0");

@@ -205,7 +205,9 @@ fn serve(producer: &BaseProducer<Reports>, stop: &AtomicBool, stall: Duration) {
         let silent = reports.heard().elapsed();
         if silent > stall {
             let what = format!("Kafka has acknowledged nothing for {} s", silent.as_secs());
-            reports.fail(Error::new(codes::LOG, Fault::Log, Retry::Connection, what).remedy("check the brokers and the network"));
+            reports.fail(
+                Error::new(codes::LOG, Fault::Log, Retry::Connection, what).remedy("check the brokers and the network"),
+            );
         }
         if let Some((code, reason)) = producer.client().fatal_error() {
             reports.fail(kafka_error(format!("the Kafka producer failed: {reason}"), KafkaError::Global(code)));

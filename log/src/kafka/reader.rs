@@ -4,7 +4,6 @@
 //! consumer that is assigned anew may hand out errors of before. Offsets must follow each other without holes, since nothing but deletion
 //! of the oldest removes messages here. Brokers that go away are waited for; the caller ends the wait by dropping it.
 
-
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use drover_model::{Error, Result};
@@ -54,7 +53,10 @@ pub(super) fn in_span(stream: Stream, from: Offset, span: Span) -> Result<()> {
         return Err(never(format!("the log no longer has record {from} of {stream:?}: it begins at {}", span.first)));
     }
     if from > span.next {
-        return Err(never(format!("the log has lost its end: record {from} of {stream:?} is wanted, it ends before {}", span.next)));
+        return Err(never(format!(
+            "the log has lost its end: record {from} of {stream:?} is wanted, it ends before {}",
+            span.next
+        )));
     }
     Ok(())
 }
@@ -124,10 +126,22 @@ impl Fetch {
                 Err(error) => {
                     use RDKafkaErrorCode as E;
                     match error.rdkafka_error_code() {
-                        Some(E::OffsetOutOfRange | E::AutoOffsetReset | E::UnknownTopicOrPartition | E::UnknownTopic | E::UnknownPartition) => {
+                        Some(
+                            E::OffsetOutOfRange
+                            | E::AutoOffsetReset
+                            | E::UnknownTopicOrPartition
+                            | E::UnknownTopic
+                            | E::UnknownPartition,
+                        ) => {
                             return Ok(None);
                         }
-                        Some(E::TopicAuthorizationFailed | E::GroupAuthorizationFailed | E::ClusterAuthorizationFailed | E::BadMessage | E::InvalidMessage) => {
+                        Some(
+                            E::TopicAuthorizationFailed
+                            | E::GroupAuthorizationFailed
+                            | E::ClusterAuthorizationFailed
+                            | E::BadMessage
+                            | E::InvalidMessage,
+                        ) => {
                             return Err(kafka_error(format!("cannot read the Kafka topic {}", self.topic), error));
                         }
                         _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
@@ -153,11 +167,17 @@ impl Fetch {
             .and_then(|h| h.value)
             .and_then(Kind::decode);
         let Some((id, kind)) = header else {
-            return Err(never(format!("{} was not written by drover", place())).remedy("let nobody else write to this topic"));
+            return Err(
+                never(format!("{} was not written by drover", place())).remedy("let nobody else write to this topic")
+            );
         };
         if id != self.shared.options.migration {
-            return Err(never(format!("{} belongs to the migration {id}, this is {}", place(), self.shared.options.migration))
-                .remedy("give this migration another name, or remove the other one"));
+            return Err(never(format!(
+                "{} belongs to the migration {id}, this is {}",
+                place(),
+                self.shared.options.migration
+            ))
+            .remedy("give this migration another name, or remove the other one"));
         }
         // librdkafka frees its buffer with the message, so this copies, once.
         let payload = Bytes::copy_from_slice(message.payload().unwrap_or_default());
@@ -207,7 +227,10 @@ impl Assembly {
         };
         let open = &mut self.runs[at];
         if open.next != index {
-            return Err(never(format!("part {index} of a large record at {} does not follow part {}", got.offset, open.next)));
+            return Err(never(format!(
+                "part {index} of a large record at {} does not follow part {}",
+                got.offset, open.next
+            )));
         }
         open.data.extend_from_slice(&got.payload);
         open.next += 1;
@@ -263,7 +286,10 @@ impl Reader for KafkaReader {
             };
             let offset = got.offset;
             if offset != self.at {
-                return Err(never(format!("records {} to {offset} of {:?} are missing in Kafka", self.at, self.stream)));
+                return Err(never(format!(
+                    "records {} to {offset} of {:?} are missing in Kafka",
+                    self.at, self.stream
+                )));
             }
             match self.assembly.place(got)? {
                 Placed::Record(record) if offset >= self.deliver => {
@@ -312,14 +338,21 @@ pub(super) async fn check_owner(shared: &Arc<Shared>, firsts: Vec<(Stream, Offse
 }
 
 async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let late = |_| kafka_error("Kafka does not deliver a message that it has", KafkaError::Global(RDKafkaErrorCode::OperationTimedOut));
+    let late = |_| {
+        kafka_error(
+            "Kafka does not deliver a message that it has",
+            KafkaError::Global(RDKafkaErrorCode::OperationTimedOut),
+        )
+    };
     tokio::time::timeout(REQUEST, work).await.map_err(late)?
 }
 
 /// The offset from which the record that covers a message can be read whole.
 pub(super) async fn begin_of(shared: &Arc<Shared>, stream: Stream, at: Offset) -> Result<Offset> {
     match timed(Fetch::new(shared.clone(), &[(stream, at)])?.next(stream)).await? {
-        Some(Got { kind: Kind::Part { index, .. }, .. }) if index > 0 => Ok(at.saturating_sub(u64::from(index) + SLACK)),
+        Some(Got { kind: Kind::Part { index, .. }, .. }) if index > 0 => {
+            Ok(at.saturating_sub(u64::from(index) + SLACK))
+        }
         _ => Ok(at),
     }
 }

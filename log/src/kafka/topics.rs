@@ -81,7 +81,9 @@ pub(super) async fn ensure(shared: &std::sync::Arc<Shared>, bulk: u32) -> Result
                 let more = NewPartitions::new(name, *count as usize);
                 let done = admin.create_partitions([&more], &options()).await;
                 // Another worker may just have done it.
-                outcome(done, RDKafkaErrorCode::InvalidPartitions, || format!("cannot add partitions to the Kafka topic {name}"))?;
+                outcome(done, RDKafkaErrorCode::InvalidPartitions, || {
+                    format!("cannot add partitions to the Kafka topic {name}")
+                })?;
                 made = true;
             }
             Some(_) => {}
@@ -90,7 +92,10 @@ pub(super) async fn ensure(shared: &std::sync::Arc<Shared>, bulk: u32) -> Result
     let deadline = Instant::now() + APPEARS;
     while made && wanted.iter().any(|(name, count)| topics.get(name).is_none_or(|p| p.len() < *count as usize)) {
         if Instant::now() > deadline {
-            return Err(kafka_error("new Kafka topics do not appear", KafkaError::Global(RDKafkaErrorCode::UnknownTopicOrPartition)));
+            return Err(kafka_error(
+                "new Kafka topics do not appear",
+                KafkaError::Global(RDKafkaErrorCode::UnknownTopicOrPartition),
+            ));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         let asking = shared.clone();
@@ -132,8 +137,12 @@ async fn check(
         for (key, wanted, holds) in rules {
             let value = config.get(key).and_then(|e| e.value.as_deref()).unwrap_or("");
             if !holds(value) {
-                return Err(never(format!("the Kafka topic {name} has {key}={value}; records could be lost or refused"))
-                    .remedy(format!("set {key}={wanted} on the topic, and find out who changed it: records may be missing already")));
+                return Err(never(format!(
+                    "the Kafka topic {name} has {key}={value}; records could be lost or refused"
+                ))
+                .remedy(format!(
+                    "set {key}={wanted} on the topic, and find out who changed it: records may be missing already"
+                )));
             }
         }
     }
@@ -179,8 +188,13 @@ fn passes(error: &KafkaError) -> Option<()> {
     use RDKafkaErrorCode as E;
     matches!(
         error.rdkafka_error_code()?,
-        E::NotLeaderForPartition | E::LeaderNotAvailable | E::UnknownTopicOrPartition | E::UnknownPartition | E::BrokerTransportFailure
-            | E::AllBrokersDown | E::OffsetNotAvailable
+        E::NotLeaderForPartition
+            | E::LeaderNotAvailable
+            | E::UnknownTopicOrPartition
+            | E::UnknownPartition
+            | E::BrokerTransportFailure
+            | E::AllBrokersDown
+            | E::OffsetNotAvailable
     )
     .then_some(())
 }

@@ -237,7 +237,8 @@ impl Shared {
             written
         };
         // After recovery the file's own position is at its start.
-        std::io::Seek::seek(&mut files.file, std::io::SeekFrom::Start(last.end)).map_err(|e| disk("write to", &last.path, e))?;
+        std::io::Seek::seek(&mut files.file, std::io::SeekFrom::Start(last.end))
+            .map_err(|e| disk("write to", &last.path, e))?;
         for (offset, record) in group {
             if last.end >= self.segment_bytes && last.end > segment::SEGMENT_HEAD {
                 spill(&mut files.file, &mut buffer, &last.path)?;
@@ -290,7 +291,12 @@ impl Shared {
 
 fn ended(progress: &Progress) -> Error {
     progress.failed.clone().unwrap_or_else(|| {
-        Error::new(codes::LOG, Fault::Log, Retry::Connection, "the log failed and was opened anew; what was not durable is gone")
+        Error::new(
+            codes::LOG,
+            Fault::Log,
+            Retry::Connection,
+            "the log failed and was opened anew; what was not durable is gone",
+        )
     })
 }
 
@@ -352,7 +358,11 @@ impl Appender for ChangesAppender {
                 let closed: u64 = state.segments.iter().rev().skip(1).map(|s| s.end).sum();
                 if closed >= shared.options.budget / 5 * 4 && !state.warned {
                     state.warned = true;
-                    tracing::warn!(bytes = closed, budget = shared.options.budget, "the log nears its budget; appliers lag behind");
+                    tracing::warn!(
+                        bytes = closed,
+                        budget = shared.options.budget,
+                        "the log nears its budget; appliers lag behind"
+                    );
                 }
                 let room = state.on_the_way == 0 || state.on_the_way + record.len() <= shared.options.in_flight;
                 // Looked at again under the lock: the generation may have ended since.
@@ -374,8 +384,11 @@ impl Appender for ChangesAppender {
 
     fn durable(&self) -> u64 {
         let progress = self.progress.borrow();
-        let more =
-            if progress.generation == self.generation { self.pending.partition_point(|o| *o < progress.durable) } else { 0 };
+        let more = if progress.generation == self.generation {
+            self.pending.partition_point(|o| *o < progress.durable)
+        } else {
+            0
+        };
         self.durable + more as u64
     }
 

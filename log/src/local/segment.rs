@@ -78,9 +78,8 @@ pub(super) fn record_head(offset: Offset, payload: &[u8]) -> [u8; RECORD_HEAD] {
 
 /// Length and payload checksum of the record `offset`, if its head is whole.
 fn parse_head(head: &[u8], offset: Offset) -> Option<(u64, u32)> {
-    let whole = head.len() >= RECORD_HEAD
-        && u32_at(head, 16) == crc32fast::hash(&head[..16])
-        && u64_at(head, 8) == offset;
+    let whole =
+        head.len() >= RECORD_HEAD && u32_at(head, 16) == crc32fast::hash(&head[..16]) && u64_at(head, 8) == offset;
     whole.then(|| (u64::from(u32_at(head, 0)), u32_at(head, 4)))
 }
 
@@ -162,13 +161,8 @@ fn check_head(path: &Path, base: Offset, migration: MigrationId) -> Result<Optio
 }
 
 fn foreign(path: &Path) -> Error {
-    Error::new(
-        codes::LOG,
-        Fault::Log,
-        Retry::Never,
-        format!("the log {} belongs to another migration", path.display()),
-    )
-    .remedy("use the state folder of this migration, or remove the other migration first")
+    Error::new(codes::LOG, Fault::Log, Retry::Never, format!("the log {} belongs to another migration", path.display()))
+        .remedy("use the state folder of this migration, or remove the other migration first")
 }
 
 /// Reads all records of the last segment: the offset after the last whole one, and where it ends.
@@ -246,7 +240,9 @@ pub(super) fn read_batch(
                     cursor = open_cursor(f)?;
                     continue;
                 }
-                Some(f) => Err(damaged(&f.path, format!("records {} to {} before it are missing", cursor.next, f.base))),
+                Some(f) => {
+                    Err(damaged(&f.path, format!("records {} to {} before it are missing", cursor.next, f.base)))
+                }
                 None => Err(damaged(&segment.path, format!("it ends before record {from}"))),
             };
         }

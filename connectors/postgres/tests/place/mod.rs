@@ -47,9 +47,9 @@ impl Place {
     /// One text for a whole result: rows with `|` between values and `;` between rows, null as `-`.
     pub async fn all(&self, query: &str) -> Result<String> {
         let rows = self.texts(query).await?;
-        let rows = rows.into_iter().map(|r| {
-            r.into_iter().map(|v| v.unwrap_or_else(|| "-".into())).collect::<Vec<_>>().join("|")
-        });
+        let rows = rows
+            .into_iter()
+            .map(|r| r.into_iter().map(|v| v.unwrap_or_else(|| "-".into())).collect::<Vec<_>>().join("|"));
         Ok(rows.collect::<Vec<_>>().join(";"))
     }
 }
@@ -115,11 +115,14 @@ pub fn plan(id: u32, table: &str, columns: &[&str], key: &[u16]) -> TablePlan {
 pub fn row(values: &[&str]) -> Vec<u8> {
     let mut out = Vec::new();
     for v in values {
-        put_cell(&mut out, match *v {
-            "-" => Cell::Null,
-            "?" => Cell::Unknown,
-            v => Cell::Value(v.as_bytes()),
-        });
+        put_cell(
+            &mut out,
+            match *v {
+                "-" => Cell::Null,
+                "?" => Cell::Unknown,
+                v => Cell::Value(v.as_bytes()),
+            },
+        );
     }
     out
 }
