@@ -49,9 +49,7 @@ impl Sessions {
     }
 
     /// Reads the whole table on both sides at once, each in a task of its own.
-    async fn both<S: RowSink + 'static>(&mut self, plan: &Arc<TablePlan>, mut sinks: [S; 2]) -> Result<[S; 2]> {
-        let [ref mut _a, ref mut _b] = sinks;
-        let [a, b] = sinks;
+    async fn both<S: RowSink + 'static>(&mut self, plan: &Arc<TablePlan>, [a, b]: [S; 2]) -> Result<[S; 2]> {
         let mut a = self.start(plan, Side::Source, a)?;
         let mut b = self.start(plan, Side::Destination, b)?;
         async fn end<S>(reading: &mut Reading<S>) -> Result<(Box<dyn Rows>, S)> {
@@ -87,8 +85,7 @@ pub async fn table(
         key_bytes: 0,
         rows: rows.clone(),
     };
-    let [a, b] =
-        sessions.both(&plan, [summing(&counters.source_rows), summing(&counters.destination_rows)]).await?;
+    let [a, b] = sessions.both(&plan, [summing(&counters.source_rows), summing(&counters.destination_rows)]).await?;
     let differing = a.digest.differing(&b.digest);
     let mut table = Table::new(plan.clone(), waiter, options, a.digest.rows());
     if differing.is_empty() {

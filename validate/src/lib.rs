@@ -43,8 +43,9 @@ pub struct Options {
     pub settle: Duration,
     /// How often a key that keeps changing is looked at before it is called unsettled.
     pub tries: usize,
-    /// How many looks in a row must show the same two differing rows: a row that flips to and fro between two values could
-    /// look still at the source by chance. Never more than `tries`.
+    /// How many looks in a row must show the same two differing rows. One is not enough: a row that flips to and fro could look
+    /// still by chance, and a commit may reach the destination before the source itself shows it (synchronous replication).
+    /// Never more than `tries`.
     pub confirm: usize,
     /// Bytes for keys and hashes of the buckets that differ, all tables together.
     pub memory: usize,
@@ -118,9 +119,9 @@ pub async fn validate(
                 Some(open) => open,
                 none => none.insert(compare::Sessions::open(source, destination).await?),
             };
-            let report = compare::table(plan, sessions, &waiter, &options, memory, &counters).await.map_err(|e| {
-                if e.table.is_none() { e.table(&plan.source) } else { e }
-            })?;
+            let report = compare::table(plan, sessions, &waiter, &options, memory, &counters)
+                .await
+                .map_err(|e| if e.table.is_none() { e.table(&plan.source) } else { e })?;
             counters.tables_done.fetch_add(1, Ordering::Relaxed);
             reports.push((index, report));
         }

@@ -1,8 +1,8 @@
 //! What a comparison found: as the JSON that is promised to others, and for people.
 
+use drover_model::TablePlan;
 use drover_model::row::{Cell, cells};
 use drover_model::schema::DataType;
-use drover_model::TablePlan;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -138,20 +138,26 @@ impl TableReport {
             keys: Vec::new(),
         }
     }
-    pub(crate) fn found(&mut self, difference: Difference, times: u64, max_keys: usize, key: impl Fn() -> Key) {
+    /// Counts a difference and lists its key, so often as `times` says. Without a `key` that could be shown it is counted only.
+    pub(crate) fn found(
+        &mut self,
+        difference: Difference,
+        times: u64,
+        max_keys: usize,
+        key: impl FnOnce() -> Option<Key>,
+    ) {
         *match difference {
             Difference::Missing => &mut self.missing,
             Difference::Extra => &mut self.extra,
             Difference::Different => &mut self.different,
             Difference::Unsettled => &mut self.unsettled,
         } += times;
-        for _ in 0..times {
-            if self.keys.len() >= max_keys {
-                self.truncated = true;
-                break;
-            }
-            self.keys.push(KeyDifference { key: key(), difference });
-        }
+        let room = max_keys.saturating_sub(self.keys.len()).min(usize::try_from(times).unwrap_or(usize::MAX));
+        let key = if room == 0 { None } else { key() };
+        let listed = key.as_ref().map_or(0, |_| room);
+        self.keys
+            .extend(key.into_iter().flat_map(|key| std::iter::repeat_n(KeyDifference { key, difference }, listed)));
+        self.truncated |= (listed as u64) < times;
     }
     /// No difference, and nothing unsettled.
     pub fn equal(&self) -> bool {

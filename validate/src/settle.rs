@@ -101,7 +101,7 @@ impl<'a> Table<'a> {
                 seen: 0,
                 last: None,
             });
-            let mut open = open.collect();
+            let mut open: Vec<Open> = open.collect();
             self.look(sessions, Side::Source, &mut open).await?;
             if self.options.flowing {
                 self.settle_flowing(sessions, open).await?;
@@ -174,18 +174,18 @@ impl<'a> Table<'a> {
     }
 
     /// Reads the keys at one side.
-    async fn look(&mut self, sessions: &mut Sessions, side: Side, open: &mut Vec<Open>) -> Result<()> {
+    async fn look(&mut self, sessions: &mut Sessions, side: Side, open: &mut [Open]) -> Result<()> {
         let places: HashMap<u128, usize> = open.iter().enumerate().map(|(i, o)| (o.candidate.hash, i)).collect();
         let mut sums = vec![Sum::default(); open.len()];
         let Table { plan, shown, options, .. } = self;
         let keyless = plan.key.is_empty();
+        shown.retain(|hash, _| places.contains_key(hash));
         let mut first = |hash: u128, row: &[u8]| {
             if keyless && shown.len() < options.max_keys {
                 shown.entry(hash).or_insert_with(|| Key::of_row(plan, row));
             }
         };
-        let mut finding =
-            Finding { scanner: Scanner::new(plan), places: &places, sums: &mut sums, first: &mut first };
+        let mut finding = Finding { scanner: Scanner::new(plan), places: &places, sums: &mut sums, first: &mut first };
         let rows = sessions.side(side)?;
         if keyless {
             rows.read(plan, side, &Bounds::Whole, &mut finding).await?;
@@ -227,9 +227,9 @@ impl<'a> Table<'a> {
         let Table { plan, shown, report, options, .. } = self;
         report.found(difference, times, options.max_keys, || {
             if plan.key.is_empty() {
-                shown.get(&o.candidate.hash).cloned().unwrap_or_else(|| Key(Vec::new()))
+                shown.get(&o.candidate.hash).cloned()
             } else {
-                Key::of_key(plan, &o.candidate.key)
+                Some(Key::of_key(plan, &o.candidate.key))
             }
         });
     }
