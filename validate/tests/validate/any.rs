@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 fn run(world: &World, options: Options) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-    let compared = validate(world, world, &world.plans(), options, |_| {});
+    let plans = world.plans();
+    let compared = validate(world, world, &plans, options, |_| {});
     runtime.expect("a runtime").block_on(compared).expect("the comparison can be made")
 }
 
