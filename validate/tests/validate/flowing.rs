@@ -24,7 +24,7 @@ fn counts(t: &TableReport) -> (u64, u64, u64, u64) {
     (t.missing, t.extra, t.different, t.unsettled)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn keys_in_flight_are_no_differences_and_real_ones_are_found() {
     let mut polls = 0;
     let mut first = true;
@@ -58,7 +58,7 @@ async fn keys_in_flight_are_no_differences_and_real_ones_are_found() {
     assert_eq!(world.lock().count(Event::Mark), 3, "a difference is seen three times before it is one");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn only_keys_in_flight_make_an_equal_report() {
     let mut n = 0;
     let world = World::new(vec![(a(0), &["1 v0", "2 x"], &["1 v0", "2 x"])]).script(move |state, event| match event {
@@ -75,7 +75,7 @@ async fn only_keys_in_flight_make_an_equal_report() {
     assert!(world.lock().count(Event::Mark) > 0, "the key was looked at again");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_row_that_flips_to_and_fro_is_not_a_difference() {
     let mut looks = 0;
     // At each of the first two looks the destination shows `b` while the source shows `a` before and after.
@@ -96,7 +96,7 @@ async fn a_row_that_flips_to_and_fro_is_not_a_difference() {
     assert_eq!(world.lock().count(Event::Keys(Destination, 0)), 3);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_row_that_never_stands_still_is_unsettled() {
     let mut n = 0;
     let world = World::new(vec![(a(0), &["1 v0", "2 x"], &["1 old", "2 x"])]).script(move |state, event| match event {
@@ -119,7 +119,7 @@ async fn a_row_that_never_stands_still_is_unsettled() {
     assert_eq!(world.lock().count(Event::Mark), 4);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_an_applier_differing_keys_are_unsettled_and_nobody_waits_twice() {
     let world = World::new(vec![
         (a(0), &["1 x", "2 y"], &["1 x", "2 Y"]),
@@ -142,7 +142,7 @@ async fn without_an_applier_differing_keys_are_unsettled_and_nobody_waits_twice(
     assert_eq!(events[second..].iter().filter(|e| **e == Event::Progress).count(), 2, "one look for each later table");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn rows_without_a_key_in_flight() {
     let mut reads = 0;
     let world = World::new(vec![(
@@ -167,7 +167,7 @@ async fn rows_without_a_key_in_flight() {
     assert_eq!(report.tables[0].keys[0].key.to_string(), "v=\"lost\"");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_key_that_moves_while_it_is_looked_at() {
     let mut moved = false;
     let world = World::new(vec![(a(0), &["1 x", "2 y"], &["1 x", "2 y"])]).script(move |state, event| match event {
@@ -190,4 +190,62 @@ fn the_comparison_can_be_sent() {
     let world = World::new(vec![]);
     let plans = world.plans();
     sent(validate(&world, &world, &plans, options(), |_| {}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_keeps_changing_under_a_source_that_seems_still_is_unsettled() {
+    let mut n = 0;
+    let world = World::new(vec![(a(0), &["1 a"], &["1 z"])]).script(move |state, event| match event {
+        Event::Keys(Destination, 0) => {
+            n += 1;
+            state.write(0, Some("1 a"), Some(&format!("1 v{n}")));
+            state.apply();
+            state.write(0, Some(&format!("1 v{n}")), Some("1 a"));
+        }
+        Event::Progress => state.apply(),
+        _ => {}
+    });
+    let report = compare(&world, options()).await;
+    assert_eq!(counts(&report.tables[0]), (0, 0, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_during_which_the_source_changed_does_not_count() {
+    let mut looks = 0;
+    let world = World::new(vec![(a(0), &["1 a"], &["1 wrong"])]).script(move |state, event| match event {
+        Event::Keys(Destination, 0) => {
+            looks += 1;
+            if looks == 1 {
+                state.write(0, Some("1 a"), Some("1 b"));
+                // Lost on its way: the destination keeps its row.
+                let before = state.destination[0].clone();
+                state.apply();
+                state.destination[0] = before;
+            }
+        }
+        Event::Progress => state.apply(),
+        _ => {}
+    });
+    let report = compare(&world, options()).await;
+    assert_eq!(counts(&report.tables[0]), (0, 0, 1, 0));
+    assert_eq!(world.lock().count(Event::Mark), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_row_at_the_destination_settles_a_key() {
+    let mut looks = 0;
+    let world = World::new(vec![(a(0), &["1 a"], &["1 z"])]).script(move |state, event| match event {
+        Event::Keys(Destination, 0) => {
+            looks += 1;
+            if looks == 1 {
+                state.write(0, Some("1 a"), Some("1 b"));
+                state.apply();
+            }
+        }
+        Event::Progress => state.apply(),
+        _ => {}
+    });
+    let report = compare(&world, options()).await;
+    assert!(report.equal, "{report}");
+    assert_eq!(world.lock().count(Event::Mark), 1);
 }
