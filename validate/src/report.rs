@@ -6,6 +6,7 @@ use drover_model::schema::DataType;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
+use std::cmp::Ordering;
 use std::fmt;
 
 /// Characters of a value that are shown of a row without a key.
@@ -81,6 +82,29 @@ fn shorten(value: Value) -> Value {
     }
 }
 
+/// Order of keys for the list: numbers by value, then texts by code point; null first. Not the order of any collation.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        fn rank(value: &Value) -> (u8, i128, &str) {
+            match value {
+                Value::Bool(b) => (1, i128::from(*b), ""),
+                Value::Number(n) => {
+                    (2, n.as_i64().map(i128::from).or_else(|| n.as_u64().map(i128::from)).unwrap_or_default(), "")
+                }
+                Value::String(s) => (3, 0, s),
+                _ => (0, 0, ""),
+            }
+        }
+        self.0.iter().map(|(_, v)| rank(v)).cmp(other.0.iter().map(|(_, v)| rank(v)))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl Serialize for Key {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.0.len()))?;
@@ -121,6 +145,7 @@ pub struct TableReport {
     pub unsettled: u64,
     /// There are more differing keys than are listed; the counts include them.
     pub truncated: bool,
+    /// In the order of [`Key`]; where truncated, any of the differing ones.
     pub keys: Vec<KeyDifference>,
 }
 
@@ -173,7 +198,10 @@ pub struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(tables: Vec<TableReport>) -> Self {
+    pub(crate) fn new(mut tables: Vec<TableReport>) -> Self {
+        for table in &mut tables {
+            table.keys.sort_by(|a, b| a.key.cmp(&b.key));
+        }
         Report { equal: tables.iter().all(TableReport::equal), tables }
     }
     /// Exit status of the command: 0 equal, 1 not, or not settled.
@@ -206,7 +234,7 @@ impl fmt::Display for Report {
                 writeln!(f, "    {:<9}  {key}", difference.as_str())?;
             }
             if table.truncated {
-                writeln!(f, "    … only the first {} keys are listed", table.keys.len())?;
+                writeln!(f, "    … only {} of these keys are listed", table.keys.len())?;
             }
         }
         let rows: u64 = self.tables.iter().map(|t| t.rows).sum();

@@ -45,22 +45,20 @@ async fn equal_tables_in_any_order() {
 async fn every_kind_of_difference() {
     let world = World::new(vec![
         (a(0), &["1 x"], &["1 x"]),
-        (a(1), &["1 x", "2 y", "3 ~", "5 same"], &["1 x", "2 Y", "4 w", "5 same"]),
+        (a(1), &["1 x", "2 y", "30 ~", "5 same"], &["1 x", "2 Y", "4 w", "5 same"]),
     ]);
     let report = compare(&world, |_| {}).await;
     assert_eq!(report.exit_status(), 1);
-    let mut value = serde_json::to_value(&report).unwrap();
-    value["tables"][1]["keys"].as_array_mut().unwrap().sort_by_key(|k| k["key"]["id"].as_i64());
     assert_eq!(
-        value,
+        serde_json::to_value(&report).unwrap(),
         json!({"equal": false, "tables": [
             {"source": "public.t0", "destination": "crm.t0", "rows": 1, "missing": 0, "extra": 0, "different": 0,
              "unsettled": 0, "truncated": false, "keys": []},
             {"source": "public.t1", "destination": "crm.t1", "rows": 4, "missing": 1, "extra": 1, "different": 1,
              "unsettled": 0, "truncated": false, "keys": [
                 {"key": {"id": 2}, "difference": "different"},
-                {"key": {"id": 3}, "difference": "missing"},
-                {"key": {"id": 4}, "difference": "extra"}]}]})
+                {"key": {"id": 4}, "difference": "extra"},
+                {"key": {"id": 30}, "difference": "missing"}]}]})
     );
     let text = report.to_string();
     assert!(text.contains("public.t1 → crm.t1             4 rows  1 missing, 1 extra, 1 different\n"), "{text}");
@@ -137,7 +135,7 @@ async fn the_list_of_keys_is_bounded_but_not_the_count() {
         let report = compare(&world, |o| o.max_keys = 2).await;
         let table = &report.tables[0];
         assert_eq!((table.missing, table.extra, table.truncated, table.keys.len()), (5, 1, true, 2));
-        assert!(report.to_string().contains("only the first 2 keys are listed"));
+        assert!(report.to_string().contains("only 2 of these keys are listed"));
         let report = compare(&world, |o| o.max_keys = 6).await;
         assert_eq!((report.tables[0].truncated, report.tables[0].keys.len()), (false, 6));
     }
