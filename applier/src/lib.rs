@@ -4,7 +4,13 @@
 //! a change concerns, [`compact`] makes few statements of many changes, [`schedule`] decides what runs beside what, [`apply`]
 //! executes and commits in the source's order. Everything but `apply`, `load` and `worker` is pure.
 
+pub mod apply;
 pub mod compact;
 pub mod consume;
+pub mod load;
+pub mod orders;
 pub mod schedule;
+mod session;
+mod survey;
 pub mod windows;
+pub mod worker;
