@@ -97,7 +97,8 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
     let consumer = Consumer::open(&*task.log, id, have.clone()).await?;
     let (feed, input) = mpsc::channel(4);
     let _reader = task::spawn("changes reader", read(consumer, feed));
-    let common = Arc::new(Common { destination: task.destination, migration: id, epoch: progress.epoch, plans, shapes });
+    let common =
+        Arc::new(Common { destination: task.destination, migration: id, epoch: progress.epoch, plans, shapes });
     let (replies, answers) = mpsc::unbounded_channel();
     let mut run = Run {
         windows: Windows::new(task.windows),
@@ -244,7 +245,9 @@ impl Run {
     fn record(&mut self, (offset, record): (Offset, Record)) -> Result<()> {
         let Record { head, admitted, payload } = record;
         self.trail.note(offset, &admitted.to, head.commit_micros, payload.len());
-        if admitted.discard && let Some(huge) = &mut self.huge {
+        if admitted.discard
+            && let Some(huge) = &mut self.huge
+        {
             huge.slices.clear();
             huge.restart = huge.slot.is_some();
             huge.rows = 0;
@@ -559,7 +562,8 @@ impl Run {
     fn stopped(&self) -> bool {
         // What waits is not begun any more; what is ready behind it rolls back with its session.
         let active = |id| self.schedule.state(id).is_some_and(|s| s != State::Waiting);
-        let busy = self.schedule.head().is_some_and(active) && self.huge.as_ref().is_none_or(|h| h.slot.is_none() || h.complete);
+        let busy = self.schedule.head().is_some_and(active)
+            && self.huge.as_ref().is_none_or(|h| h.slot.is_none() || h.complete);
         let settled = !busy && self.flushing.is_none() && (self.committed <= self.durable || !self.can_flush());
         settled || self.stopping.is_some_and(|s| s.elapsed() >= self.options.grace)
     }
@@ -651,5 +655,10 @@ fn units(shapes: &Shapes, payload: &Bytes, have: &Position) -> Result<Vec<Unit>>
 }
 
 fn fenced() -> Error {
-    Error::new(codes::FENCED, Fault::Drover, Retry::Never, "another applier took this migration over at the destination")
+    Error::new(
+        codes::FENCED,
+        Fault::Drover,
+        Retry::Never,
+        "another applier took this migration over at the destination",
+    )
 }

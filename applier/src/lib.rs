@@ -14,3 +14,8 @@ mod session;
 mod survey;
 pub mod windows;
 pub mod worker;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod loop_tests;

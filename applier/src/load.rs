@@ -38,9 +38,8 @@ pub async fn load(
     chunk: &Chunk,
     news: &News,
 ) -> Result<Outcome> {
-    match loader.begin(plan, chunk.generation, chunk.chunk).await? {
-        Some(outcome) => return settled(outcome, plan, chunk),
-        None => {}
+    if let Some(outcome) = loader.begin(plan, chunk.generation, chunk.chunk).await? {
+        return settled(outcome, plan, chunk);
     }
     match blocks(log, loader, plan, chunk, news).await {
         Ok(true) => {
@@ -134,7 +133,8 @@ async fn blocks(
 /// Head and payload, if the record is of this reading of this chunk.
 fn ours(record: Bytes, plan: &TablePlan, chunk: &Chunk) -> Result<Option<(BulkHead, Bytes)>> {
     let broken = |what: String| Error::new(codes::LOG, Fault::Log, Retry::Never, what).table(&plan.source);
-    let (head, payload) = parse::<BulkHead>(record).map_err(|e| broken("a bulk record cannot be read".into()).cause(e))?;
+    let (head, payload) =
+        parse::<BulkHead>(record).map_err(|e| broken("a bulk record cannot be read".into()).cause(e))?;
     if head.version != 1 {
         return Err(broken(format!("a bulk record has format {}, not 1", head.version)));
     }
@@ -146,7 +146,8 @@ fn ours(record: Bytes, plan: &TablePlan, chunk: &Chunk) -> Result<Option<(BulkHe
         return Ok(None);
     }
     if head.plan_version != plan.version {
-        let what = format!("a block was encoded with version {} of the table's plan, not {}", head.plan_version, plan.version);
+        let what =
+            format!("a block was encoded with version {} of the table's plan, not {}", head.plan_version, plan.version);
         return Err(broken(what));
     }
     Ok(Some((head, payload)))

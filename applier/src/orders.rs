@@ -199,7 +199,8 @@ impl Worker {
             }
             let cancel = CancellationToken::new();
             let (news, latest, outcomes) = News::new();
-            let (shared, ended, token, l, id) = (shared.clone(), ended.clone(), cancel.clone(), lease.clone(), k.clone());
+            let (shared, ended, token, l, id) =
+                (shared.clone(), ended.clone(), cancel.clone(), lease.clone(), k.clone());
             let task = task::spawn("order", async move {
                 tracing::debug!(order = l.order, epoch = l.epoch, "begins");
                 shared.carry_out(&l, &leased.body, leased.revision, news, outcomes, token).await;
@@ -281,7 +282,8 @@ impl Shared {
             return Ok(d.clone());
         }
         let json = self.control.describe(migration.to_owned()).await?;
-        let d: Description = serde_json::from_slice(&json).map_err(|e| unreadable("a migration's description").cause(e))?;
+        let d: Description =
+            serde_json::from_slice(&json).map_err(|e| unreadable("a migration's description").cause(e))?;
         let d = Arc::new(d);
         known.insert(migration.to_owned(), d.clone());
         Ok(d)

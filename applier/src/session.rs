@@ -32,11 +32,25 @@ pub(crate) fn mode_of(modes: &[Mode], table: u32) -> Mode {
 
 pub(crate) enum Command {
     /// Executes a batch; it is folded anew unless given.
-    Execute { id: BatchId, work: Arc<Work>, folded: Option<Box<Folded>> },
+    Execute {
+        id: BatchId,
+        work: Arc<Work>,
+        folded: Option<Box<Folded>>,
+    },
     /// Executes a slice of a huge transaction.
-    Slice { id: BatchId, payload: Bytes, modes: Arc<Vec<Mode>> },
-    Commit { id: BatchId, previous: Position, next: Position },
-    Rollback { id: BatchId },
+    Slice {
+        id: BatchId,
+        payload: Bytes,
+        modes: Arc<Vec<Mode>>,
+    },
+    Commit {
+        id: BatchId,
+        previous: Position,
+        next: Position,
+    },
+    Rollback {
+        id: BatchId,
+    },
     Flush,
 }
 

@@ -87,12 +87,22 @@ fn same_names(
     if migration.has(Stage::Schema) {
         for t in there.iter().filter(|_| fail) {
             let remedy = "drop or rename it, leave it out with exclude, or set on_conflict = \"ignore\"";
-            items.push(CheckItem::failed(SAME_NAME, t.table.to_string(), "the table exists at the destination", remedy));
+            items.push(CheckItem::failed(
+                SAME_NAME,
+                t.table.to_string(),
+                "the table exists at the destination",
+                remedy,
+            ));
         }
     } else {
         for name in wanted.iter().filter(|n| !there.iter().any(|t| t.table == **n)) {
             let remedy = "create it, or add \"schema\" to stages";
-            items.push(CheckItem::failed(STRUCTURES, name.to_string(), "the table does not exist at the destination", remedy));
+            items.push(CheckItem::failed(
+                STRUCTURES,
+                name.to_string(),
+                "the table does not exist at the destination",
+                remedy,
+            ));
         }
         for t in there.iter().filter(|t| fail && !t.empty && migration.has(Stage::Full)) {
             let remedy = "empty it, or set on_conflict = \"ignore\"";

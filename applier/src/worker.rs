@@ -45,8 +45,12 @@ pub struct Options {
 /// # Errors
 /// None so far: what goes wrong with an order is its outcome.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
-    let applier =
-        Applier { connect: options.connect, logs: options.logs, apply: options.apply, open: Mutex::new(HashMap::new()) };
+    let applier = Applier {
+        connect: options.connect,
+        logs: options.logs,
+        apply: options.apply,
+        open: Mutex::new(HashMap::new()),
+    };
     let worker = Worker {
         control: options.control,
         handler: Arc::new(applier),
