@@ -9,7 +9,6 @@
 
 use crate::compact::{Folded, Shapes};
 use crate::consume::{Consumer, Record, Trail, Verdict};
-use crate::orders::News;
 use crate::schedule::{BatchId, Footprint, Schedule, State};
 use crate::session::{self, Command, Common, Reply, Work, mode_of};
 use crate::windows::{Mode, Windows};
@@ -60,6 +59,9 @@ impl Default for Options {
     }
 }
 
+/// Takes the numbers of a running apply order, the newest only; called often, must not wait.
+pub type Tell = Arc<dyn Fn(Progress) + Send + Sync>;
+
 /// What an apply order works on.
 pub struct Task {
     pub description: Arc<Description>,
@@ -68,7 +70,7 @@ pub struct Task {
     pub start: Position,
     pub windows: Vec<Window>,
     pub options: Options,
-    pub news: News,
+    pub tell: Tell,
 }
 
 /// Applies changes until it is cancelled (then `Ok`: everything applied is durable, the rest is not begun) or fails.
@@ -103,7 +105,7 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
     let mut run = Run {
         windows: Windows::new(task.windows),
         options: task.options,
-        news: task.news,
+        tell: task.tell,
         log: task.log,
         common,
         schedule: Schedule::default(),
@@ -175,7 +177,7 @@ struct Huge {
 struct Run {
     windows: Windows,
     options: Options,
-    news: News,
+    tell: Tell,
     log: Arc<dyn Log>,
     common: Arc<Common>,
     schedule: Schedule,
@@ -600,7 +602,7 @@ impl Run {
     }
 
     fn report(&self) {
-        self.news.progress(Progress::Apply {
+        (self.tell)(Progress::Apply {
             migration: self.common.migration,
             applied: self.durable.clone(),
             rows: self.rows,

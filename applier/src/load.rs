@@ -1,154 +1,129 @@
-//! Loading a chunk. Guarantee: the rows of exactly one reading of the chunk arrive, all of them, in one transaction with the chunk's mark; records
-//! of other attempts between them are skipped, missing ones are noticed.
+//! Loading a chunk: its blocks are read from the log and written with their mark in one destination transaction.
+//!
+//! Attempts never mix: only records of the copy order's own lease count, and they must be complete: numbered from 0 without
+//! a gap, with as many rows as the copy reported. Anything else loads nothing.
 
-use crate::consume::expand;
-use crate::orders::News;
 use bytes::Bytes;
 use drover_connectors_api::{LoadOutcome, Loader};
 use drover_log::{Log, Stream};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
-use drover_proto::order::{Extent, Outcome, Progress};
+use drover_proto::order::Extent;
 use drover_proto::record::parse;
-use drover_proto::v1::BulkHead;
-use drover_runtime::{failpoint, task};
-use std::sync::Arc;
-use tokio::sync::mpsc;
+use drover_proto::v1::{BulkHead, Compression};
 
-/// A chunk that lies in the log.
-#[derive(Debug, Clone)]
-pub struct Chunk {
+/// Which chunk, and where its records lie.
+pub struct Chunk<'a> {
     pub migration: MigrationId,
+    pub plan: &'a TablePlan,
     pub generation: u32,
     pub chunk: u32,
     pub extent: Extent,
 }
 
-/// Blocks read ahead of the destination.
-const AHEAD: usize = 2;
+/// How a load ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loaded {
+    Rows(u64),
+    /// The records are not in the log any more.
+    Lost,
+}
 
-/// Loads a chunk through a session that is between chunks. Gives `Loaded` or `BulkLost`.
-///
-/// # Errors
-/// Those of the destination and of the log; then the session's transaction has been given up.
-pub async fn load(
-    log: Arc<dyn Log>,
-    loader: &mut dyn Loader,
-    plan: &TablePlan,
-    chunk: &Chunk,
-    news: &News,
-) -> Result<Outcome> {
-    if let Some(outcome) = loader.begin(plan, chunk.generation, chunk.chunk).await? {
-        return settled(outcome, plan, chunk);
-    }
-    match blocks(log, loader, plan, chunk, news).await {
-        Ok(true) => {
-            let outcome = loader.finish(chunk.extent.rows).await?;
-            failpoint("loaded-not-reported");
-            settled(outcome, plan, chunk)
+fn damaged(chunk: &Chunk<'_>, how: String) -> Error {
+    Error::new(codes::LOG, Fault::Log, Retry::Never, format!("a chunk in the log cannot be used: {how}"))
+        .table(&chunk.plan.source)
+}
+
+fn inflate(head: &BulkHead, payload: Bytes, chunk: &Chunk<'_>) -> Result<Bytes> {
+    match head.compression() {
+        Compression::None => Ok(payload),
+        Compression::Zstd => {
+            let plain = zstd::stream::decode_all(&payload[..]);
+            plain.map(Bytes::from).map_err(|e| damaged(chunk, "its compression is broken".into()).cause(e))
         }
+    }
+}
+
+/// Loads one chunk. `news` gets rows and bytes so far. A chunk whose mark is there already is a success.
+pub async fn load(
+    log: &dyn Log,
+    loader: &mut dyn Loader,
+    chunk: &Chunk<'_>,
+    news: &(dyn Fn(u64, u64) + Send + Sync),
+) -> Result<Loaded> {
+    if let Some(outcome) = loader.begin(chunk.plan, chunk.generation, chunk.chunk).await? {
+        return Ok(rows_of(outcome, chunk));
+    }
+    match fill(log, loader, chunk, news).await {
+        Ok(true) => {}
         Ok(false) => {
             loader.abort().await?;
-            Ok(Outcome::BulkLost)
+            return Ok(Loaded::Lost);
         }
         Err(error) => {
             loader.abort().await?;
-            Err(error)
+            return Err(error);
         }
     }
+    let outcome = loader.finish(chunk.extent.rows).await?;
+    drover_runtime::failpoint("loaded-not-reported");
+    Ok(rows_of(outcome, chunk))
 }
 
-fn settled(outcome: LoadOutcome, plan: &TablePlan, chunk: &Chunk) -> Result<Outcome> {
+fn rows_of(outcome: LoadOutcome, chunk: &Chunk<'_>) -> Loaded {
     match outcome {
-        LoadOutcome::Loaded { rows } => Ok(Outcome::Loaded { rows }),
-        LoadOutcome::AlreadyLoaded => Ok(Outcome::Loaded { rows: chunk.extent.rows }),
-        LoadOutcome::OldGeneration => Err(Error::new(
-            codes::TABLE_CHANGED,
-            Fault::Drover,
-            Retry::Other,
-            "the table has been begun again since this chunk was read",
-        )
-        .table(&plan.destination)),
+        LoadOutcome::Loaded { rows } => Loaded::Rows(rows),
+        LoadOutcome::AlreadyLoaded | LoadOutcome::OldGeneration => Loaded::Rows(chunk.extent.rows),
     }
 }
 
-/// Feeds the blocks; `false` if records are missing.
-async fn blocks(
-    log: Arc<dyn Log>,
+/// Feeds the chunk's records to the loader; `false` if the log has lost them.
+async fn fill(
+    log: &dyn Log,
     loader: &mut dyn Loader,
-    plan: &TablePlan,
-    chunk: &Chunk,
-    news: &News,
+    chunk: &Chunk<'_>,
+    news: &(dyn Fn(u64, u64) + Send + Sync),
 ) -> Result<bool> {
-    let Some((first, last)) = chunk.extent.records else { return Ok(chunk.extent.rows == 0) };
+    let Some((first, last)) = chunk.extent.records else { return Ok(true) };
     let stream = Stream::Bulk(chunk.extent.partition);
     let span = log.span(stream).await?;
-    if span.first > first || span.next <= last {
+    if first < span.first || last >= span.next {
         return Ok(false);
     }
-    let mut reader = match log.reader(stream, first).await {
-        Ok(reader) => reader,
-        Err(e) if e.code == codes::LOG => return Ok(false),
-        Err(e) => return Err(e),
-    };
-    let (feed, mut records) = mpsc::channel(AHEAD);
-    let _reader = task::spawn("bulk reader", async move {
-        loop {
-            let next = reader.next().await;
-            let end = next.as_ref().map_or(true, |(offset, _)| *offset >= last);
-            if feed.send(next).await.is_err() || end {
-                return;
-            }
-        }
-    });
-    let (mut sequence, mut rows, mut bytes) = (0, 0, 0);
-    while let Some(record) = records.recv().await {
-        let (offset, record) = match record {
-            Ok(record) => record,
-            Err(e) if e.code == codes::LOG => return Ok(false),
-            Err(e) => return Err(e),
-        };
+    let mut reader = log.reader(stream, first).await?;
+    let (mut rows, mut bytes, mut next) = (0u64, 0u64, 0u32);
+    loop {
+        let (offset, record) = reader.next().await?;
         if offset > last {
-            return Ok(false);
+            break;
         }
-        let Some((head, payload)) = ours(record, plan, chunk)? else { continue };
-        // A block that was appended twice is passed over, one that is missing is noticed by the next one.
-        if head.sequence < sequence {
-            continue;
+        let (head, payload) =
+            parse::<BulkHead>(record).map_err(|e| damaged(chunk, "a record is broken".into()).cause(e))?;
+        if head.migration != chunk.migration.as_bytes()[..] {
+            return Err(damaged(chunk, "it belongs to another migration".into()));
         }
-        if head.sequence > sequence {
-            return Ok(false);
+        let ours = head.lease == chunk.extent.lease
+            && (head.table, head.generation, head.chunk) == (chunk.plan.id, chunk.generation, chunk.chunk);
+        if ours {
+            if head.sequence != next {
+                return Err(damaged(chunk, format!("block {} came where {next} was due", head.sequence)));
+            }
+            if head.plan_version != chunk.plan.version {
+                return Err(damaged(chunk, "it was read by another version of the table's plan".into()));
+            }
+            next += 1;
+            rows += head.rows;
+            let payload = inflate(&head, payload, chunk)?;
+            bytes += payload.len() as u64;
+            loader.block(payload).await?;
+            news(rows, bytes);
         }
-        let block = expand(head.compression, payload)?;
-        (sequence, rows, bytes) = (sequence + 1, rows + head.rows, bytes + block.len() as u64);
-        loader.block(block).await?;
-        news.progress(Progress::Load { migration: chunk.migration, table: plan.id, chunk: chunk.chunk, rows, bytes });
         if offset == last {
             break;
         }
     }
-    Ok(rows == chunk.extent.rows)
-}
-
-/// Head and payload, if the record is of this reading of this chunk.
-fn ours(record: Bytes, plan: &TablePlan, chunk: &Chunk) -> Result<Option<(BulkHead, Bytes)>> {
-    let broken = |what: String| Error::new(codes::LOG, Fault::Log, Retry::Never, what).table(&plan.source);
-    let (head, payload) =
-        parse::<BulkHead>(record).map_err(|e| broken("a bulk record cannot be read".into()).cause(e))?;
-    if head.version != 1 {
-        return Err(broken(format!("a bulk record has format {}, not 1", head.version)));
+    if rows != chunk.extent.rows {
+        return Err(damaged(chunk, format!("it has {rows} rows instead of {}", chunk.extent.rows)));
     }
-    if head.migration[..] != chunk.migration.as_bytes()[..] {
-        return Err(broken("a bulk record belongs to another migration".into()));
-    }
-    let wanted = (plan.id, chunk.generation, chunk.chunk, chunk.extent.lease);
-    if (head.table, head.generation, head.chunk, head.lease) != wanted {
-        return Ok(None);
-    }
-    if head.plan_version != plan.version {
-        let what =
-            format!("a block was encoded with version {} of the table's plan, not {}", head.plan_version, plan.version);
-        return Err(broken(what));
-    }
-    Ok(Some((head, payload)))
+    Ok(true)
 }

@@ -1,116 +1,119 @@
-//! Surveying: which tables of the source move, how they map to the destination, and whether the destination is fit for
-//! them. Nothing stays changed unless every item passed; then the progress row is there.
+//! From a source's catalogue to the plans of its tables at one destination. The destination's mapping is pure; what exists there already
+//! is the one thing looked at.
 
 use drover_connectors_api::Destination;
-use drover_model::check::{self, CheckItem};
+use drover_model::check::CheckItem;
 use drover_model::error::codes;
-use drover_model::migration::{OnConflict, Stage};
+use drover_model::migration::{Migration, OnConflict, Stage};
 use drover_model::plan::RowFormat;
+use drover_model::schema::{Catalog, Object};
 use drover_model::selection::{Selection, collisions};
-use drover_model::{Error, Fault, Result, Retry};
-use drover_proto::order::{Description, Outcome};
+use drover_model::{Error, Fault, Result, Retry, TablePlan};
 
-/// Number of the item "tables of the same name at the destination" among the requirements.
-const SAME_NAME: &str = "K11";
-/// Number of the item "the destination's structures exist and fit", without the schema stage.
-const STRUCTURES: &str = "K14";
-/// Number of the item "mapped names are legal and unique, columns exist".
-const SELECTION: &str = "K21";
-
-/// Whether existing tables are taken as they are.
-pub fn existing_allowed(description: &Description) -> bool {
-    let migration = &description.migration;
-    migration.on_conflict == OnConflict::Ignore || !migration.has(Stage::Schema)
+/// What a survey finds.
+pub struct Survey {
+    pub plans: Vec<TablePlan>,
+    /// Objects besides tables that move.
+    pub objects: Vec<Object>,
+    pub items: Vec<CheckItem>,
 }
 
-/// Carries the order out; gives `Surveyed`.
-///
-/// # Errors
-/// CONFIGURATION for a selection that cannot be compiled; STATE_LOST when the destination knows another migration of this name; and those of
-/// the destination.
-pub async fn survey(destination: &dyn Destination, description: &Description) -> Result<Outcome> {
-    let migration = &description.migration;
-    let catalog = description.catalog.as_ref().ok_or_else(|| Error::internal("a survey without a catalogue"))?;
-    let selection = Selection::compile(&migration.objects).map_err(|faults| {
-        let what: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, what.join("; "))
+/// Maps the selected tables (the catalogue has these only) to the destination. Needs no network.
+pub fn map(destination: &dyn Destination, migration: &Migration, catalog: &Catalog) -> Result<Survey> {
+    let selection = Selection::compile(&migration.objects).map_err(|errors| {
+        let text: Vec<String> = errors.iter().map(|e| format!("{}; {}", e.message, e.remedy)).collect();
+        Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text.join("; "))
     })?;
+    let same_kind = catalog.origin == migration.destination.kind;
     let (mut plans, mut items, mut choices) = (Vec::new(), Vec::new(), Vec::new());
-    let same_kind = migration.source.kind == migration.destination.kind;
     for table in &catalog.tables {
-        let columns: Vec<&str> =
-            table.columns.iter().filter(|c| c.generated.is_none()).map(|c| c.name.as_str()).collect();
+        let columns: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
         let choice = match selection.decide(&table.name.schema, &table.name.name, &columns) {
             Ok(Some(choice)) => choice,
             Ok(None) => continue,
-            Err(faults) => {
-                items.extend(faults.into_iter().map(|f| CheckItem::failed(SELECTION, f.table, f.message, f.remedy)));
+            Err(errors) => {
+                items.extend(errors.into_iter().map(|e| CheckItem::failed("K21", e.table, e.message, e.remedy)));
                 continue;
             }
         };
         let mapped = destination.map_table(catalog, table, &choice);
-        let mut plan = mapped.plan;
-        (plan.id, plan.version) = (plans.len() as u32, 1);
-        // A source produces the native formats of its own kind, and cells always.
-        plan.format = match mapped.formats.into_iter().next() {
-            Some(best) if same_kind => best,
-            _ => RowFormat::Canonical,
-        };
         items.extend(mapped.items);
+        let mut plan = mapped.plan;
+        plan.id = plans.len() as u32;
+        plan.version = 1;
+        // A native format is understood by its own kind only; the destination's best comes first.
+        plan.format = mapped
+            .formats
+            .into_iter()
+            .find(|f| same_kind || *f == RowFormat::Canonical)
+            .unwrap_or(RowFormat::Canonical);
         plans.push(plan);
         choices.push(choice);
     }
-    for c in collisions(&choices) {
-        let sources: Vec<String> = c.sources.iter().map(ToString::to_string).collect();
-        let cause = format!("{} would become one table", sources.join(" and "));
-        items.push(CheckItem::failed(SELECTION, c.destination.to_string(), cause, "rename one of them in [[objects]]"));
+    for collision in collisions(&choices) {
+        let sources: Vec<String> = collision.sources.iter().map(ToString::to_string).collect();
+        items.push(CheckItem::failed(
+            "K21",
+            collision.destination.to_string(),
+            format!("{} would become one table", sources.join(" and ")),
+            "give one of them another name by rename in [[objects]]",
+        ));
     }
-    let names: Vec<_> = plans.iter().map(|p| p.destination.clone()).collect();
-    let there = destination.existing(&names).await?;
-    items.extend(same_names(description, &there, &names));
-    items.extend(destination.check(migration, &plans, catalog).await?);
-    if check::passed(&items) {
-        destination.prepare(description.id, &migration.name).await?;
-    }
-    let objects = catalog.objects.iter().filter(|o| selection.selects_object(&o.schema, &o.name)).cloned().collect();
-    Ok(Outcome::Surveyed { plans, objects, items })
+    let objects = catalog
+        .objects
+        .iter()
+        .filter(|o| selection.selects_object(&o.schema, &o.name) || needed(o, catalog))
+        .cloned()
+        .collect();
+    Ok(Survey { plans, objects, items })
 }
 
-fn same_names(
-    description: &Description,
-    there: &[drover_connectors_api::Existing],
-    wanted: &[drover_model::schema::TableName],
-) -> Vec<CheckItem> {
-    let migration = &description.migration;
-    let fail = migration.on_conflict == OnConflict::Fail;
-    let mut items = Vec::new();
-    if migration.has(Stage::Schema) {
-        for t in there.iter().filter(|_| fail) {
-            let remedy = "drop or rename it, leave it out with exclude, or set on_conflict = \"ignore\"";
-            items.push(CheckItem::failed(
-                SAME_NAME,
-                t.table.to_string(),
-                "the table exists at the destination",
-                remedy,
-            ));
+/// Objects that selected tables cannot do without move with them, whatever else is selected: they say so themselves.
+fn needed(object: &Object, catalog: &Catalog) -> bool {
+    let Some(tables) = object.options.get("needed_by") else { return false };
+    tables.split('\n').any(|t| catalog.tables.iter().any(|table| table.name.to_string() == t))
+}
+
+/// The destination's side of the precheck, with what the mapping found.
+pub async fn survey(destination: &dyn Destination, migration: &Migration, catalog: &Catalog) -> Result<Survey> {
+    let mut found = map(destination, migration, catalog)?;
+    let schema = migration.has(Stage::Schema);
+    let names: Vec<_> = found.plans.iter().map(|p| p.destination.clone()).collect();
+    let existing = destination.existing(&names).await?;
+    if migration.on_conflict == OnConflict::Fail {
+        for table in &existing {
+            if schema {
+                found.items.push(CheckItem::failed(
+                    "K11",
+                    table.table.to_string(),
+                    "a table of this name exists at the destination",
+                    "rename or drop it there, map the source's to another name, or set on_conflict = \"ignore\"",
+                ));
+            } else if !table.empty {
+                found.items.push(CheckItem::failed(
+                    "K11",
+                    table.table.to_string(),
+                    "the table at the destination is not empty",
+                    "empty it, or set on_conflict = \"ignore\"",
+                ));
+            }
+        }
+        if existing.is_empty() && schema {
+            found.items.push(CheckItem::passed("K11", "destination"));
         }
     } else {
-        for name in wanted.iter().filter(|n| !there.iter().any(|t| t.table == **n)) {
-            let remedy = "create it, or add \"schema\" to stages";
-            items.push(CheckItem::failed(
-                STRUCTURES,
+        found.items.push(CheckItem::skipped("K11", "destination", "on_conflict = \"ignore\""));
+    }
+    if !schema {
+        for name in names.iter().filter(|n| !existing.iter().any(|e| e.table == **n)) {
+            found.items.push(CheckItem::failed(
+                "K14",
                 name.to_string(),
-                "the table does not exist at the destination",
-                remedy,
+                "the table does not exist at the destination, and the schema stage is not selected",
+                "create it, or add \"schema\" to stages",
             ));
         }
-        for t in there.iter().filter(|t| fail && !t.empty && migration.has(Stage::Full)) {
-            let remedy = "empty it, or set on_conflict = \"ignore\"";
-            items.push(CheckItem::failed(SAME_NAME, t.table.to_string(), "the table is not empty", remedy));
-        }
     }
-    if items.is_empty() {
-        items.push(CheckItem::passed(SAME_NAME, "tables of the same name"));
-    }
-    items
+    found.items.extend(destination.check(migration, &found.plans, catalog).await?);
+    Ok(found)
 }

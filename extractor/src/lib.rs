@@ -1,1 +1,14 @@
-//! drover-extractor
+//! The reading role: inspects the source, cuts tables into chunks, copies them into the log's bulk partitions, and
+//! publishes the change stream. It never touches the destination.
+//!
+//! What it promises: a chunk is reported only when all its blocks are durable in the log; a source position is confirmed
+//! only when everything up to it is durable in the log; the snapshot is held until the coordinator lets go of it.
+
+mod copy;
+mod inspect;
+mod readers;
+mod roles;
+mod stream;
+
+pub use inspect::select;
+pub use roles::{Extractor, SourceFactory};

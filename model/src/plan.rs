@@ -55,6 +55,9 @@ pub struct TablePlan {
     pub source: TableName,
     pub destination: TableName,
     pub columns: Vec<PlanColumn>,
+    /// Source columns that were there when the plan was made and do not move (left out, or generated).
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// Indexes into `columns` of the key that identifies rows; empty: the whole row does.
     pub key: Vec<u16>,
     /// Condition in the source's dialect; only rows that satisfy it move.

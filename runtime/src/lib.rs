@@ -4,8 +4,10 @@
 
 pub mod failpoint;
 pub mod retry;
+pub mod secret;
 pub mod task;
 pub mod telemetry;
+pub mod worker;
 
 pub use failpoint::failpoint;
 pub use tokio_util::sync::CancellationToken;

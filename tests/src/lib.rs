@@ -1,1 +1,28 @@
-//! drover-tests
+//! The harness of drover's tests, benchmarks and demo: real servers, the real program, and the means to judge the outcome.
+//!
+//! - [`postgres`] and [`kafka`] start servers in temporary folders on free ports. They die with the test process, however
+//!   that ends; nothing of the machine's own services is touched.
+//! - [`process`] holds a child process: its output, its signals, its memory and CPU. [`drover`] finds and starts the program
+//!   under test with it.
+//! - [`workload`] changes a database while drover moves it and knows what must hold in any prefix of its history; [`bulk`]
+//!   fills the two large tables that all measurements use.
+//! - [`compare`] compares two databases row by row, both ways.
+//! - [`wait`] is the only place that may sleep: everything else waits for a condition, with a deadline.
+//!
+//! It depends on no other crate of drover, so that every crate's tests can use it.
+
+pub mod bulk;
+pub mod compare;
+pub mod drover;
+pub mod kafka;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod scripts;
+pub mod wait;
+pub mod workload;
+
+pub use drover::Drover;
+pub use kafka::Kafka;
+pub use postgres::{PgOptions, Postgres};
+pub use process::Process;

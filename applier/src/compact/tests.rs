@@ -38,6 +38,7 @@ pub(crate) fn plan(id: u32, width: usize, key: &[u16]) -> TablePlan {
         physical: String::new(),
         rows: 0,
         bytes: 0,
+        left_out: Vec::new(),
     }
 }
 

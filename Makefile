@@ -1,0 +1,23 @@
+# make help says what there is.
+SHELL := /bin/bash
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+test:  ## install what the tests need, check style, build, run all tests
+	@deploy/servers/install test
+	@$(MAKE) --no-print-directory lint
+	cargo build --workspace --quiet
+	RUST_LIB_BACKTRACE=0 cargo test --workspace --no-fail-fast
+
+lint:  ## formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+demo:  ## a live migration on this machine, from nothing to compared
+	@deploy/demo/run
+
+bench:  ## speed, CPU and memory beside the raw COPY pipe, pgcopydb and native replication
+	@deploy/bench/run
+
+.PHONY: help test lint demo bench

@@ -1,0 +1,70 @@
+//! Copying a chunk: blocks from the source become records of a bulk partition, each with its place in the chunk, so that a
+//! loader can tell attempts apart and see that nothing is missing.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use drover_connectors_api::{BlockSink, ChunkRead, ChunkReader};
+use drover_log::{Appender, Log, Stream};
+use drover_model::chunk::Bounds;
+use drover_model::{MigrationId, Result, TablePlan};
+use drover_proto::order::Extent;
+use drover_proto::record::frame;
+use drover_proto::v1::{BulkHead, Compression};
+
+/// What identifies the attempt.
+pub struct Attempt<'a> {
+    pub migration: MigrationId,
+    pub plan: &'a TablePlan,
+    pub generation: u32,
+    pub chunk: u32,
+    pub lease: u64,
+    pub partition: u32,
+}
+
+struct Sink<'a> {
+    appender: Box<dyn Appender>,
+    head: BulkHead,
+    news: &'a (dyn Fn(u64, u64) + Send + Sync),
+    rows: u64,
+    bytes: u64,
+}
+
+#[async_trait]
+impl BlockSink for Sink<'_> {
+    async fn block(&mut self, rows: u64, data: Bytes) -> Result<()> {
+        self.head.rows = rows;
+        self.appender.append(frame(&self.head, &data)).await?;
+        self.head.sequence += 1;
+        self.rows += rows;
+        self.bytes += data.len() as u64;
+        (self.news)(self.rows, self.bytes);
+        Ok(())
+    }
+}
+
+/// Reads one chunk into its partition; returns when all of it is durable there. `news` gets rows and bytes so far.
+pub async fn copy(
+    log: &dyn Log,
+    reader: &mut dyn ChunkReader,
+    attempt: &Attempt<'_>,
+    bounds: &Bounds,
+    news: &(dyn Fn(u64, u64) + Send + Sync),
+) -> Result<(Extent, String)> {
+    let head = BulkHead {
+        version: 1,
+        migration: Bytes::copy_from_slice(attempt.migration.as_bytes()),
+        table: attempt.plan.id,
+        generation: attempt.generation,
+        chunk: attempt.chunk,
+        lease: attempt.lease,
+        sequence: 0,
+        rows: 0,
+        plan_version: attempt.plan.version,
+        compression: Compression::None.into(),
+    };
+    let appender = log.appender(Stream::Bulk(attempt.partition)).await?;
+    let mut sink = Sink { appender, head, news, rows: 0, bytes: 0 };
+    let ChunkRead { rows, bytes, physical } = reader.read(attempt.plan, bounds, &mut sink).await?;
+    let records = sink.appender.flush().await?;
+    Ok((Extent { partition: attempt.partition, records, rows, bytes, lease: attempt.lease }, physical))
+}

@@ -1,0 +1,257 @@
+//! The extractor as a handler of work orders.
+
+use crate::copy::{Attempt, copy};
+use crate::inspect;
+use crate::readers::Readers;
+use crate::stream::{self, Publisher, end_of_log};
+use async_trait::async_trait;
+use drover_connectors_api::{Hold, Source, StreamSpec};
+use drover_log::LogFactory;
+use drover_model::error::codes;
+use drover_model::plan::SnapshotRef;
+use drover_model::{Error, MigrationId, Result, TablePlan};
+use drover_proto::order::{Description, Order, Outcome, Progress};
+use drover_runtime::worker::{Handler, Job};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Opens the source of a migration; the one place that knows connectors and secrets is outside.
+#[async_trait]
+pub trait SourceFactory: Send + Sync {
+    async fn source(&self, description: &Description) -> Result<Box<dyn Source>>;
+}
+
+/// The extractor role.
+pub struct Extractor {
+    sources: Arc<dyn SourceFactory>,
+    logs: Arc<dyn LogFactory>,
+    work_dir: PathBuf,
+    open: tokio::sync::Mutex<HashMap<MigrationId, Arc<dyn Source>>>,
+    readers: Readers,
+    /// The snapshot that came with a stream, until this worker's own hold has joined it (or the stream ends).
+    made: Mutex<HashMap<MigrationId, Box<dyn Hold>>>,
+}
+
+/// Target size of a changes record.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Numbers about a copy are told this often.
+const NEWS: Duration = Duration::from_millis(200);
+
+impl Extractor {
+    /// `work_dir` takes what spills (large transactions).
+    pub fn new(sources: Arc<dyn SourceFactory>, logs: Arc<dyn LogFactory>, work_dir: PathBuf) -> Self {
+        Extractor {
+            sources,
+            logs,
+            work_dir,
+            open: tokio::sync::Mutex::default(),
+            readers: Readers::default(),
+            made: Mutex::default(),
+        }
+    }
+
+    async fn source(&self, description: &Description) -> Result<Arc<dyn Source>> {
+        let mut open = self.open.lock().await;
+        if let Some(source) = open.get(&description.id) {
+            return Ok(source.clone());
+        }
+        let source: Arc<dyn Source> = Arc::from(self.sources.source(description).await?);
+        open.insert(description.id, source.clone());
+        Ok(source)
+    }
+
+    fn keep_hold(&self, id: MigrationId, hold: Box<dyn Hold>) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(id, hold);
+    }
+    fn drop_hold(&self, id: MigrationId) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    async fn inspect(&self, job: &Job) -> Result<Outcome> {
+        // Credentials may have been changed since: open anew.
+        self.open.lock().await.remove(&job.description.id);
+        let source = self.source(&job.description).await?;
+        let (catalog, items) = inspect::select(&job.description.migration, source.catalog().await?)?;
+        Ok(Outcome::Inspected { catalog: Box::new(catalog), items })
+    }
+
+    async fn check(&self, job: &Job) -> Result<Outcome> {
+        let d = &*job.description;
+        let source = self.source(d).await?;
+        let catalog =
+            d.catalog.as_ref().ok_or_else(|| Error::internal("the source's check came before its catalogue"))?;
+        Ok(Outcome::Checked { items: source.check(&d.migration, &d.plans, catalog).await? })
+    }
+
+    async fn stream(&self, job: &Job, resume: bool) -> Result<Option<Outcome>> {
+        let d = &*job.description;
+        let source = self.source(d).await?;
+        let log = self.logs.log(d).await?;
+        log.open(d.bulk_partitions).await?;
+        let end = if resume { end_of_log(&*log).await? } else { None };
+        let spec = StreamSpec {
+            migration: d.id,
+            name: d.migration.name.clone(),
+            tables: d.plans.clone(),
+            fresh: !resume,
+            resume: end,
+            may_set_identity: d.migration.set_identity,
+            spill: self.work_dir.join(format!("spill-{}", d.id)),
+            batch_bytes: BATCH_BYTES,
+        };
+        let publisher = Publisher {
+            log: &*log,
+            migration: d.id,
+            epoch: job.lease.epoch,
+            revision: d.revision,
+            budget: d.migration.log.budget,
+        };
+        let mut opened = tokio::select! {
+            () = job.cancel.cancelled() => return Ok(None),
+            opened = publisher.open(&*source, spec) => opened?,
+        };
+        let snapshot = opened.snapshot.as_ref().map(|h| h.snapshot());
+        if let Some(hold) = opened.snapshot.take() {
+            self.keep_hold(d.id, hold);
+        }
+        let start = opened.start;
+        if !job.news.outcome(&Outcome::StreamOpened { start: start.clone(), snapshot }, &job.cancel).await {
+            self.drop_hold(d.id);
+            return Ok(None);
+        }
+        let news = |n: stream::News| {
+            job.news.progress(Progress::Stream {
+                migration: d.id,
+                published: n.published,
+                changes: n.changes,
+                bytes: n.bytes,
+                commit_micros: n.commit_micros,
+                log_bytes: n.log_bytes,
+            });
+        };
+        let ended = publisher.run(&mut *opened.stream, start, news, &job.cancel).await;
+        self.drop_hold(d.id);
+        ended.map(|()| None)
+    }
+
+    /// Holds a snapshot, made or joined, until cancelled.
+    async fn hold(&self, job: &Job, hold: Box<dyn Hold>, outcome: Outcome) -> Option<Outcome> {
+        if job.news.outcome(&outcome, &job.cancel).await {
+            // Joined by its own session now: the one that came with the stream can go.
+            if matches!(outcome, Outcome::Joined { .. }) {
+                self.drop_hold(job.description.id);
+            }
+            tokio::select! {
+                () = job.cancel.cancelled() => {}
+                error = hold.lost() => {
+                    self.readers.close(job.description.id);
+                    return Some(Outcome::SnapshotLost { error });
+                }
+            }
+        }
+        self.readers.close(job.description.id);
+        None
+    }
+
+    async fn plan(&self, job: &Job, table: u32, snapshot: &SnapshotRef, target: u64, keyed: bool) -> Result<Outcome> {
+        let d = &*job.description;
+        let source = self.source(d).await?;
+        let mut reader = self.readers.take(d.id, &*source, snapshot).await?;
+        let chunks = reader.plan(plan_of(d, table)?, target, keyed).await?;
+        self.readers.give(d.id, snapshot, reader);
+        Ok(Outcome::Planned { chunks })
+    }
+
+    async fn copy(&self, job: &Job) -> Result<Option<Outcome>> {
+        let Order::Copy { table, generation, chunk, bounds, snapshot, partition } = &job.order else {
+            return Err(Error::internal("not a copy order"));
+        };
+        let d = &*job.description;
+        let source = self.source(d).await?;
+        let log = self.logs.log(d).await?;
+        log.open(d.bulk_partitions).await?;
+        let mut reader = self.readers.take(d.id, &*source, snapshot).await?;
+        let attempt = Attempt {
+            migration: d.id,
+            plan: plan_of(d, *table)?,
+            generation: *generation,
+            chunk: *chunk,
+            lease: job.lease.epoch,
+            partition: *partition,
+        };
+        let told = Mutex::new(Instant::now());
+        let news = |rows, bytes| {
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.elapsed() >= NEWS {
+                *told = Instant::now();
+                job.news.progress(Progress::Copy { migration: d.id, table: *table, chunk: *chunk, rows, bytes });
+            }
+        };
+        // A cancelled read leaves its session in the middle of a statement: the session is dropped with it.
+        let (extent, physical) = tokio::select! {
+            () = job.cancel.cancelled() => return Ok(None),
+            copied = copy(&*log, &mut *reader, &attempt, bounds, &news) => copied?,
+        };
+        self.readers.give(d.id, snapshot, reader);
+        drover_runtime::failpoint("copied-not-reported");
+        Ok(Some(Outcome::Copied { extent, physical }))
+    }
+
+    async fn dispatch(&self, job: &Job) -> Result<Option<Outcome>> {
+        let d = &*job.description;
+        match &job.order {
+            Order::Inspect => self.inspect(job).await.map(Some),
+            Order::CheckSource => self.check(job).await.map(Some),
+            Order::Stream { resume } => self.stream(job, *resume).await,
+            Order::Snapshot { .. } => {
+                let hold = self.source(d).await?.new_snapshot().await?;
+                let outcome = Outcome::SnapshotTaken { snapshot: hold.snapshot() };
+                Ok(self.hold(job, hold, outcome).await)
+            }
+            Order::Hold { snapshot, .. } => {
+                let hold = self.source(d).await?.join_snapshot(snapshot).await?;
+                let outcome = Outcome::Joined { snapshot: hold.snapshot() };
+                Ok(self.hold(job, hold, outcome).await)
+            }
+            Order::Plan { table, snapshot, target_bytes, keyed } => {
+                self.plan(job, *table, snapshot, *target_bytes, *keyed).await.map(Some)
+            }
+            Order::Copy { .. } => self.copy(job).await,
+            Order::ReadSequences => Ok(Some(Outcome::Sequences { values: self.source(d).await?.sequences().await? })),
+            Order::CleanSource => {
+                self.readers.close(d.id);
+                self.drop_hold(d.id);
+                Ok(Some(Outcome::Done { what: self.source(d).await?.cleanup(d.id).await? }))
+            }
+            other => Err(Error::internal(format!("{other:?} is no order for an extractor"))),
+        }
+    }
+}
+
+fn plan_of(description: &Description, table: u32) -> Result<&TablePlan> {
+    let plan = description.plans.get(table as usize).filter(|p| p.id == table);
+    plan.ok_or_else(|| Error::internal(format!("there is no plan for table {table}")))
+}
+
+#[async_trait]
+impl Handler for Extractor {
+    async fn execute(&self, job: Job) -> Option<Outcome> {
+        // Long orders watch the token themselves, at points from which they can be resumed.
+        match self.dispatch(&job).await {
+            Ok(outcome) => outcome,
+            Err(_) if job.cancel.is_cancelled() => None,
+            Err(error) if error.code == codes::SNAPSHOT_LOST => {
+                self.readers.close(job.description.id);
+                Some(Outcome::SnapshotLost { error })
+            }
+            Err(error) => Some(Outcome::Failed { error }),
+        }
+    }
+
+    fn tick(&self) {
+        self.readers.sweep();
+    }
+}

@@ -1,0 +1,159 @@
+//! Publishing the change stream. Batches go to the log as they come; the source is told to forget only what the log has
+//! made durable. A restarted extractor goes on where the log ends; what it publishes twice, readers drop.
+
+use bytes::Bytes;
+use drover_connectors_api::{Batch, ChangeStream, Opened, Source, StreamSpec};
+use drover_log::{Appender, Log, Stream};
+use drover_model::error::codes;
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
+use drover_proto::record::{frame, parse};
+use drover_proto::v1::{ChangesHead, Compression};
+use drover_runtime::{CancellationToken, failpoint};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// News of the stream, every second or so.
+pub struct News {
+    pub published: Position,
+    pub changes: u64,
+    pub bytes: u64,
+    pub commit_micros: i64,
+    pub log_bytes: u64,
+}
+
+/// Where the log ends: the position from which the stream has to go on, `None` for an empty log.
+pub async fn end_of_log(log: &dyn Log) -> Result<Option<Position>> {
+    let Some((_, record)) = log.last(Stream::Changes).await? else { return Ok(None) };
+    let bad = |e: &dyn std::error::Error| {
+        Error::new(codes::LOG, Fault::Log, Retry::Never, format!("the last change record cannot be read: {e}"))
+    };
+    let (head, _) = parse::<ChangesHead>(record).map_err(|e| bad(&e))?;
+    // A transaction whose last piece is missing was not published: it comes again as a whole.
+    let end = if head.pieces && !head.last_piece { &head.from } else { &head.to };
+    Position::from_bytes(end).map(Some).map_err(|e| bad(&e))
+}
+
+/// What `run` publishes with.
+pub struct Publisher<'a> {
+    pub log: &'a dyn Log,
+    pub migration: MigrationId,
+    pub epoch: u64,
+    pub revision: u64,
+    /// Bytes of unapplied changes beyond which the reader waits.
+    pub budget: u64,
+}
+
+impl Publisher<'_> {
+    /// Opens the stream; sees that it continues where the log ends.
+    pub async fn open(&self, source: &dyn Source, spec: StreamSpec) -> Result<Opened> {
+        let resume = spec.resume.clone();
+        let found = source.open_stream(spec).await?;
+        match resume.filter(|r| *r < found.start) {
+            None => Ok(found),
+            Some(resume) => Err(Error::new(
+                codes::POSITION_LOST,
+                Fault::Source,
+                Retry::Never,
+                format!("the log ends at {resume}, but the source's log begins at {} only", found.start),
+            )
+            .remedy("begin again: `drover cleanup`, then run the migration anew")),
+        }
+    }
+
+    /// Publishes until cancelled; then everything published is durable.
+    pub async fn run(
+        &self,
+        stream: &mut dyn ChangeStream,
+        start: Position,
+        news: impl Fn(News) + Send + Sync,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let mut appender = self.log.appender(Stream::Changes).await?;
+        self.publish(stream, &mut *appender, start, &news, cancel).await?;
+        appender.flush().await.map(drop)
+    }
+
+    async fn publish(
+        &self,
+        stream: &mut dyn ChangeStream,
+        appender: &mut dyn Appender,
+        start: Position,
+        news: &(impl Fn(News) + Send + Sync),
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        // (records appended when this position was complete, position): confirmed once that many are durable.
+        let mut waiting: VecDeque<(u64, Position)> = VecDeque::new();
+        let (mut appended, mut durable) = (0u64, 0u64);
+        let mut last = News { published: start, changes: 0, bytes: 0, commit_micros: 0, log_bytes: 0 };
+        let mut told = Instant::now();
+        loop {
+            let batch = tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                now = appender.durable_beyond(durable), if appended > durable => {
+                    durable = now?;
+                    let done = waiting.iter().take_while(|(n, _)| *n <= durable).count();
+                    if let Some((_, position)) = waiting.drain(..done).next_back() {
+                        failpoint("published-not-confirmed");
+                        stream.confirm(&position).await?;
+                    }
+                    continue;
+                }
+                batch = stream.next() => batch?,
+            };
+            appender.append(self.record(&batch)).await?;
+            appended += 1;
+            last.changes += batch.changes;
+            last.bytes += batch.payload.len() as u64;
+            last.commit_micros = batch.commit_micros;
+            if batch.piece.is_none_or(|p| p.last) {
+                last.published = batch.to.clone();
+                waiting.push_back((appended, batch.to));
+            }
+            if told.elapsed() > Duration::from_millis(500) {
+                told = Instant::now();
+                last.log_bytes = self.log.bytes(Stream::Changes).await?;
+                news(News { published: last.published.clone(), ..last });
+                self.keep_budget(last.log_bytes, cancel).await?;
+            }
+        }
+    }
+
+    /// Nearing the budget warns, beyond it reading waits: the source then keeps its log itself.
+    async fn keep_budget(&self, mut held: u64, cancel: &CancellationToken) -> Result<()> {
+        let mut warned = false;
+        while self.budget > 0 && held >= self.budget && !cancel.is_cancelled() {
+            if !std::mem::replace(&mut warned, true) {
+                tracing::warn!(
+                    held,
+                    budget = self.budget,
+                    "the log's budget is used up: the source's changes wait at the source"
+                );
+            }
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+            held = self.log.bytes(Stream::Changes).await?;
+        }
+        Ok(())
+    }
+
+    fn record(&self, batch: &Batch) -> Bytes {
+        let head = ChangesHead {
+            version: 1,
+            migration: Bytes::copy_from_slice(self.migration.as_bytes()),
+            epoch: self.epoch,
+            from: batch.from.to_bytes().into(),
+            to: batch.to.to_bytes().into(),
+            pieces: batch.piece.is_some(),
+            piece: batch.piece.map_or(0, |p| p.index),
+            last_piece: batch.piece.is_some_and(|p| p.last),
+            transactions: batch.transactions,
+            changes: batch.changes,
+            commit_micros: batch.commit_micros,
+            plans_version: self.revision,
+            compression: Compression::None.into(),
+        };
+        frame(&head, &batch.payload)
+    }
+}
