@@ -76,12 +76,12 @@ impl ChunkReader for MemoryReader {
         rows.sort();
         let mut cuts: Vec<(Option<usize>, u64, u64)> = vec![(None, 0, 0)];
         for (i, row) in rows.iter().enumerate() {
-            if let Some((_, count, bytes)) = cuts.last_mut() {
-                if *count == 0 || *bytes + row.2 <= target_bytes {
-                    *count += 1;
-                    *bytes += row.2;
-                    continue;
-                }
+            if let Some((_, count, bytes)) = cuts.last_mut()
+                && (*count == 0 || *bytes + row.2 <= target_bytes)
+            {
+                *count += 1;
+                *bytes += row.2;
+                continue;
             }
             cuts.push((Some(i), 1, row.2));
         }

@@ -1,6 +1,8 @@
 //! What goes wrong on demand: commits whose outcome is not told, a zombie's load, another server, a rewritten table, and batches that
 //! run side by side.
 
+#![allow(clippy::unwrap_used)] // helpers of tests count as tests
+
 use bytes::Bytes;
 use drover_connectors_api::{Committed, Connector, Destination, LoadOutcome, SchemaStep, Step, StreamSpec, Target};
 use drover_connectors_memory::{CommitFault, Database, Memory, database, forget};
