@@ -22,7 +22,12 @@ pub struct Readers {
 
 impl Readers {
     /// A session on the snapshot, an idle one if there is one.
-    pub async fn take(&self, id: MigrationId, source: &dyn Source, snapshot: &SnapshotRef) -> Result<Box<dyn ChunkReader>> {
+    pub async fn take(
+        &self,
+        id: MigrationId,
+        source: &dyn Source,
+        snapshot: &SnapshotRef,
+    ) -> Result<Box<dyn ChunkReader>> {
         let kept = self.with(|idle| idle.get_mut(&key(id, snapshot)).and_then(Vec::pop));
         match kept {
             Some((_, reader)) => Ok(reader),

@@ -1,12 +1,12 @@
 //! The extractor as a handler of work orders.
 
 use crate::copy::{Attempt, copy};
+use crate::inspect;
 use crate::readers::Readers;
 use crate::stream::{self, Publisher, end_of_log};
-use crate::inspect;
 use async_trait::async_trait;
 use drover_connectors_api::{Hold, Source, StreamSpec};
-use drover_log::Log;
+use drover_log::LogFactory;
 use drover_model::error::codes;
 use drover_model::plan::SnapshotRef;
 use drover_model::{Error, MigrationId, Result, TablePlan};
@@ -21,12 +21,6 @@ use std::time::{Duration, Instant};
 #[async_trait]
 pub trait SourceFactory: Send + Sync {
     async fn source(&self, description: &Description) -> Result<Box<dyn Source>>;
-}
-
-/// Opens the log of a migration.
-#[async_trait]
-pub trait LogFactory: Send + Sync {
-    async fn log(&self, description: &Description) -> Result<Arc<dyn Log>>;
 }
 
 /// The extractor role.
@@ -87,7 +81,8 @@ impl Extractor {
     async fn check(&self, job: &Job) -> Result<Outcome> {
         let d = &*job.description;
         let source = self.source(d).await?;
-        let catalog = d.catalog.as_ref().ok_or_else(|| Error::internal("the source's check came before its catalogue"))?;
+        let catalog =
+            d.catalog.as_ref().ok_or_else(|| Error::internal("the source's check came before its catalogue"))?;
         Ok(Outcome::Checked { items: source.check(&d.migration, &d.plans, catalog).await? })
     }
 
@@ -101,8 +96,9 @@ impl Extractor {
             migration: d.id,
             name: d.migration.name.clone(),
             tables: d.plans.clone(),
+            fresh: !resume,
             resume: end,
-            may_set_identity: d.migration.source.set_identity,
+            may_set_identity: d.migration.set_identity,
             spill: self.work_dir.join(format!("spill-{}", d.id)),
             batch_bytes: BATCH_BYTES,
         };
@@ -113,14 +109,19 @@ impl Extractor {
             revision: d.revision,
             budget: d.migration.log.budget,
         };
-        let opened = async |start, hold: Option<Box<dyn Hold>>| {
-            let snapshot = hold.as_ref().map(|h| h.snapshot());
-            if let Some(hold) = hold {
-                self.keep_hold(d.id, hold);
-            }
-            job.news.outcome(&Outcome::StreamOpened { start, snapshot }, &job.cancel).await;
-            Ok(())
+        let mut opened = tokio::select! {
+            () = job.cancel.cancelled() => return Ok(None),
+            opened = publisher.open(&*source, spec) => opened?,
         };
+        let snapshot = opened.snapshot.as_ref().map(|h| h.snapshot());
+        if let Some(hold) = opened.snapshot.take() {
+            self.keep_hold(d.id, hold);
+        }
+        let start = opened.start;
+        if !job.news.outcome(&Outcome::StreamOpened { start: start.clone(), snapshot }, &job.cancel).await {
+            self.drop_hold(d.id);
+            return Ok(None);
+        }
         let news = |n: stream::News| {
             job.news.progress(Progress::Stream {
                 migration: d.id,
@@ -131,7 +132,7 @@ impl Extractor {
                 log_bytes: n.log_bytes,
             });
         };
-        let ended = publisher.run(&*source, spec, opened, news, &job.cancel).await;
+        let ended = publisher.run(&mut *opened.stream, start, news, &job.cancel).await;
         self.drop_hold(d.id);
         ended.map(|()| None)
     }

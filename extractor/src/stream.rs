@@ -2,7 +2,7 @@
 //! made durable. A restarted extractor goes on where the log ends; what it publishes twice, readers drop.
 
 use bytes::Bytes;
-use drover_connectors_api::{Batch, ChangeStream, Hold, Source, StreamSpec};
+use drover_connectors_api::{Batch, ChangeStream, Opened, Source, StreamSpec};
 use drover_log::{Appender, Log, Stream};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
@@ -44,36 +44,33 @@ pub struct Publisher<'a> {
 }
 
 impl Publisher<'_> {
-    /// Opens the stream and publishes until cancelled. `opened` is called once with the start and the snapshot's holder.
-    pub async fn run(
-        &self,
-        source: &dyn Source,
-        spec: StreamSpec,
-        opened: impl AsyncFnOnce(Position, Option<Box<dyn Hold>>) -> Result<()>,
-        news: impl Fn(News) + Send + Sync,
-        cancel: &CancellationToken,
-    ) -> Result<()> {
+    /// Opens the stream; sees that it continues where the log ends.
+    pub async fn open(&self, source: &dyn Source, spec: StreamSpec) -> Result<Opened> {
         let resume = spec.resume.clone();
-        let mut found = tokio::select! {
-            () = cancel.cancelled() => return Ok(()),
-            found = source.open_stream(spec) => found?,
-        };
-        if let Some(resume) = resume.filter(|r| *r < found.start) {
-            return Err(Error::new(
+        let found = source.open_stream(spec).await?;
+        match resume.filter(|r| *r < found.start) {
+            None => Ok(found),
+            Some(resume) => Err(Error::new(
                 codes::POSITION_LOST,
                 Fault::Source,
                 Retry::Never,
                 format!("the log ends at {resume}, but the source's log begins at {} only", found.start),
             )
-            .remedy("begin again: `drover cleanup`, then run the migration anew"));
+            .remedy("begin again: `drover cleanup`, then run the migration anew")),
         }
-        opened(found.start.clone(), found.snapshot.take()).await?;
+    }
+
+    /// Publishes until cancelled; then everything published is durable.
+    pub async fn run(
+        &self,
+        stream: &mut dyn ChangeStream,
+        start: Position,
+        news: impl Fn(News) + Send + Sync,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
         let mut appender = self.log.appender(Stream::Changes).await?;
-        let ended = self.publish(&mut *found.stream, &mut *appender, found.start, &news, cancel).await;
-        if ended.is_ok() {
-            appender.flush().await?;
-        }
-        ended
+        self.publish(stream, &mut *appender, start, &news, cancel).await?;
+        appender.flush().await.map(drop)
     }
 
     async fn publish(
@@ -126,7 +123,11 @@ impl Publisher<'_> {
         let mut warned = false;
         while self.budget > 0 && held >= self.budget && !cancel.is_cancelled() {
             if !std::mem::replace(&mut warned, true) {
-                tracing::warn!(held, budget = self.budget, "the log's budget is used up: the source's changes wait at the source");
+                tracing::warn!(
+                    held,
+                    budget = self.budget,
+                    "the log's budget is used up: the source's changes wait at the source"
+                );
             }
             tokio::select! {
                 () = cancel.cancelled() => {}

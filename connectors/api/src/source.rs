@@ -22,7 +22,7 @@ pub trait Source: Send + Sync {
 
     /// Opens the change stream, or takes it over. Called by the one holder of the stream order.
     ///
-    /// First call of a migration (`resume` is `None` and nothing of ours exists): creates what streaming needs (publication,
+    /// First call of a migration (`fresh`): creates what streaming needs (publication,
     /// slot …) and returns the exact snapshot that belongs to the start. If remains of an attempt exist whose snapshot is gone, they
     /// are dropped and made anew, because nothing can have been copied yet.
     /// Later calls: ends the session of a former holder, asserts the source's identity and that it still has
@@ -62,7 +62,10 @@ pub struct StreamSpec {
     pub migration: MigrationId,
     pub name: String,
     pub tables: Vec<TablePlan>,
-    /// Go on here: the last position that is durable in the log. `None`: from the beginning.
+    /// Nothing of the stream has been used yet: make it anew, with its snapshot.
+    pub fresh: bool,
+    /// Otherwise go on here: the last position that is durable in the log; `None` while the log is empty: where the
+    /// source itself stands.
     pub resume: Option<Position>,
     /// Consent to set a replica identity on tables that have none (undone by cleanup).
     pub may_set_identity: bool,

@@ -38,7 +38,9 @@ pub fn position(lsn: Lsn) -> Position {
 /// The reverse of [`position`].
 pub fn lsn_of(position: &Position) -> Result<Lsn> {
     let bytes = <[u8; 8]>::try_from(&position.resume[..]);
-    bytes.map(|b| Lsn(u64::from_be_bytes(b))).map_err(|_| Error::internal(format!("{position:?} is no place in this log")))
+    bytes
+        .map(|b| Lsn(u64::from_be_bytes(b)))
+        .map_err(|_| Error::internal(format!("{position:?} is no place in this log")))
 }
 
 /// How a relation's tuples become rows of a plan.
@@ -148,8 +150,10 @@ impl Changes {
         spill_dir: PathBuf,
         batch_bytes: usize,
     ) -> Self {
-        let tables =
-            plans.iter().map(|p| ((p.source.schema.clone(), p.source.name.clone()), p.clone())).collect::<HashMap<_, _>>();
+        let tables = plans
+            .iter()
+            .map(|p| ((p.source.schema.clone(), p.source.name.clone()), p.clone()))
+            .collect::<HashMap<_, _>>();
         Changes {
             session,
             _heartbeat: heartbeat,
@@ -289,7 +293,8 @@ impl Changes {
             columns.push(place(&column.source).ok_or_else(|| changed(format!("{} is gone", column.source)))?);
         }
         for column in relation.columns.iter() {
-            let known = plan.columns.iter().any(|c| c.source == column.name) || plan.left_out.iter().any(|c| c == column.name);
+            let known =
+                plan.columns.iter().any(|c| c.source == column.name) || plan.left_out.iter().any(|c| c == column.name);
             if !known {
                 return Err(changed(format!("{} was added", column.name)));
             }
@@ -305,7 +310,9 @@ impl Changes {
     /// Encodes one change into the buffer of its transaction.
     fn on_change(&mut self, message: &Message<'_>) -> Result<()> {
         let (xid, oid) = match message {
-            Message::Insert { xid, oid, .. } | Message::Update { xid, oid, .. } | Message::Delete { xid, oid, .. } => (*xid, *oid),
+            Message::Insert { xid, oid, .. } | Message::Update { xid, oid, .. } | Message::Delete { xid, oid, .. } => {
+                (*xid, *oid)
+            }
             Message::Truncate { xid, .. } => (*xid, 0),
             _ => return Ok(()),
         };
@@ -326,10 +333,12 @@ impl Changes {
                 !tables.is_empty()
             }
             other => match known {
-                Some(mapping) => encode(mapping, other, &mut scratch).map_err(|e| match self.plan_of(mapping.table) {
-                    Some(plan) => e.table(&plan.source),
-                    None => e,
-                })?,
+                Some(mapping) => {
+                    encode(mapping, other, &mut scratch).map_err(|e| match self.plan_of(mapping.table) {
+                        Some(plan) => e.table(&plan.source),
+                        None => e,
+                    })?
+                }
                 None => false,
             },
         };

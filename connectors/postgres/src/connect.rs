@@ -2,6 +2,7 @@
 //! new holder can end the former one's, and has settings under which values have one text form on every version.
 
 use crate::errors::classify;
+use crate::replication::{Endpoint, ReplicationSession};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Result, Retry};
 use drover_runtime::task;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -126,7 +128,8 @@ impl Dialer {
         Ok(session)
     }
 
-    async fn raw(&self, purpose: &str) -> Result<Session> {
+    /// The client's configuration for this purpose.
+    fn config(&self, purpose: &str) -> tokio_postgres::Config {
         let s = &*self.settings;
         let mut config = tokio_postgres::Config::new();
         config.user(&s.user).dbname(&s.database).port(s.port);
@@ -140,16 +143,41 @@ impl Dialer {
         if let Some(password) = &s.password {
             config.password(password);
         }
+        config.ssl_mode(if self.encrypted().is_some() { SslMode::Require } else { SslMode::Disable });
+        config
+    }
+
+    /// Sockets are never encrypted.
+    fn encrypted(&self) -> Option<&MakeRustlsConnect> {
+        self.tls.as_ref().filter(|_| !self.settings.host.starts_with('/'))
+    }
+
+    /// A replication connection to the same place.
+    pub async fn replication(&self, purpose: &str) -> Result<ReplicationSession> {
+        let s = &*self.settings;
+        let what = format!("cannot open a replication connection to {}:{} as {}", s.host, s.port, s.user);
+        let endpoint = Endpoint::from_config(&self.config(purpose)).map_err(|e| Error::internal(&*what).cause(e))?;
+        ReplicationSession::connect(&endpoint, self.encrypted().cloned()).await.map_err(|e| {
+            let (code, retry) = match e.sqlstate() {
+                Some("28000" | "28P01" | "42501") => (codes::PERMISSION, Retry::Other),
+                Some("53300") => (codes::CONNECTION, Retry::Other),
+                _ => (codes::CONNECTION, Retry::Connection),
+            };
+            Error::new(code, s.fault, retry, what).cause(e)
+        })
+    }
+
+    async fn raw(&self, purpose: &str) -> Result<Session> {
+        let s = &*self.settings;
+        let config = self.config(purpose);
         let what = || format!("cannot connect to {}:{} as {}, database {}", s.host, s.port, s.user, s.database);
         let failed = |e: tokio_postgres::Error| classify(&e, s.fault, what());
-        match &self.tls {
-            Some(tls) if !s.host.starts_with('/') => {
-                config.ssl_mode(tokio_postgres::config::SslMode::Require);
+        match self.encrypted() {
+            Some(tls) => {
                 let (client, connection) = config.connect(tls.clone()).await.map_err(failed)?;
                 Ok(drive(client, connection))
             }
-            _ => {
-                config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+            None => {
                 let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
                 Ok(drive(client, connection))
             }

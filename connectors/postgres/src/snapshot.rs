@@ -26,7 +26,8 @@ const BLOCK_BYTES: usize = 1 << 20;
 
 /// Snapshot text as the server writes it; equal texts mean equal snapshots.
 async fn proof(session: &Session, version: u32) -> Result<String> {
-    let sql = if version >= 130_000 { "select pg_current_snapshot()::text" } else { "select txid_current_snapshot()::text" };
+    let sql =
+        if version >= 130_000 { "select pg_current_snapshot()::text" } else { "select txid_current_snapshot()::text" };
     let row = session.query_one(sql, &[]).await;
     row.map(|r| r.get(0)).map_err(|e| classify(&e, Fault::Source, "cannot read the snapshot of a session"))
 }
@@ -37,7 +38,12 @@ fn lost(what: &str) -> Error {
 }
 
 /// A session inside a transaction on the snapshot named `token`; asserts `want` where it is known.
-async fn on_snapshot(dialer: &Dialer, purpose: &str, token: &str, want: Option<&str>) -> Result<(Session, u32, String)> {
+async fn on_snapshot(
+    dialer: &Dialer,
+    purpose: &str,
+    token: &str,
+    want: Option<&str>,
+) -> Result<(Session, u32, String)> {
     let session = dialer.session(purpose).await?;
     let version = server_version(&session).await?;
     let begin = format!(
@@ -48,14 +54,19 @@ async fn on_snapshot(dialer: &Dialer, purpose: &str, token: &str, want: Option<&
     // `jit` came with 11; older servers get the same without it.
     let begin = if version >= 110_000 { begin } else { begin.replace("; set local jit = off", "") };
     session.batch_execute(&begin).await.map_err(|e| match e.code() {
-        Some(&SqlState::INVALID_PARAMETER_VALUE | &SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE | &SqlState::UNDEFINED_OBJECT) => {
-            lost("the snapshot is gone").cause(e)
-        }
+        Some(
+            &SqlState::INVALID_PARAMETER_VALUE
+            | &SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            | &SqlState::UNDEFINED_OBJECT,
+        ) => lost("the snapshot is gone").cause(e),
         _ => classify(&e, Fault::Source, "cannot join the snapshot"),
     })?;
     let seen = proof(&session, version).await?;
     if want.is_some_and(|want| want != seen) {
-        return Err(Error::internal(format!("a session joined snapshot {seen}, but it should be on {}", want.unwrap_or(""))));
+        return Err(Error::internal(format!(
+            "a session joined snapshot {seen}, but it should be on {}",
+            want.unwrap_or("")
+        )));
     }
     Ok((session, version, seen))
 }
@@ -63,7 +74,8 @@ async fn on_snapshot(dialer: &Dialer, purpose: &str, token: &str, want: Option<&
 /// `server_version_num`.
 pub async fn server_version(session: &Session) -> Result<u32> {
     let row = session.query_one("select current_setting('server_version_num')::int4", &[]).await;
-    row.map(|r| r.get::<_, i32>(0) as u32).map_err(|e| classify(&e, Fault::Source, "cannot ask for the server's version"))
+    row.map(|r| r.get::<_, i32>(0) as u32)
+        .map_err(|e| classify(&e, Fault::Source, "cannot ask for the server's version"))
 }
 
 /// Holds a snapshot in an open transaction.
@@ -147,9 +159,14 @@ impl Reader {
 }
 
 fn changed(plan: &TablePlan, how: &str) -> Error {
-    Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, format!("the table changed while it was copied: {how}"))
-        .table(&plan.source)
-        .remedy("start the migration again, and change no selected table before the changes are flowing")
+    Error::new(
+        codes::TABLE_CHANGED,
+        Fault::Source,
+        Retry::Never,
+        format!("the table changed while it was copied: {how}"),
+    )
+    .table(&plan.source)
+    .remedy("start the migration again, and change no selected table before the changes are flowing")
 }
 
 fn key_columns(plan: &TablePlan) -> impl Iterator<Item = &str> {
@@ -173,9 +190,10 @@ pub fn condition(plan: &TablePlan, bounds: &Bounds) -> String {
         Bounds::Keys { from, to } => {
             let keys: Vec<String> = key_columns(plan).map(ident).collect();
             let row = |values: &[String]| {
-                let typed = values.iter().zip(&plan.key).map(|(v, &k)| {
-                    format!("{}::{}", literal(v), plan.columns[usize::from(k)].origin_type)
-                });
+                let typed = values
+                    .iter()
+                    .zip(&plan.key)
+                    .map(|(v, &k)| format!("{}::{}", literal(v), plan.columns[usize::from(k)].origin_type));
                 format!("({})", typed.collect::<Vec<_>>().join(", "))
             };
             for (op, bound) in [(">=", from), ("<", to)] {
@@ -277,14 +295,19 @@ impl ChunkReader for Reader {
 
     async fn read(&mut self, plan: &TablePlan, bounds: &Bounds, sink: &mut dyn BlockSink) -> Result<ChunkRead> {
         let native = plan.format != RowFormat::Canonical;
-        let whole = matches!(bounds, Bounds::Whole | Bounds::Keys { from: None, to: None } | Bounds::Physical { from: None, to: None });
+        let whole = matches!(
+            bounds,
+            Bounds::Whole | Bounds::Keys { from: None, to: None } | Bounds::Physical { from: None, to: None }
+        );
         // A range of keys is read along its index, whatever stale statistics say; the whole table from front to back.
         let scan = if whole { "on" } else { "off" };
         let ranged = matches!(bounds, Bounds::Keys { .. });
         let (seq, bitmap) = if ranged { (scan, scan) } else { ("on", "on") };
-        let failed = |e: tokio_postgres::Error, fault: Fault| classify(&e, fault, "cannot read a chunk").table(&plan.source);
+        let failed =
+            |e: tokio_postgres::Error, fault: Fault| classify(&e, fault, "cannot read a chunk").table(&plan.source);
         // What is locked after a savepoint is unlocked by going back to it: the application's DDL never waits for more than a chunk.
-        let begin = format!("savepoint chunk; set local enable_seqscan = {seq}; set local enable_bitmapscan = {bitmap}");
+        let begin =
+            format!("savepoint chunk; set local enable_seqscan = {seq}; set local enable_bitmapscan = {bitmap}");
         self.session.batch_execute(&begin).await.map_err(|e| failed(e, self.fault))?;
         let sql = format!("copy ({}) to stdout (format binary)", select(plan, bounds, !native));
         let stream = self.session.copy_out(&sql).await.map_err(|e| failed(e, self.fault))?;
@@ -336,10 +359,12 @@ impl ChunkReader for Reader {
                 })
                 .collect();
             let columns: Vec<String> = plan.columns.iter().map(|c| format!("{}::text", ident(&c.source))).collect();
-            let sql = format!("select {} from {} where {}", columns.join(", "), from_clause(plan), condition.join(" and "));
+            let sql =
+                format!("select {} from {} where {}", columns.join(", "), from_clause(plan), condition.join(" and "));
             for row in self.texts(&sql, "cannot fetch an owed row").await.map_err(|e| e.table(&plan.source))? {
                 let mut out = Vec::new();
-                row.iter().for_each(|v| put_cell(&mut out, v.as_ref().map_or(Cell::Null, |v| Cell::Value(v.as_bytes()))));
+                row.iter()
+                    .for_each(|v| put_cell(&mut out, v.as_ref().map_or(Cell::Null, |v| Cell::Value(v.as_bytes()))));
                 found.push(Bytes::from(out));
             }
         }

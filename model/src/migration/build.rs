@@ -91,6 +91,7 @@ impl Build<'_> {
                     named.filter(|(word, _)| words.iter().any(|w| w == word)).map(|(_, stage)| stage).collect()
                 }
             },
+            set_identity: migrate.flag("set_identity"),
             on_conflict: match migrate.text("on_conflict")? {
                 "ignore" => OnConflict::Ignore,
                 _ => OnConflict::Fail,

@@ -127,6 +127,7 @@ pub(super) static MIGRATE: Section = Section {
         optional("stages", Takes::Choices(&["schema", "full", "incremental"])),
         default("on_conflict", Takes::Choice(&["fail", "ignore"]), "fail"),
         default("names", Takes::Choice(&["default", "source", "destination"]), "default"),
+        optional("set_identity", Takes::Flag),
     ],
 };
 

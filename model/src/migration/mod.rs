@@ -35,6 +35,10 @@ pub struct Migration {
     pub stages: Vec<Stage>,
     pub on_conflict: OnConflict,
     pub names: Names,
+    /// Consent: drover may make the source log whole old rows of tables whose updates and deletes could not be followed
+    /// otherwise. Undone by cleanup.
+    #[serde(default)]
+    pub set_identity: bool,
     /// None selects everything that a user owns.
     pub objects: Vec<ObjectRule>,
     pub limits: Limits,

@@ -151,7 +151,7 @@ const BAD: &[(&str, &[&str])] = &[
     (
         "[migrate]\nstage = [\"full\"]",
         &[
-            "conf/shop.toml:9: unknown key \"stage\" in [migrate]; did you mean \"stages\"? known here: stages, on_conflict, names",
+            "conf/shop.toml:9: unknown key \"stage\" in [migrate]; did you mean \"stages\"? known here: stages, on_conflict, names, set_identity",
         ],
     ),
     (

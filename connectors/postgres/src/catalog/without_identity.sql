@@ -1,0 +1,27 @@
+-- Tables of $1 (schemas), $2 (names), $3 (has a filter), partitions one by one, whose updates and deletes would be refused
+-- once they are published: no primary key that is checked at once, no usable identity index, not FULL; filtered ones need FULL.
+with recursive wanted as (
+    select c.oid, c.relkind, w.filtered
+    from unnest($1::text[], $2::text[], $3::bool[]) as w(schema, name, filtered)
+    join pg_namespace n on n.nspname = w.schema
+    join pg_class c on c.relnamespace = n.oid and c.relname = w.name
+  union all
+    select c.oid, c.relkind, w.filtered
+    from wanted w
+    join pg_inherits i on i.inhparent = w.oid
+    join pg_class c on c.oid = i.inhrelid
+    where w.relkind = 'p'
+)
+select n.nspname::text, c.relname::text, c.relreplident::text
+from wanted w
+join pg_class c on c.oid = w.oid
+join pg_namespace n on n.oid = c.relnamespace
+where w.relkind = 'r'
+  and c.relreplident <> 'f'
+  and (w.filtered
+    or c.relreplident = 'n'
+    or c.relreplident = 'd' and not exists (
+        select from pg_index x where x.indrelid = c.oid and x.indisprimary and x.indimmediate and x.indisvalid)
+    or c.relreplident = 'i' and not exists (
+        select from pg_index x where x.indrelid = c.oid and x.indisreplident and x.indisvalid))
+order by 1, 2

@@ -1,0 +1,166 @@
+//! PostgreSQL as a source: the trait, put together from this crate's rooms.
+
+use crate::changes::{Changes, lsn_of, position};
+use crate::connect::{Dialer, Session};
+use crate::errors::classify;
+use crate::lsn::Lsn;
+use crate::replication::StreamOptions;
+use crate::slot::{self, Names};
+use crate::snapshot::{Holder, Reader, server_version};
+use async_trait::async_trait;
+use drover_connectors_api::{ChunkReader, Hold, Opened, Rows, Source, StreamSpec};
+use drover_model::check::CheckItem;
+use drover_model::error::codes;
+use drover_model::migration::Migration;
+use drover_model::plan::SnapshotRef;
+use drover_model::schema::Catalog;
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A source server.
+pub struct PgSource {
+    dialer: Dialer,
+    name: String,
+    version: u32,
+}
+
+impl PgSource {
+    /// Connects once, to see that it can.
+    pub async fn open(dialer: Dialer, name: String) -> Result<Self> {
+        let session = dialer.session("inspect").await?;
+        let version = server_version(&session).await?;
+        Ok(PgSource { dialer, name, version })
+    }
+
+    async fn session(&self) -> Result<Session> {
+        self.dialer.session("inspect").await
+    }
+
+    async fn hold(&self, temporary: bool) -> Result<Box<dyn Hold>> {
+        let mut replication = self.dialer.replication("snapshot").await?;
+        let name = format!("dts_sync_snapshot_{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+        let made = slot::create(&self.dialer, &mut replication, &name, temporary).await?;
+        let hold = Holder::join(&self.dialer, &made.snapshot, position(made.consistent_point), None).await?;
+        // The temporary slot has done its work; it goes with its session.
+        Ok(Box::new(hold))
+    }
+
+    async fn fresh(&self, spec: &StreamSpec, names: &Names) -> Result<Opened> {
+        let session = self.session().await?;
+        slot::cleanup(&session, self.version, names).await?;
+        let mut replication = self.dialer.replication("stream").await?;
+        let server = slot::server_of(&mut replication).await?;
+        slot::publish(&session, self.version, names, spec.migration, &server, &spec.tables, spec.may_set_identity)
+            .await?;
+        let made = slot::create(&self.dialer, &mut replication, &names.slot, false).await?;
+        let start = made.consistent_point;
+        let hold = Holder::join(&self.dialer, &made.snapshot, position(start), None).await?;
+        self.start(replication, spec, names, start, Some(Box::new(hold))).await
+    }
+
+    async fn resumed(&self, spec: &StreamSpec, names: &Names) -> Result<Opened> {
+        let session = self.session().await?;
+        let gone = |how: String| {
+            Error::new(codes::POSITION_LOST, Fault::Source, Retry::Never, how)
+                .remedy("begin again: `drover cleanup`, then run the migration anew")
+        };
+        let slot = slot::free(&session, self.version, &names.slot).await?;
+        let slot = slot.ok_or_else(|| gone(format!("the slot {} is gone from the source", names.slot)))?;
+        if slot.lost {
+            return Err(gone(format!("the source has thrown away log that the slot {} needs", names.slot)));
+        }
+        let confirmed = slot.confirmed.unwrap_or(Lsn::ZERO);
+        let from = spec.resume.as_ref().map(lsn_of).transpose()?.unwrap_or(confirmed);
+        if confirmed > from {
+            return Err(gone(format!(
+                "the slot stands at {confirmed}, but the log ends at {from}: changes between are lost"
+            )));
+        }
+        let mut replication = self.dialer.replication("stream").await?;
+        let server = slot::server_of(&mut replication).await?;
+        slot::assert_server(&session, names, &server).await?;
+        self.start(replication, spec, names, from, None).await
+    }
+
+    async fn start(
+        &self,
+        mut replication: crate::replication::ReplicationSession,
+        spec: &StreamSpec,
+        names: &Names,
+        from: Lsn,
+        snapshot: Option<Box<dyn Hold>>,
+    ) -> Result<Opened> {
+        let started = replication.start(&names.slot, from, &[&names.publication], StreamOptions::default()).await;
+        started.map_err(|e| {
+            let (code, retry) = match e.sqlstate() {
+                Some("55006") => (codes::TIMEOUT, Retry::Other),
+                Some("55000" | "42704" | "58P01") => (codes::POSITION_LOST, Retry::Never),
+                Some(_) => (codes::STATEMENT, Retry::Other),
+                None => (codes::CONNECTION, Retry::Connection),
+            };
+            Error::new(code, Fault::Source, retry, "cannot start streaming").cause(e)
+        })?;
+        let heartbeat = slot::heartbeat(self.dialer.clone(), names.clone());
+        let spill = spec.spill.clone();
+        let changes = Changes::new(replication, Some(heartbeat), &spec.tables, from, spill, spec.batch_bytes);
+        Ok(Opened { start: position(from), snapshot, stream: Box::new(changes) })
+    }
+}
+
+#[async_trait]
+impl Source for PgSource {
+    async fn catalog(&self) -> Result<Catalog> {
+        crate::catalog::read(&*self.session().await?).await
+    }
+
+    async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
+        crate::check::source(&*self.session().await?, migration, plans, catalog).await
+    }
+
+    async fn open_stream(&self, spec: StreamSpec) -> Result<Opened> {
+        let names = Names::new(&spec.name, spec.migration);
+        if spec.fresh { self.fresh(&spec, &names).await } else { self.resumed(&spec, &names).await }
+    }
+
+    async fn new_snapshot(&self) -> Result<Box<dyn Hold>> {
+        self.hold(true).await
+    }
+
+    async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>> {
+        let hold =
+            Holder::join(&self.dialer, &snapshot.token, snapshot.position.clone(), Some(&snapshot.proof)).await?;
+        Ok(Box::new(hold))
+    }
+
+    async fn reader(&self, snapshot: &SnapshotRef) -> Result<Box<dyn ChunkReader>> {
+        Ok(Box::new(Reader::open(&self.dialer, snapshot).await?))
+    }
+
+    async fn rows(&self) -> Result<Box<dyn Rows>> {
+        Ok(Box::new(crate::rows::PgRows::open(&self.dialer).await?))
+    }
+
+    async fn mark(&self) -> Result<Position> {
+        Ok(position(slot::mark(&self.session().await?, "mark").await?))
+    }
+
+    async fn clock_skew(&self) -> Result<f64> {
+        let session = self.session().await?;
+        let row = session.query_one("select extract(epoch from clock_timestamp())::float8", &[]).await;
+        let theirs: f64 = row.map_err(|e| classify(&e, Fault::Source, "cannot ask for the source's clock"))?.get(0);
+        let ours = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+        Ok(theirs - ours)
+    }
+
+    async fn cleanup(&self, migration: MigrationId) -> Result<Vec<String>> {
+        slot::cleanup(&self.session().await?, self.version, &Names::new(&self.name, migration)).await
+    }
+
+    async fn sequences(&self) -> Result<Vec<(String, String, i64, bool)>> {
+        let sql = "select schemaname::text, sequencename::text, coalesce(last_value, start_value), last_value is not null \
+            from pg_sequences where schemaname not in ('pg_catalog', 'information_schema', 'drover')";
+        let rows = self.session().await?.query(sql, &[]).await;
+        let rows = rows.map_err(|e| classify(&e, Fault::Source, "cannot read the sequences"))?;
+        Ok(rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3))).collect())
+    }
+}
