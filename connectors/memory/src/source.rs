@@ -122,22 +122,25 @@ impl Source for MemorySource {
             let mut inner = self.db.lock();
             let (end, lineage) = (inner.log.len() as u64, inner.lineage);
             let holder = inner.streams.get(&spec.migration).map_or(0, |s| s.holder) + 1;
-            match &spec.resume {
-                None => {
-                    // What an attempt of before left has no snapshot any more: nothing can have been copied.
-                    inner.streams.insert(spec.migration, StreamState { holder, confirmed: end });
-                    (holder, end, true)
-                }
-                Some(resume) => {
-                    let at = place(resume)?;
-                    let stream = inner.streams.get_mut(&spec.migration);
-                    let stream = stream.ok_or_else(|| gone("there is no stream of this migration".into()))?;
-                    if resume.lineage != lineage || at < stream.confirmed || at > end {
-                        return Err(gone(format!("{resume} is not in this server's log any more")));
+            if spec.fresh {
+                // What an attempt of before left has no snapshot any more: nothing can have been copied.
+                inner.streams.insert(spec.migration, StreamState { holder, confirmed: end });
+                (holder, end, true)
+            } else {
+                let stream = inner.streams.get_mut(&spec.migration);
+                let stream = stream.ok_or_else(|| gone("there is no stream of this migration".into()))?;
+                let at = match &spec.resume {
+                    None => stream.confirmed,
+                    Some(resume) => {
+                        let at = place(resume)?;
+                        if resume.lineage != lineage || at < stream.confirmed || at > end {
+                            return Err(gone(format!("{resume} is not in this server's log any more")));
+                        }
+                        at
                     }
-                    stream.holder = holder;
-                    (holder, at, false)
-                }
+                };
+                stream.holder = holder;
+                (holder, at, false)
             }
         };
         // Wakes the former holder, who finds himself fenced.

@@ -167,7 +167,8 @@ async fn a_zombie_that_began_before_the_restart_loads_nothing() {
 async fn another_server_and_a_forgotten_position_are_refused() {
     let pair = pair().await.unwrap();
     let source = Memory.source(target(&pair.host, pair.migration)).await.unwrap();
-    let spec = |resume| StreamSpec {
+    let spec = |resume: Option<Position>| StreamSpec {
+        fresh: resume.is_none(),
         migration: pair.migration,
         name: "faults".into(),
         tables: vec![pair.plan.clone()],

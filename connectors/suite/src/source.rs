@@ -311,6 +311,30 @@ pub async fn stream_resumes_without_a_gap(fixture: &dyn Fixture) -> anyhow::Resu
     deadline.await.context("the former holder reads on")
 }
 
+pub async fn stream_without_a_resume_position_begins_where_the_source_stands(
+    fixture: &dyn Fixture,
+) -> anyhow::Result<()> {
+    let world = World::new(fixture, &[]).await?;
+    // Made, but killed before anything of it was durable: what was committed since must come.
+    let opened = world.open(None).await?;
+    let start = opened.start.clone();
+    drop(opened);
+    fixture.transaction(&[insert(1, "one")], true).await?;
+    let opened =
+        world.source.open_stream(drover_connectors_api::StreamSpec { fresh: false, ..world.spec(None, 1 << 20) });
+    let opened = opened.await?;
+    ensure!(opened.snapshot.is_none() && opened.start <= start, "began at {} instead of {start}", opened.start);
+    let mut follower = Follower::new(opened, &world.plans);
+    let mark = world.source.mark().await?;
+    ensure!(follower.until(&mark).await?.len() == 1, "a transaction before the first batch was lost");
+    // Made anew, it begins now and brings a snapshot again.
+    drop(follower);
+    let mut opened = world.open(None).await?;
+    let hold = opened.snapshot.take().context("a new stream has a snapshot")?;
+    ensure!(opened.start > start, "the new stream begins where the former did");
+    same(&whole(&world, &*hold, 0).await?, &[item(1, "one")], "the new snapshot")
+}
+
 pub async fn idle_stream_passes_marks(fixture: &dyn Fixture) -> anyhow::Result<()> {
     let world = World::new(fixture, &[]).await?;
     let opened = world.open(None).await?;

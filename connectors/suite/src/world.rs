@@ -185,8 +185,10 @@ impl<'a> World<'a> {
         &self.plans[1]
     }
 
+    /// `resume`: `None` makes the stream anew.
     pub fn spec(&self, resume: Option<Position>, batch_bytes: usize) -> StreamSpec {
         StreamSpec {
+            fresh: resume.is_none(),
             migration: self.migration(),
             name: self.name(),
             tables: self.plans.clone(),
