@@ -6,7 +6,7 @@ use crate::progress::{Bars, Display};
 use crate::state::StateDir;
 use crate::{Until, check, file};
 use drover_applier::Applier;
-use drover_coordinator::service::{Coordinator, Options};
+use drover_coordinator::service::Coordinator;
 use drover_coordinator::view::SnapshotView;
 use drover_extractor::Extractor;
 use drover_model::error::codes;
@@ -43,7 +43,7 @@ pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, bars
     let dir = StateDir::lock(&file::state_dir(path, &migration.name, state))?;
     let shutdown = CancellationToken::new();
     let signals = crate::cluster::on_signal(shutdown.clone())?;
-    let coordinator = Coordinator::open(Options::new(&dir.path, true)).await?;
+    let coordinator = Coordinator::open(crate::cluster::options(&dir.path, true)).await?;
     begin(&coordinator, &migration).await?;
     let factories = Arc::new(Factories::new(Some(dir.path.clone())));
     let extractor: Arc<dyn Handler> = Arc::new(Extractor::new(factories.clone(), factories.clone(), dir.path.clone()));
@@ -115,10 +115,13 @@ async fn watch(
     shutdown: &CancellationToken,
 ) -> Result<Exit> {
     let mut mark: Option<Position> = None;
-    let mut retried = None;
+    let (mut retried, mut consistent) = (None, false);
     loop {
         let view = coordinator.snapshot_view(&migration.name)?;
         display.show(&view);
+        if view.consistent && !std::mem::replace(&mut consistent, true) {
+            tracing::info!("the destination is consistent");
+        }
         match view.state {
             "precheck_failed" => {
                 display.end();
