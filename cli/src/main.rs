@@ -1,1 +1,148 @@
-fn main() {}
+//! `drover`: moves a live database to another one, of the same or another kind, without stopping it.
+
+mod check;
+mod cleanup;
+mod cluster;
+mod exit;
+mod factories;
+mod file;
+mod progress;
+mod run;
+mod state;
+mod validate;
+mod verbs;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use drover_runtime::telemetry::{self, LogFormat};
+use exit::Exit;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Moves a live database to another one without stopping it: schema, then all rows, then every change until you switch over.
+///
+/// Begin with `drover check FILE`, then `drover run FILE`. docs/guide explains the migration file and each step.
+#[derive(Parser)]
+#[command(
+    version,
+    max_term_width = 110,
+    after_help = "Exit status: 0 done; 1 the migration failed or the sides differ; \
+2 wrong usage or configuration; 3 the precheck failed; 4 interrupted or could not be carried out, run it again to go on."
+)]
+struct Cli {
+    /// Form of log lines on standard error.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// When `run` ends.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Until {
+    /// When all stages have ended (not with the incremental stage, which never ends).
+    Done,
+    /// When everything that the source had committed before a mark is applied; the mark is written once the copy has ended.
+    CaughtUp,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Connect to both sides and say what stands in the way: every item with result, cause and remedy.
+    Check {
+        /// The migration file.
+        file: PathBuf,
+        /// One JSON document on standard output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Carry the migration out in this process, with no other service. Started again it goes on where it was.
+    Run {
+        /// The migration file.
+        file: PathBuf,
+        /// End earlier than on being interrupted.
+        #[arg(long, value_enum)]
+        until: Option<Until>,
+        /// Where the state is kept (default: .drover/NAME beside the file).
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+    },
+    /// Compare both sides row by row; correct while changes flow. Status 1 if they differ.
+    Validate {
+        /// The migration file.
+        file: PathBuf,
+        /// Only this table of the source (schema.table); may be repeated.
+        #[arg(long, value_name = "T")]
+        table: Vec<String>,
+        /// One JSON document on standard output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Drop all that drover created on either side, and the state. The migrated data stay.
+    Cleanup {
+        /// The migration file.
+        file: PathBuf,
+        /// Where `run` kept its state (default: .drover/NAME beside the file).
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+    },
+    /// Start the coordinator of a cluster.
+    Coordinator(cluster::CoordinatorArgs),
+    /// Start an extractor: it reads sources. Any number may join and leave.
+    Extractor(cluster::WorkerArgs),
+    /// Start an applier: it writes destinations. Any number may join and leave.
+    Applier(cluster::WorkerArgs),
+    /// Create and steer migrations of a cluster.
+    Migration {
+        /// Address of the coordinator.
+        #[arg(long, env = "DROVER_COORDINATOR", default_value = "http://127.0.0.1:7440", global = true)]
+        coordinator: String,
+        #[command(subcommand)]
+        verb: verbs::Verb,
+    },
+}
+
+fn main() -> ExitCode {
+    // One provider for the whole process; a second call (there is none) would only say so.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = Cli::parse();
+    let format = match cli.log_format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    };
+    let bars = progress::Bars::new(matches!(cli.command, Command::Run { .. } | Command::Validate { .. }));
+    telemetry::init(format, "info", bars.writer());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("drover: cannot start: {error}");
+            return ExitCode::from(4);
+        }
+    };
+    let exit = runtime.block_on(async {
+        match cli.command {
+            Command::Check { file, json } => check::run(&file, json).await,
+            Command::Run { file, until, state } => run::run(&file, until, state, bars).await,
+            Command::Validate { file, table, json } => validate::run(&file, &table, json).await,
+            Command::Cleanup { file, state } => cleanup::run(&file, state).await,
+            Command::Coordinator(args) => cluster::coordinator(args).await,
+            Command::Extractor(args) => cluster::extractor(args).await,
+            Command::Applier(args) => cluster::applier(args).await,
+            Command::Migration { coordinator, verb } => verbs::run(&coordinator, verb).await,
+        }
+    });
+    // Blocking threads (file writers) end with the process.
+    runtime.shutdown_background();
+    match exit {
+        Ok(exit) => exit.code(),
+        Err(error) => {
+            eprintln!("drover: {error}");
+            Exit::of(&error).code()
+        }
+    }
+}

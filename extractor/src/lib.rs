@@ -10,4 +10,5 @@ mod readers;
 mod roles;
 mod stream;
 
-pub use roles::{Extractor, LogFactory, SourceFactory};
+pub use inspect::select;
+pub use roles::{Extractor, SourceFactory};

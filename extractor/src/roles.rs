@@ -6,7 +6,7 @@ use crate::readers::Readers;
 use crate::stream::{self, Publisher, end_of_log};
 use async_trait::async_trait;
 use drover_connectors_api::{Hold, Source, StreamSpec};
-use drover_log::Log;
+use drover_log::LogFactory;
 use drover_model::error::codes;
 use drover_model::plan::SnapshotRef;
 use drover_model::{Error, MigrationId, Result, TablePlan};
@@ -21,12 +21,6 @@ use std::time::{Duration, Instant};
 #[async_trait]
 pub trait SourceFactory: Send + Sync {
     async fn source(&self, description: &Description) -> Result<Box<dyn Source>>;
-}
-
-/// Opens the log of a migration.
-#[async_trait]
-pub trait LogFactory: Send + Sync {
-    async fn log(&self, description: &Description) -> Result<Arc<dyn Log>>;
 }
 
 /// The extractor role.

@@ -65,6 +65,12 @@ pub trait Log: Send + Sync {
     async fn remove(&self) -> Result<()>;
 }
 
+/// Opens the log of a migration, the same one for all who ask in one process.
+#[async_trait]
+pub trait LogFactory: Send + Sync {
+    async fn log(&self, description: &drover_proto::order::Description) -> Result<std::sync::Arc<dyn Log>>;
+}
+
 /// Appends to a stream. One task uses it.
 #[async_trait]
 pub trait Appender: Send {

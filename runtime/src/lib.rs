@@ -4,6 +4,7 @@
 
 pub mod failpoint;
 pub mod retry;
+pub mod secret;
 pub mod task;
 pub mod telemetry;
 pub mod worker;

@@ -1,13 +1,24 @@
 //! PostgreSQL 10 and later, and its cloud kin, as source and destination.
 
+pub mod apply;
 pub mod catalog;
 pub mod changes;
+pub mod check;
 pub mod connect;
+pub mod connector;
+pub mod destination;
 pub mod errors;
+pub mod keys;
+pub mod load;
 pub mod lsn;
 pub mod pgoutput;
+pub mod progress;
 pub mod replication;
+pub mod rows;
+pub mod schema;
 pub mod slot;
 pub mod snapshot;
+pub mod source;
 mod spill;
 pub mod sql;
+pub mod typemap;

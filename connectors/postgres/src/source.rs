@@ -50,7 +50,8 @@ impl PgSource {
         slot::cleanup(&session, self.version, names).await?;
         let mut replication = self.dialer.replication("stream").await?;
         let server = slot::server_of(&mut replication).await?;
-        slot::publish(&session, self.version, names, spec.migration, &server, &spec.tables, spec.may_set_identity).await?;
+        slot::publish(&session, self.version, names, spec.migration, &server, &spec.tables, spec.may_set_identity)
+            .await?;
         let made = slot::create(&self.dialer, &mut replication, &names.slot, false).await?;
         let start = made.consistent_point;
         let hold = Holder::join(&self.dialer, &made.snapshot, position(start), None).await?;
@@ -71,7 +72,9 @@ impl PgSource {
         let confirmed = slot.confirmed.unwrap_or(Lsn::ZERO);
         let from = spec.resume.as_ref().map(lsn_of).transpose()?.unwrap_or(confirmed);
         if confirmed > from {
-            return Err(gone(format!("the slot stands at {confirmed}, but the log ends at {from}: changes between are lost")));
+            return Err(gone(format!(
+                "the slot stands at {confirmed}, but the log ends at {from}: changes between are lost"
+            )));
         }
         let mut replication = self.dialer.replication("stream").await?;
         let server = slot::server_of(&mut replication).await?;
@@ -107,11 +110,11 @@ impl PgSource {
 #[async_trait]
 impl Source for PgSource {
     async fn catalog(&self) -> Result<Catalog> {
-        crate::catalog::read(&self.session().await?).await
+        crate::catalog::read(&*self.session().await?).await
     }
 
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
-        crate::check::source(&self.session().await?, migration, plans, catalog).await
+        crate::check::source(&*self.session().await?, migration, plans, catalog).await
     }
 
     async fn open_stream(&self, spec: StreamSpec) -> Result<Opened> {
@@ -124,7 +127,8 @@ impl Source for PgSource {
     }
 
     async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>> {
-        let hold = Holder::join(&self.dialer, &snapshot.token, snapshot.position.clone(), Some(&snapshot.proof)).await?;
+        let hold =
+            Holder::join(&self.dialer, &snapshot.token, snapshot.position.clone(), Some(&snapshot.proof)).await?;
         Ok(Box::new(hold))
     }
 

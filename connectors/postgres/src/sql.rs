@@ -1,5 +1,8 @@
 //! Writing names and values into statements. Everything that comes from a catalogue or a file passes here.
 
+use drover_model::TablePlan;
+use drover_model::schema::TableName;
+
 /// A name, quoted.
 pub fn ident(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -14,6 +17,21 @@ pub fn qualified(schema: &str, name: &str) -> String {
 pub fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
     if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+/// A table's name, quoted.
+pub fn table(name: &TableName) -> String {
+    qualified(&name.schema, &name.name)
+}
+
+/// The destination names of a plan's columns, quoted, with commas between.
+pub fn destination_columns(plan: &TablePlan) -> String {
+    list(plan.columns.iter().map(|c| ident(&c.destination)))
+}
+
+/// Items with commas between.
+pub fn list(items: impl IntoIterator<Item = String>) -> String {
+    items.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -1,0 +1,181 @@
+//! The applier as a handler of work orders.
+
+use crate::load::{Chunk, Loaded, load};
+use crate::survey::survey;
+use async_trait::async_trait;
+use drover_connectors_api::{Destination, Loader, SchemaStep};
+use drover_log::{Log, LogFactory, Stream};
+use drover_model::migration::OnConflict;
+use drover_model::{Error, MigrationId, Result, TablePlan};
+use drover_proto::order::{Description, Order, Outcome, Progress, Step};
+use drover_runtime::worker::{Handler, Job};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Opens the destination of a migration; the one place that knows connectors and secrets is outside.
+#[async_trait]
+pub trait DestinationFactory: Send + Sync {
+    async fn destination(&self, description: &Description) -> Result<Box<dyn Destination>>;
+}
+
+/// Numbers about a load are told this often.
+const NEWS: Duration = Duration::from_millis(200);
+
+/// Loading sessions are closed when idle for so long.
+const IDLE: Duration = Duration::from_secs(10);
+
+type Idle = Vec<(Instant, Box<dyn Loader>)>;
+
+/// The applier role.
+pub struct Applier {
+    destinations: Arc<dyn DestinationFactory>,
+    logs: Arc<dyn LogFactory>,
+    open: tokio::sync::Mutex<HashMap<MigrationId, Arc<dyn Destination>>>,
+    loaders: Mutex<HashMap<MigrationId, Idle>>,
+}
+
+impl Applier {
+    pub fn new(destinations: Arc<dyn DestinationFactory>, logs: Arc<dyn LogFactory>) -> Self {
+        Applier { destinations, logs, open: tokio::sync::Mutex::default(), loaders: Mutex::default() }
+    }
+
+    async fn destination(&self, description: &Description) -> Result<Arc<dyn Destination>> {
+        let mut open = self.open.lock().await;
+        if let Some(destination) = open.get(&description.id) {
+            return Ok(destination.clone());
+        }
+        let destination: Arc<dyn Destination> = Arc::from(self.destinations.destination(description).await?);
+        open.insert(description.id, destination.clone());
+        Ok(destination)
+    }
+
+    async fn log(&self, description: &Description) -> Result<Arc<dyn Log>> {
+        let log = self.logs.log(description).await?;
+        log.open(description.bulk_partitions).await?;
+        Ok(log)
+    }
+
+    async fn survey(&self, job: &Job) -> Result<Outcome> {
+        let d = &*job.description;
+        // Credentials may have been changed since: open anew.
+        self.open.lock().await.remove(&d.id);
+        let destination = self.destination(d).await?;
+        let catalog = d.catalog.as_ref().ok_or_else(|| Error::internal("the survey came before the catalogue"))?;
+        let found = survey(&*destination, &d.migration, catalog).await?;
+        if drover_model::check::passed(&found.items) {
+            destination.prepare(d.id, &d.migration.name).await?;
+        }
+        Ok(Outcome::Surveyed { plans: found.plans, objects: found.objects, items: found.items })
+    }
+
+    async fn schema(&self, job: &Job, step: Step) -> Result<Outcome> {
+        let d = &*job.description;
+        let destination = self.destination(d).await?;
+        let catalog = d.catalog.as_ref().ok_or_else(|| Error::internal("a schema step came before the catalogue"))?;
+        let step = match step {
+            Step::Base => SchemaStep::Base,
+            Step::Table { id } => SchemaStep::Table { id },
+            Step::Final => SchemaStep::Final,
+        };
+        let allowed = d.migration.on_conflict == OnConflict::Ignore;
+        let what = destination.schema(d.id, &step, catalog, &d.plans, &d.objects, allowed).await?;
+        Ok(Outcome::Done { what })
+    }
+
+    async fn load(&self, job: &Job) -> Result<Option<Outcome>> {
+        let Order::Load { table, generation, chunk, extent, trim } = &job.order else {
+            return Err(Error::internal("not a load order"));
+        };
+        let d = &*job.description;
+        let destination = self.destination(d).await?;
+        let log = self.log(d).await?;
+        let idle = self.with_loaders(|l| l.get_mut(&d.id).and_then(Vec::pop));
+        let mut loader = match idle {
+            Some((_, loader)) => loader,
+            None => destination.loader(d.id).await?,
+        };
+        let what = Chunk {
+            migration: d.id,
+            plan: plan_of(d, *table)?,
+            generation: *generation,
+            chunk: *chunk,
+            extent: *extent,
+        };
+        let told = Mutex::new(Instant::now());
+        let news = |rows, bytes| {
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.elapsed() >= NEWS {
+                *told = Instant::now();
+                job.news.progress(Progress::Load { migration: d.id, table: *table, chunk: *chunk, rows, bytes });
+            }
+        };
+        // A cancelled load leaves its session in the middle of a transaction: the session is dropped, the server rolls back.
+        let loaded = tokio::select! {
+            () = job.cancel.cancelled() => return Ok(None),
+            loaded = load(&*log, &mut *loader, &what, &news) => loaded?,
+        };
+        self.with_loaders(|l| l.entry(d.id).or_default().push((Instant::now(), loader)));
+        if *trim > 0 {
+            log.trim(Stream::Bulk(extent.partition), *trim).await?;
+        }
+        Ok(Some(match loaded {
+            Loaded::Rows(rows) => Outcome::Loaded { rows },
+            Loaded::Lost => Outcome::BulkLost,
+        }))
+    }
+
+    fn with_loaders<T>(&self, f: impl FnOnce(&mut HashMap<MigrationId, Idle>) -> T) -> T {
+        f(&mut self.loaders.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn dispatch(&self, job: &Job) -> Result<Option<Outcome>> {
+        let d = &*job.description;
+        let done = |what| Ok(Some(Outcome::Done { what }));
+        match &job.order {
+            Order::Survey => self.survey(job).await.map(Some),
+            Order::Schema { step } => self.schema(job, *step).await.map(Some),
+            Order::Load { .. } => self.load(job).await,
+            Order::Restart { table, generation } => {
+                self.destination(d).await?.restart_table(d.id, plan_of(d, *table)?, *generation).await?;
+                done(Vec::new())
+            }
+            Order::SetSequences { values } => {
+                self.destination(d).await?.set_sequences(values).await?;
+                done(Vec::new())
+            }
+            Order::CleanDestination => {
+                self.with_loaders(|l| l.remove(&d.id));
+                let what = self.destination(d).await?.cleanup(Some(d.id), &d.migration.name).await?;
+                self.logs.log(d).await?.remove().await?;
+                done(what)
+            }
+            other => Err(Error::internal(format!("{other:?} is no order for an applier"))),
+        }
+    }
+}
+
+fn plan_of(description: &Description, table: u32) -> Result<&TablePlan> {
+    let plan = description.plans.get(table as usize).filter(|p| p.id == table);
+    plan.ok_or_else(|| Error::internal(format!("there is no plan for table {table}")))
+}
+
+#[async_trait]
+impl Handler for Applier {
+    async fn execute(&self, job: Job) -> Option<Outcome> {
+        match self.dispatch(&job).await {
+            Ok(outcome) => outcome,
+            Err(_) if job.cancel.is_cancelled() => None,
+            Err(error) => Some(Outcome::Failed { error }),
+        }
+    }
+
+    fn tick(&self) {
+        self.with_loaders(|loaders| {
+            loaders.retain(|_, idle| {
+                idle.retain(|(since, _)| since.elapsed() < IDLE);
+                !idle.is_empty()
+            });
+        });
+    }
+}

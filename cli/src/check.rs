@@ -1,0 +1,87 @@
+//! `drover check`: connectivity and the precheck, from this process, changing nothing.
+
+use crate::exit::Exit;
+use crate::{factories, file};
+use drover_connectors_api::{Destination, Source};
+use drover_model::check::{self, CheckItem, Outcome};
+use drover_model::migration::Migration;
+use drover_model::schema::Catalog;
+use drover_model::{Error, MigrationId, Result, TablePlan};
+use serde_json::json;
+use std::path::Path;
+
+/// Checks, prints, and says how it came out.
+pub async fn run(path: &Path, as_json: bool) -> Result<Exit> {
+    let migration = file::read(path)?;
+    let items = items(&migration).await?;
+    let passed = check::passed(&items);
+    if as_json {
+        println!("{}", json!({ "passed": passed, "items": items }));
+    } else {
+        print!("{}", render(&items));
+    }
+    Ok(if passed { Exit::Done } else { Exit::Precheck })
+}
+
+/// Opens both sides; a side that cannot be reached is an item, not an error.
+async fn items(migration: &Migration) -> Result<Vec<CheckItem>> {
+    let id = MigrationId::nil();
+    let (source, destination) = tokio::join!(factories::source(migration, id), factories::destination(migration, id));
+    let mut items = Vec::new();
+    for (item, side, error) in
+        [("K1", "source", source.as_ref().err()), ("K3", "destination", destination.as_ref().err())]
+    {
+        items.push(error.map_or_else(|| CheckItem::passed(item, side), |e| unreachable(item, side, e)));
+    }
+    if let (Ok(source), Ok(destination)) = (source, destination) {
+        let (found, _, _) = look(&*source, &*destination, migration).await?;
+        items.extend(found);
+    }
+    Ok(items)
+}
+
+fn unreachable(item: &str, side: &str, error: &Error) -> CheckItem {
+    let cause = std::iter::once(error.message.clone()).chain(error.causes.clone()).collect::<Vec<_>>().join(": ");
+    let remedy = error.remedy.clone().unwrap_or_else(|| {
+        "check host, port, user and password in the migration file, that the server runs, and that it lets this machine in".into()
+    });
+    CheckItem::failed(item, side, cause, remedy)
+}
+
+/// The precheck of both sides for the selected tables, with the plans that it found.
+pub async fn look(
+    source: &dyn Source,
+    destination: &dyn Destination,
+    migration: &Migration,
+) -> Result<(Vec<CheckItem>, Vec<TablePlan>, Catalog)> {
+    let (catalog, mut items) = drover_extractor::select(migration, source.catalog().await?)?;
+    let survey = drover_applier::survey(destination, migration, &catalog).await?;
+    items.extend(survey.items);
+    items.extend(source.check(migration, &survey.plans, &catalog).await?);
+    Ok((items, survey.plans, catalog))
+}
+
+/// The items for people: what needs attention first.
+pub fn render(items: &[CheckItem]) -> String {
+    let mut text = String::new();
+    let of = |wanted: Outcome| items.iter().filter(move |i| i.result == wanted);
+    for (wanted, word) in [(Outcome::Failed, "failed"), (Outcome::Warning, "warning")] {
+        for item in of(wanted) {
+            text.push_str(&format!("{word:8} {:4} {}: {}\n", item.item, item.object, item.cause));
+            if !item.remedy.is_empty() {
+                text.push_str(&format!("              {}\n", item.remedy));
+            }
+        }
+    }
+    for (wanted, word) in [(Outcome::Skipped, "skipped"), (Outcome::Passed, "passed")] {
+        let mut list: Vec<&str> = of(wanted).map(|i| i.item.as_str()).collect();
+        list.dedup();
+        if !list.is_empty() {
+            text.push_str(&format!("{word:8} {}\n", list.join(" ")));
+        }
+    }
+    let (failed, warnings) = (of(Outcome::Failed).count(), of(Outcome::Warning).count());
+    let verdict = if failed == 0 { "passed" } else { "failed" };
+    text.push_str(&format!("precheck {verdict}: {failed} errors, {warnings} warnings, {} items\n", items.len()));
+    text
+}

@@ -1,0 +1,113 @@
+//! The processes of a cluster: coordinator, extractor, applier.
+
+use crate::exit::Exit;
+use crate::factories::Factories;
+use clap::Args;
+use drover_applier::Applier;
+use drover_coordinator::service::{Coordinator, Options};
+use drover_extractor::Extractor;
+use drover_model::error::codes;
+use drover_model::{Error, Fault, Result, Retry};
+use drover_proto::control::Remote;
+use drover_proto::v1::Role;
+use drover_runtime::worker::{self, Handler};
+use drover_runtime::{CancellationToken, task};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Args)]
+pub struct CoordinatorArgs {
+    /// Where workers and the command line find it (gRPC).
+    #[arg(long, default_value = "127.0.0.1:7440")]
+    listen: SocketAddr,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, default_value = "127.0.0.1:7441")]
+    http: SocketAddr,
+    /// Folder of its store.
+    #[arg(long, default_value = "drover-store", value_name = "DIR")]
+    store: PathBuf,
+}
+
+#[derive(Args)]
+pub struct WorkerArgs {
+    /// Address of the coordinator.
+    #[arg(long, env = "DROVER_COORDINATOR", default_value = "http://127.0.0.1:7440")]
+    coordinator: String,
+    /// Name for people (default: the host's name).
+    #[arg(long)]
+    name: Option<String>,
+    /// Where large transactions spill (default: drover-NAME in the system's folder for temporary files).
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+    /// Chunks in work at once.
+    #[arg(long, default_value_t = 2)]
+    slots: u32,
+}
+
+/// Cancels the token at the first SIGINT or SIGTERM; the second ends the process at once.
+pub fn on_signal(token: CancellationToken) -> Result<task::Owned<()>> {
+    let failed =
+        |e: std::io::Error| Error::new(codes::STATE, Fault::Drover, Retry::Never, "cannot listen to signals").cause(e);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    Ok(task::spawn("signals", async move {
+        for again in [false, true] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if again {
+                std::process::exit(4);
+            }
+            token.cancel();
+        }
+    }))
+}
+
+/// `drover coordinator`.
+pub async fn coordinator(args: CoordinatorArgs) -> Result<Exit> {
+    let shutdown = CancellationToken::new();
+    let _signals = on_signal(shutdown.clone())?;
+    let coordinator = Coordinator::open(Options::new(&args.store, false)).await?;
+    let (grpc, http) = tokio::join!(
+        coordinator.serve_grpc(args.listen, shutdown.clone()),
+        coordinator.serve_http(args.http, shutdown.clone())
+    );
+    grpc?;
+    http?;
+    Ok(Exit::Done)
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "worker".into(), |n| n.trim().to_owned())
+}
+
+async fn work(args: WorkerArgs, role: Role) -> Result<Exit> {
+    let shutdown = CancellationToken::new();
+    let _signals = on_signal(shutdown.clone())?;
+    let name = args.name.unwrap_or_else(host_name);
+    let control = Arc::new(Remote::lazy(&args.coordinator)?);
+    let factories = Arc::new(Factories::new(None));
+    let handler: Arc<dyn Handler> = match role {
+        Role::Extractor => {
+            let work_dir = args.work_dir.unwrap_or_else(|| std::env::temp_dir().join(format!("drover-{name}")));
+            Arc::new(Extractor::new(factories.clone(), factories, work_dir))
+        }
+        _ => Arc::new(Applier::new(factories.clone(), factories)),
+    };
+    tracing::info!(name, coordinator = args.coordinator, "works");
+    worker::run(worker::Options { control, role, name, slots: args.slots.max(1) }, handler, shutdown).await?;
+    Ok(Exit::Done)
+}
+
+/// `drover extractor`.
+pub async fn extractor(args: WorkerArgs) -> Result<Exit> {
+    work(args, Role::Extractor).await
+}
+
+/// `drover applier`.
+pub async fn applier(args: WorkerArgs) -> Result<Exit> {
+    work(args, Role::Applier).await
+}

@@ -1,0 +1,158 @@
+//! `drover run`: all roles in one process, with no other service. Whatever ends it, started again it goes on where it was.
+
+use crate::exit::Exit;
+use crate::factories::{self, Factories};
+use crate::progress::{Bars, Display};
+use crate::state::StateDir;
+use crate::{Until, check, file};
+use drover_applier::Applier;
+use drover_coordinator::service::{Coordinator, Options};
+use drover_coordinator::view::SnapshotView;
+use drover_extractor::Extractor;
+use drover_model::error::codes;
+use drover_model::migration::{Migration, Stage};
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
+use drover_proto::v1::Role;
+use drover_runtime::worker::{self, Handler};
+use drover_runtime::{CancellationToken, task};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the display is brought up to date and ends are looked for.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Chunks copied, and loaded, at once; more only make the two databases wait for each other on a few cores.
+fn slots() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from) as u32;
+    cores.clamp(2, 8)
+}
+
+/// Carries the migration out.
+pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, bars: Bars) -> Result<Exit> {
+    let migration = file::read(path)?;
+    if until == Some(Until::Done) && migration.has(Stage::Incremental) {
+        return Err(Error::new(
+            codes::CONFIGURATION,
+            Fault::User,
+            Retry::Never,
+            "--until done does not go with the incremental stage, which never ends",
+        )
+        .remedy("use --until caught-up, or take \"incremental\" out of stages"));
+    }
+    let dir = StateDir::lock(&file::state_dir(path, &migration.name, state))?;
+    let shutdown = CancellationToken::new();
+    let signals = crate::cluster::on_signal(shutdown.clone())?;
+    let coordinator = Coordinator::open(Options::new(&dir.path, true)).await?;
+    begin(&coordinator, &migration).await?;
+    let factories = Arc::new(Factories::new(Some(dir.path.clone())));
+    let extractor: Arc<dyn Handler> = Arc::new(Extractor::new(factories.clone(), factories.clone(), dir.path.clone()));
+    let applier: Arc<dyn Handler> = Arc::new(Applier::new(factories.clone(), factories.clone()));
+    let stop = CancellationToken::new();
+    let mut workers = Vec::new();
+    for (role, name, handler) in [(Role::Extractor, "extractor", extractor), (Role::Applier, "applier", applier)] {
+        let control = Arc::new(coordinator.clone());
+        let options = worker::Options { control, role, name: name.into(), slots: slots() };
+        workers.push(task::spawn(name, worker::run(options, handler, stop.clone())));
+    }
+    let mut display = Display::new(bars);
+    let ended = watch(&coordinator, &migration, until, &mut display, &shutdown).await;
+    display.end();
+    stop.cancel();
+    for mut worker in workers {
+        match worker.join().await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a worker ended badly"),
+            Err(error) => tracing::warn!(%error, "a worker broke"),
+        }
+    }
+    drop(signals);
+    drop(dir);
+    ended
+}
+
+/// Creates the migration, or takes up the one that the state folder has.
+async fn begin(coordinator: &Coordinator, migration: &Migration) -> Result<()> {
+    let Ok(view) = coordinator.snapshot_view(&migration.name) else {
+        tracing::info!("begins: {} → {}", migration.source.url.host, migration.destination.url.host);
+        return coordinator.create(migration.clone(), false).await.map(drop);
+    };
+    tracing::info!(state = view.state, "goes on with what the state folder has");
+    match view.state {
+        "draft" | "precheck_failed" | "passed" | "paused" | "failed" => {
+            coordinator.act(&migration.name, "resume", None).await.map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn watch(
+    coordinator: &Coordinator,
+    migration: &Migration,
+    until: Option<Until>,
+    display: &mut Display,
+    shutdown: &CancellationToken,
+) -> Result<Exit> {
+    let mut mark: Option<Position> = None;
+    let mut retried = None;
+    loop {
+        let view = coordinator.snapshot_view(&migration.name)?;
+        display.show(&view);
+        match view.state {
+            "precheck_failed" => {
+                display.end();
+                eprint!("{}", check::render(&view.items));
+                return Ok(Exit::Precheck);
+            }
+            "failed" => {
+                let error = view.error.unwrap_or_else(|| Error::internal("the migration failed"));
+                eprintln!("drover: the migration failed: {error}");
+                return Ok(Exit::Failed);
+            }
+            "completed" => {
+                tracing::info!("completed: {} rows in {} tables", view.rows, view.tables.len());
+                return Ok(Exit::Done);
+            }
+            _ => {}
+        }
+        if let Some(error) = view.error.as_ref().filter(|e| retried.as_ref() != Some(*e)) {
+            tracing::warn!("trying again: {error}");
+            retried = Some(error.clone());
+        }
+        if until == Some(Until::CaughtUp) && view.copied {
+            if mark.is_none() {
+                mark = try_mark(migration, view.id).await;
+            }
+            if reached(&view, mark.as_ref()) {
+                tracing::info!(
+                    "caught up: everything committed before {} is applied",
+                    mark.map_or_else(String::new, |m| m.text)
+                );
+                return Ok(Exit::Done);
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => {
+                tracing::info!("stops; run it again to go on");
+                return Ok(Exit::Interrupted);
+            }
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// A mark in the source's log; if the source is away just now, it is tried again later.
+async fn try_mark(migration: &Migration, id: MigrationId) -> Option<Position> {
+    let marked = async { factories::source(migration, id).await?.mark().await };
+    match marked.await {
+        Ok(mark) => Some(mark),
+        Err(error) => {
+            tracing::warn!(%error, "cannot write a mark at the source, trying again");
+            None
+        }
+    }
+}
+
+fn reached(view: &SnapshotView, mark: Option<&Position>) -> bool {
+    view.consistent && matches!((&view.applied, mark), (Some(applied), Some(mark)) if applied >= mark)
+}

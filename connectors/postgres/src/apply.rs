@@ -1,0 +1,397 @@
+//! Applying batches of changes: one destination transaction each, closed by moving the progress.
+//!
+//! - Rows travel as arrays of texts, one for each column, in few set-wise statements; a large insert travels by COPY. Texts are cast to
+//!   the column's type without its length, so a value that does not fit is an error and never cut.
+//! - Affected rows are counted. A key that is not there, or there twice, stops the batch with `ROW_COUNT` and is named.
+//! - The progress moves in the same transaction from exactly the position before, under exactly our epoch, or nothing is committed.
+//! - Commits are asynchronous: the progress is lost together with the data. [`ApplySession::flush`] makes all of them durable.
+//!
+//! Statements are pipelined: sent without waiting for the answers of those before. The first error is the one that is reported,
+//! for in an aborted transaction all later statements fail too.
+
+pub(crate) mod copytext;
+mod failure;
+pub(crate) mod params;
+mod run;
+pub(crate) mod shape;
+mod statements;
+
+use crate::connect::{Dialer, Session};
+use crate::errors::{classify, is};
+use crate::progress;
+use crate::{keys, sql};
+use async_trait::async_trait;
+use drover_connectors_api::apply::Canceller;
+use drover_connectors_api::{ApplySession, Committed, Keys, Step};
+use drover_model::error::codes;
+use drover_model::row::{Cell, put_cell};
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
+use futures::FutureExt;
+use params::{Grid, Param};
+use run::{Cache, Run};
+use shape::{Shape, Wanted};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use tokio_postgres::error::SqlState;
+
+pub(crate) use statements::copy_in;
+
+/// What sessions that apply are called, after the migration's id.
+pub(crate) const PURPOSE: &str = "apply";
+
+/// Settings of a session that applies; those that a server does not know are left out. Rows are looked up by their key's index, always:
+/// with the planner's guess of how many rows an array parameter holds, it would read whole tables for a few rows.
+const SETTINGS: &str = "select set_config(s.name, v.value, false) from (values ('synchronous_commit', 'off'), \
+    ('lock_timeout', '60s'), ('plan_cache_mode', 'force_generic_plan'), ('jit', 'off'), ('enable_seqscan', 'off'), \
+    ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('max_parallel_workers_per_gather', '0')) as v(name, value) \
+    join pg_settings s on s.name = v.name";
+
+/// Foreign keys and triggers do not fire in drover's sessions: their effects are in the source's log already. Where the role may not
+/// silence them this is said once, and they fire.
+pub(crate) async fn silence_triggers(session: &Session, fault: Fault) -> Result<()> {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    match session.batch_execute("set session_replication_role = replica").await {
+        Ok(()) => Ok(()),
+        Err(e) if is(&e, &SqlState::INSUFFICIENT_PRIVILEGE) => {
+            SAID.call_once(|| {
+                tracing::warn!(
+                    "the destination's role may not set session_replication_role: foreign keys and triggers fire for drover's writes"
+                );
+            });
+            Ok(())
+        }
+        Err(e) => Err(classify(&e, fault, "cannot prepare a session")),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    Open,
+    Failed,
+}
+
+/// A session that applies batches at a PostgreSQL destination.
+pub struct PgApply {
+    dialer: Dialer,
+    migration: MigrationId,
+    epoch: u64,
+    plans: Arc<HashMap<u32, TablePlan>>,
+    session: Session,
+    /// The server process of `session`; shared with the cancellers.
+    pid: Arc<AtomicI32>,
+    shapes: HashMap<u32, Arc<Shape>>,
+    keys: HashMap<u32, Keys>,
+    cache: Cache,
+    state: State,
+}
+
+impl PgApply {
+    /// Opens a session for the holder of `epoch`; FENCED if another took over.
+    pub async fn open(dialer: &Dialer, migration: MigrationId, epoch: u64, plans: &[TablePlan]) -> Result<Self> {
+        let (session, pid) = connect(dialer).await?;
+        let (now, _) = progress::stand(&session, migration, dialer.fault()).await?;
+        if now != epoch {
+            return Err(progress::fenced(epoch, now));
+        }
+        Ok(PgApply {
+            dialer: dialer.clone(),
+            migration,
+            epoch,
+            plans: Arc::new(plans.iter().map(|p| (p.id, p.clone())).collect()),
+            session,
+            pid: Arc::new(AtomicI32::new(pid)),
+            shapes: HashMap::new(),
+            keys: HashMap::new(),
+            cache: Cache::default(),
+            state: State::Idle,
+        })
+    }
+
+    /// Looks up the tables that are not known yet.
+    async fn learn(&mut self, tables: impl Iterator<Item = u32>) -> Result<()> {
+        let mut ids: Vec<u32> = tables.filter(|t| !self.shapes.contains_key(t)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut wanted = Vec::new();
+        for id in &ids {
+            let plan = self.plans.get(id).ok_or_else(|| Error::internal(format!("a change of unknown table {id}")))?;
+            wanted.push(Wanted {
+                name: &plan.destination,
+                columns: plan.columns.iter().map(|c| c.destination.as_str()).collect(),
+                key: plan.key.iter().map(|&k| usize::from(k)).collect(),
+            });
+        }
+        let shapes = shape::load(&self.session, &wanted, self.dialer.fault()).await?;
+        self.shapes.extend(ids.into_iter().zip(shapes.into_iter().map(Arc::new)));
+        Ok(())
+    }
+
+    fn usable(&self) -> Result<()> {
+        match self.state {
+            State::Failed => Err(Error::internal("a batch that failed was carried on instead of rolled back")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends what is left of the session at the server, and begins a new one.
+    async fn reconnect(&mut self) -> Result<()> {
+        let (session, pid) = connect(&self.dialer).await?;
+        let old = self.pid.load(Ordering::Relaxed);
+        let name = sql::literal(&self.dialer.application_name(PURPOSE));
+        let condition = format!("pid = {old} and application_name = {name}");
+        progress::end_sessions(&session, self.dialer.fault(), &condition).await?;
+        self.session = session;
+        self.pid.store(pid, Ordering::Relaxed);
+        self.cache = Cache::default();
+        self.state = State::Idle;
+        Ok(())
+    }
+
+    /// The outcome of a commit whose answer was lost. The old session is ended first, else it could still commit.
+    async fn resolve(&mut self, previous: &Position, next: &Position, lost: Error) -> Result<Committed> {
+        self.reconnect().await?;
+        let (epoch, position) = progress::stand(&self.session, self.migration, self.dialer.fault()).await?;
+        match position {
+            _ if epoch != self.epoch => Ok(Committed::Fenced),
+            Some(p) if p == *next => Ok(Committed::Yes),
+            Some(p) if p == *previous => Err(lost.with_retry(Retry::Connection)),
+            other => Err(elsewhere(previous, next, other)),
+        }
+    }
+}
+
+/// A session and the number of its server process.
+async fn connect(dialer: &Dialer) -> Result<(Session, i32)> {
+    let session = dialer.session(PURPOSE).await?;
+    let failed = |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot prepare a session");
+    session.batch_execute(SETTINGS).await.map_err(failed)?;
+    silence_triggers(&session, dialer.fault()).await?;
+    let pid = session.query_one("select pg_backend_pid()", &[]).await.map_err(failed)?.get(0);
+    Ok((session, pid))
+}
+
+fn elsewhere(previous: &Position, next: &Position, found: Option<Position>) -> Error {
+    let found = found.map_or_else(|| "none".to_owned(), |p| p.text);
+    Error::internal(format!("the progress stands at {found}, not at {previous}, from where {next} was to be committed"))
+}
+
+/// Whether an error leaves the outcome of a commit open: the connection is gone or going.
+fn outcome_unknown(error: &tokio_postgres::Error) -> bool {
+    error
+        .as_db_error()
+        .is_none_or(|db| matches!(db.severity(), "FATAL" | "PANIC") || db.code().code().starts_with("57P"))
+}
+
+#[async_trait]
+impl ApplySession for PgApply {
+    async fn holders(&mut self, table: u32, index: usize, values: &[&[u8]]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.usable()?;
+        self.learn(std::iter::once(table)).await?;
+        if self.keys.is_empty() {
+            let plans: Vec<TablePlan> = self.plans.values().cloned().collect();
+            let keys = keys::keys(&self.session, &plans, self.dialer.fault()).await?;
+            self.keys = keys.into_iter().map(|k| (k.table, k)).collect();
+        }
+        let unknown = || Error::internal(format!("table {table} has no unique index {index}"));
+        let (shape, plan) = (self.shapes.get(&table).ok_or_else(unknown)?, self.plans.get(&table).ok_or_else(unknown)?);
+        let unique = self.keys.get(&table).and_then(|k| k.others.get(index)).ok_or_else(unknown)?;
+        let columns: Vec<usize> = unique.columns.iter().map(|c| usize::from(c.0)).collect();
+        let grid = Grid::read(values, columns.len())?;
+        let failed = |e: tokio_postgres::Error| {
+            classify(&e, self.dialer.fault(), "cannot ask which rows hold some unique values").table(&plan.destination)
+        };
+        let begun = self.state == State::Open;
+        self.state = State::Failed;
+        if !begun {
+            self.session.batch_execute("begin").await.map_err(failed)?;
+        }
+        let text = statements::holders(shape, &columns);
+        let kind = (table, run::Kind::Holders(index), true);
+        let statement = match self.cache.get(&kind, &[]) {
+            Some(found) => found,
+            None => {
+                let made = self.session.prepare_typed(&text.sql, &text.types).await.map_err(failed)?;
+                self.cache.put(kind, &[], made)
+            }
+        };
+        let params: Vec<Param<'_>> = (0..columns.len()).map(|c| grid.array(c)).collect();
+        let stream = self.session.query_raw(&statement, params).await.map_err(failed)?;
+        let rows: Vec<tokio_postgres::Row> = futures::TryStreamExt::try_collect(stream).await.map_err(failed)?;
+        self.state = State::Open;
+        let cells = |row: &tokio_postgres::Row, columns: std::ops::Range<usize>| {
+            let mut out = Vec::new();
+            columns.for_each(|c| put_cell(&mut out, Cell::Value(row.get::<_, &str>(c).as_bytes())));
+            out
+        };
+        let split = shape.key.len();
+        Ok(rows.iter().map(|r| (cells(r, 0..split), cells(r, split..split + columns.len()))).collect())
+    }
+
+    async fn execute(&mut self, steps: &[Step<'_>]) -> Result<()> {
+        self.usable()?;
+        if steps.is_empty() {
+            return Ok(());
+        }
+        self.learn(steps.iter().flat_map(tables)).await?;
+        let begun = self.state == State::Open;
+        self.state = State::Failed;
+        let mut run = Run::new(&self.session, &self.plans, &self.shapes, &mut self.cache, self.dialer.fault());
+        if !begun {
+            run.simple("begin").await?;
+        }
+        for step in steps {
+            run.step(step).await?;
+        }
+        run.drain().await?;
+        self.state = State::Open;
+        Ok(())
+    }
+
+    async fn commit(&mut self, previous: &Position, next: &Position) -> Result<Committed> {
+        self.usable()?;
+        let kind = (u32::MAX, run::Kind::Progress, false);
+        let begun = self.state == State::Open;
+        self.state = State::Failed;
+        // Division by zero where no row is at that place and epoch: the commit that is already on its way then finds an
+        // aborted transaction. One round trip.
+        const MOVE: &str = "with u as (update drover.drover_progress set position = $1, place = $2, position_text = $3, updated_at = now() \
+            where migration = $4 and epoch = $5 and place = $6 returning 1) select 1 / count(*) from u";
+        let what = || format!("cannot commit the changes up to {next}");
+        let fault = self.dialer.fault();
+        let outcome: Result<(), tokio_postgres::Error> = async {
+            let statement = match self.cache.get(&kind, &[]) {
+                Some(found) => found,
+                None => {
+                    let made = self.session.prepare(MOVE).await?;
+                    self.cache.put(kind, &[], made)
+                }
+            };
+            let (bytes, place, before) = (next.to_bytes(), progress::place(next), progress::place(previous));
+            let epoch = self.epoch as i64;
+            let session = &self.session;
+            let begin = async { if begun { Ok(()) } else { session.batch_execute("begin").await } };
+            let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+                [&bytes, &place, &next.text, &self.migration, &epoch, &before];
+            let moved = session.query(&statement, &values);
+            let (begin, moved, committed) = futures::join!(begin, moved, session.batch_execute("commit"));
+            begin?;
+            moved?;
+            committed
+        }
+        .await;
+        match outcome {
+            Ok(()) => {
+                self.state = State::Idle;
+                Ok(Committed::Yes)
+            }
+            Err(e) if outcome_unknown(&e) => self.resolve(previous, next, classify(&e, fault, what())).await,
+            Err(e) if is(&e, &SqlState::DIVISION_BY_ZERO) => {
+                self.rollback().await?;
+                let (epoch, position) = progress::stand(&self.session, self.migration, fault).await?;
+                if epoch == self.epoch { Err(elsewhere(previous, next, position)) } else { Ok(Committed::Fenced) }
+            }
+            Err(e) => Err(classify(&e, fault, what())),
+        }
+    }
+
+    async fn rollback(&mut self) -> Result<()> {
+        if self.state != State::Idle {
+            match self.session.batch_execute("rollback").await {
+                Ok(()) => self.state = State::Idle,
+                // The connection is gone; at the server its transaction may linger with its locks.
+                Err(e) if outcome_unknown(&e) => self.reconnect().await?,
+                Err(e) => return Err(classify(&e, self.dialer.fault(), "cannot roll a batch back")),
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        if self.state != State::Idle {
+            return Err(Error::internal("a flush was asked for within a batch"));
+        }
+        // A synchronous commit waits until the log is durable up to it. It must write something itself: a transaction without a
+        // record of its own does not wait.
+        self.state = State::Failed;
+        self.session
+            .batch_execute(
+                "begin; set local synchronous_commit = on; \
+                 select pg_catalog.pg_logical_emit_message(true, 'drover', ''); commit",
+            )
+            .await
+            .map_err(|e| classify(&e, self.dialer.fault(), "cannot make the applied changes durable"))?;
+        self.state = State::Idle;
+        Ok(())
+    }
+
+    fn canceller(&self) -> Box<dyn Canceller> {
+        Box::new(PgCanceller { dialer: self.dialer.clone(), pid: self.pid.clone() })
+    }
+}
+
+fn tables(step: &Step<'_>) -> Vec<u32> {
+    match step {
+        Step::Delete { table, .. }
+        | Step::Update { table, .. }
+        | Step::Move { table, .. }
+        | Step::Insert { table, .. }
+        | Step::DeleteWhole { table, .. } => vec![*table],
+        Step::Truncate { tables } => tables.clone(),
+    }
+}
+
+/// Breaks the statement under way of a session off, over a session of its own.
+struct PgCanceller {
+    dialer: Dialer,
+    pid: Arc<AtomicI32>,
+}
+
+#[async_trait]
+impl Canceller for PgCanceller {
+    async fn cancel(&self) {
+        let pid = self.pid.load(Ordering::Relaxed);
+        let cancelled = async {
+            let session = self.dialer.session("cancel").await?;
+            session
+                .query("select pg_cancel_backend($1)", &[&pid])
+                .await
+                .map_err(|e| classify(&e, self.dialer.fault(), "cannot break a statement off"))
+        };
+        if let Err(error) = cancelled.boxed().await {
+            tracing::warn!(%error, "a statement could not be broken off");
+        }
+    }
+}
+
+/// An error about rows that are not there, or too often.
+fn row_count(fault: Fault, plan: &TablePlan, message: String) -> Error {
+    Error::new(codes::ROW_COUNT, fault, Retry::Other, message)
+        .table(&plan.destination)
+        .remedy("compare the sides with `drover validate`; somebody else may write to the destination")
+}
+
+/// A key for people: `id=7, part=x`, of the plan's key columns and their cells.
+fn key_text(plan: &TablePlan, cells: impl Iterator<Item = Option<String>>) -> String {
+    let parts = plan.key.iter().zip(cells).map(|(&k, value)| {
+        let name = plan.columns.get(usize::from(k)).map_or("?", |c| c.destination.as_str());
+        format!("{name}={}", value.unwrap_or_else(|| "null".to_owned()))
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+/// A value for people, cut where it is long.
+fn show(cell: Cell<'_>) -> Option<String> {
+    let value = cell.value()?;
+    let text = String::from_utf8_lossy(&value[..value.len().min(200)]);
+    Some(if value.len() > 200 { format!("{text}…") } else { text.into_owned() })
+}
+
+/// The quoted names of a table's columns, with commas between.
+fn names(shape: &Shape) -> String {
+    sql::list(shape.columns.iter().map(|c| c.name.clone()))
+}

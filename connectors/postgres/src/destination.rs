@@ -1,0 +1,134 @@
+//! PostgreSQL as a destination: the trait, put together from this crate's rooms.
+
+use crate::apply::PgApply;
+use crate::connect::{Dialer, Session};
+use crate::errors::classify;
+use crate::load::PgLoader;
+use crate::snapshot::server_version;
+use crate::sql::qualified;
+use crate::{keys, progress, schema, typemap};
+use async_trait::async_trait;
+use drover_connectors_api::{
+    ApplySession, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep,
+};
+use drover_model::check::CheckItem;
+use drover_model::migration::Migration;
+use drover_model::schema::{Catalog, Object, Table, TableName};
+use drover_model::selection::TableChoice;
+use drover_model::{Fault, MigrationId, Position, Result, TablePlan};
+
+/// A destination server.
+pub struct PgDestination {
+    dialer: Dialer,
+    version: u32,
+}
+
+impl PgDestination {
+    /// Connects once, to see that it can.
+    pub async fn open(dialer: Dialer, _name: String) -> Result<Self> {
+        let session = dialer.session("inspect").await?;
+        let version = server_version(&session).await?;
+        Ok(PgDestination { dialer, version })
+    }
+
+    async fn session(&self) -> Result<Session> {
+        self.dialer.session("schema").await
+    }
+}
+
+#[async_trait]
+impl Destination for PgDestination {
+    async fn existing(&self, tables: &[TableName]) -> Result<Vec<Existing>> {
+        let session = self.session().await?;
+        let say = |e: tokio_postgres::Error| classify(&e, Fault::Destination, "cannot look for existing tables");
+        let schemas: Vec<&str> = tables.iter().map(|t| t.schema.as_str()).collect();
+        let names: Vec<&str> = tables.iter().map(|t| t.name.as_str()).collect();
+        let sql = "select n.nspname::text, c.relname::text from unnest($1::text[], $2::text[]) as w(schema, name) \
+            join pg_namespace n on n.nspname = w.schema join pg_class c on c.relnamespace = n.oid and c.relname = w.name \
+            where c.relkind in ('r', 'p', 'f', 'v', 'm')";
+        let mut existing = Vec::new();
+        for row in session.query(sql, &[&schemas, &names]).await.map_err(say)? {
+            let table = TableName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+            let sql = format!("select not exists (select from {})", qualified(&table.schema, &table.name));
+            let empty = session.query_one(&sql, &[]).await.map_err(say)?.get(0);
+            existing.push(Existing { table, empty });
+        }
+        Ok(existing)
+    }
+
+    fn map_table(&self, catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTable {
+        typemap::map_table(catalog, table, choice, self.version)
+    }
+
+    async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
+        crate::check::destination(&*self.session().await?, migration, plans, catalog).await
+    }
+
+    async fn prepare(&self, migration: MigrationId, name: &str) -> Result<Progress> {
+        progress::prepare(&self.dialer, migration, name).await
+    }
+
+    async fn schema(
+        &self,
+        _migration: MigrationId,
+        step: &SchemaStep,
+        catalog: &Catalog,
+        plans: &[TablePlan],
+        objects: &[Object],
+        existing_allowed: bool,
+    ) -> Result<Vec<String>> {
+        schema::apply(&*self.session().await?, step, catalog, plans, objects, existing_allowed).await
+    }
+
+    async fn progress(&self, name: &str) -> Result<Option<Progress>> {
+        progress::progress(&self.dialer, name).await
+    }
+
+    async fn take_over(&self, migration: MigrationId) -> Result<Progress> {
+        progress::take_over(&self.dialer, migration).await
+    }
+
+    async fn begin_at(&self, migration: MigrationId, epoch: u64, start: &Position) -> Result<()> {
+        progress::begin_at(&self.dialer, migration, epoch, start).await
+    }
+
+    async fn loader(&self, migration: MigrationId) -> Result<Box<dyn Loader>> {
+        Ok(Box::new(PgLoader::open(&self.dialer, migration).await?))
+    }
+
+    async fn restart_table(&self, migration: MigrationId, plan: &TablePlan, generation: u32) -> Result<()> {
+        progress::restart_table(&self.dialer, migration, plan, generation).await
+    }
+
+    async fn keys(&self, plans: &[TablePlan]) -> Result<Vec<Keys>> {
+        keys::keys(&*self.session().await?, plans, Fault::Destination).await
+    }
+
+    async fn apply_session(
+        &self,
+        migration: MigrationId,
+        epoch: u64,
+        plans: &[TablePlan],
+    ) -> Result<Box<dyn ApplySession>> {
+        Ok(Box::new(PgApply::open(&self.dialer, migration, epoch, plans).await?))
+    }
+
+    async fn rows(&self) -> Result<Box<dyn Rows>> {
+        Ok(Box::new(crate::rows::PgRows::open(&self.dialer).await?))
+    }
+
+    async fn set_sequences(&self, values: &[(String, String, i64, bool)]) -> Result<()> {
+        let session = self.session().await?;
+        let sql = "select setval(to_regclass(quote_ident($1) || '.' || quote_ident($2)), $3, $4) \
+            where to_regclass(quote_ident($1) || '.' || quote_ident($2)) is not null";
+        for (schema, name, value, called) in values {
+            let set = session.query(sql, &[schema, name, value, called]).await;
+            set.map_err(|e| classify(&e, Fault::Destination, format!("cannot set the sequence {schema}.{name}")))?;
+        }
+        Ok(())
+    }
+
+    async fn cleanup(&self, migration: Option<MigrationId>, name: &str) -> Result<Vec<String>> {
+        progress::cleanup(&self.dialer, migration, name).await
+    }
+}

@@ -1,0 +1,346 @@
+//! What drover keeps at a destination, in schema `drover`: the progress of each migration with its epoch, the generation of each
+//! table's copy, a mark for each loaded chunk. Whoever raises the epoch owns the migration from then on: no commit under an older epoch
+//! can follow, and the sessions of the holder before are ended, so that nothing of theirs holds a lock.
+
+use crate::connect::{Dialer, Session};
+use crate::errors::{classify, is};
+use crate::{apply, sql};
+use drover_connectors_api::Progress;
+use drover_model::error::codes;
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
+use drover_runtime::retry::Backoff;
+use std::time::Duration;
+use tokio_postgres::error::SqlState;
+
+/// How long sessions that are being ended may take to go.
+const GONE_WITHIN: Duration = Duration::from_secs(60);
+/// How long to wait for a lock before its holder is looked for.
+const PATIENCE: &str = "set local lock_timeout = '2s'";
+
+/// `place` is the position without what rides along: what is compared. Marks and generations stay to the end of the migration.
+const TABLES: &str = "\
+    create table if not exists drover.drover_progress (migration uuid primary key, name text not null unique, \
+        epoch bigint not null, position bytea, place bytea, position_text text, updated_at timestamptz not null default now()); \
+    create table if not exists drover.drover_table (migration uuid not null, table_id bigint not null, generation bigint not null, \
+        primary key (migration, table_id)); \
+    create table if not exists drover.drover_chunk (migration uuid not null, table_id bigint not null, generation bigint not null, \
+        chunk bigint not null, rows bigint, loaded_at timestamptz not null default now(), \
+        primary key (migration, table_id, generation, chunk))";
+
+const OURS: [&str; 3] = ["drover_progress", "drover_table", "drover_chunk"];
+
+/// The comparable part of a position as bytes.
+pub(crate) fn place(position: &Position) -> Vec<u8> {
+    [&position.lineage.to_be_bytes()[..], &position.order].concat()
+}
+
+/// The error of a holder whose epoch has passed.
+pub(crate) fn fenced(ours: u64, now: u64) -> Error {
+    let what = format!("another applier took over: the destination is at epoch {now}, this one holds {ours}");
+    Error::new(codes::FENCED, Fault::Drover, Retry::Never, what)
+}
+
+fn lost(migration: MigrationId) -> Error {
+    let what = format!("the destination has no progress of migration {migration}");
+    Error::new(codes::STATE_LOST, Fault::Destination, Retry::Never, what)
+        .remedy("was drover's schema dropped, or is this another database? `drover cleanup` and start again")
+}
+
+fn decode(bytes: Option<Vec<u8>>) -> Result<Option<Position>> {
+    bytes
+        .map(|b| Position::from_bytes(&b).map_err(|e| Error::internal("the stored progress is damaged").cause(e)))
+        .transpose()
+}
+
+/// Epoch and position of a migration right now.
+pub(crate) async fn stand(session: &Session, migration: MigrationId, fault: Fault) -> Result<(u64, Option<Position>)> {
+    let row = session
+        .query_opt("select epoch, position from drover.drover_progress where migration = $1", &[&migration])
+        .await
+        .map_err(|e| classify(&e, fault, "cannot read the progress"))?;
+    let row = row.ok_or_else(|| lost(migration))?;
+    Ok((row.get::<_, i64>(0) as u64, decode(row.get(1))?))
+}
+
+/// Creates drover's tables if missing, and this migration's row.
+pub async fn prepare(dialer: &Dialer, migration: MigrationId, name: &str) -> Result<Progress> {
+    let session = dialer.session("prepare").await?;
+    let failed =
+        |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot create drover's tables at the destination");
+    // The lock: two that create the same schema at once would collide. `if not exists` asks for the permission to create even where
+    // the schema exists, so it is looked for first.
+    session.batch_execute("begin; select pg_advisory_xact_lock(hashtext('drover schema'))").await.map_err(failed)?;
+    let there: bool =
+        session.query_one("select to_regnamespace('drover') is not null", &[]).await.map_err(failed)?.get(0);
+    if !there {
+        session.batch_execute("create schema drover").await.map_err(failed)?;
+    }
+    let complete: bool = session
+        .query_one(
+            "select count(*) = cardinality($1::text[]) from pg_class where relnamespace = to_regnamespace('drover') and relname = any($1)",
+            &[&OURS.map(str::to_owned).to_vec()],
+        )
+        .await
+        .map_err(failed)?
+        .get(0);
+    if !complete {
+        session.batch_execute(TABLES).await.map_err(failed)?;
+    }
+    session
+        .execute(
+            "insert into drover.drover_progress (migration, name, epoch) values ($1, $2, 0) on conflict do nothing",
+            &[&migration, &name],
+        )
+        .await
+        .map_err(failed)?;
+    session.batch_execute("commit").await.map_err(failed)?;
+    match read(&session, dialer.fault(), name).await? {
+        Some(progress) if progress.migration == migration => Ok(progress),
+        Some(other) => {
+            let what =
+                format!("the destination knows {name} as another migration ({}), not as {migration}", other.migration);
+            Err(Error::new(codes::STATE_LOST, Fault::User, Retry::Never, what)
+                .remedy("go on with the state folder of that migration, adopt it with --adopt, or drop it with `drover cleanup`"))
+        }
+        None => Err(Error::internal(format!(
+            "migration {migration} stands at the destination under another name than {name}"
+        ))),
+    }
+}
+
+async fn read(session: &Session, fault: Fault, name: &str) -> Result<Option<Progress>> {
+    let row = session
+        .query_opt("select migration, epoch, position from drover.drover_progress where name = $1", &[&name])
+        .await
+        .map_err(|e| classify(&e, fault, "cannot read the progress"))?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(Progress {
+        migration: row.get(0),
+        name: name.to_owned(),
+        epoch: row.get::<_, i64>(1) as u64,
+        position: decode(row.get(2))?,
+    }))
+}
+
+/// The progress of a migration of this name, if any.
+pub async fn progress(dialer: &Dialer, name: &str) -> Result<Option<Progress>> {
+    let session = dialer.session("progress").await?;
+    let there = session
+        .query_one("select to_regclass('drover.drover_progress') is not null", &[])
+        .await
+        .map_err(|e| classify(&e, dialer.fault(), "cannot read the progress"))?;
+    if !there.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    read(&session, dialer.fault(), name).await
+}
+
+/// Ends the sessions of our own role in this database for which `condition` (on `pg_stat_activity`) holds, and waits until they
+/// are gone. Gives their number.
+pub(crate) async fn end_sessions(session: &Session, fault: Fault, condition: &str) -> Result<u64> {
+    let failed = |e: tokio_postgres::Error| classify(&e, fault, "cannot end the sessions of a former holder");
+    let chosen = format!(
+        "from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database() and usename = current_user and {condition}"
+    );
+    let ended = session
+        .query(&format!("select pid, backend_start::text, pg_terminate_backend(pid) {chosen}"), &[])
+        .await
+        .map_err(failed)?;
+    let pids: Vec<i32> = ended.iter().map(|r| r.get(0)).collect();
+    let starts: Vec<String> = ended.iter().map(|r| r.get::<_, Option<String>>(1).unwrap_or_default()).collect();
+    let mut pauses = Backoff::new(GONE_WITHIN, Duration::from_millis(5), Duration::from_millis(200));
+    loop {
+        let left: i64 = session
+            .query_one(
+                "select count(*) from pg_stat_activity a join unnest($1::int[], $2::text[]) as e(pid, start) \
+                 on a.pid = e.pid and a.backend_start::text = e.start",
+                &[&pids, &starts],
+            )
+            .await
+            .map_err(failed)?
+            .get(0);
+        if left == 0 {
+            return Ok(ended.len() as u64);
+        }
+        match pauses.pause() {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => {
+                let what = format!("{left} sessions of a former holder do not end");
+                return Err(Error::new(codes::TIMEOUT, fault, Retry::Other, what)
+                    .remedy(format!("end the server processes {pids:?} by hand")));
+            }
+        }
+    }
+}
+
+/// The condition for sessions of a purpose of this migration.
+fn named(dialer: &Dialer, purpose: &str) -> String {
+    format!("application_name = {}", sql::literal(&dialer.application_name(purpose)))
+}
+
+/// Becomes the one applier: raises the epoch, ends the former holder's sessions, reads the progress, in that order. A former
+/// holder that is frozen within a commit holds the progress row: then its sessions are ended first.
+pub async fn take_over(dialer: &Dialer, migration: MigrationId) -> Result<Progress> {
+    let session = dialer.session("take over").await?;
+    let failed = |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot take over at the destination");
+    let former = named(dialer, apply::PURPOSE);
+    let mut tries = 0;
+    let (epoch, name): (i64, String) = loop {
+        session
+            .batch_execute(&format!("begin; {PATIENCE}; set local synchronous_commit = on"))
+            .await
+            .map_err(failed)?;
+        let raised = session
+            .query_opt(
+                "update drover.drover_progress set epoch = epoch + 1, updated_at = now() where migration = $1 returning epoch, name",
+                &[&migration],
+            )
+            .await;
+        match raised {
+            Ok(Some(row)) => {
+                session.batch_execute("commit").await.map_err(failed)?;
+                break (row.get(0), row.get(1));
+            }
+            Ok(None) => return Err(lost(migration)),
+            Err(e) if is(&e, &SqlState::LOCK_NOT_AVAILABLE) && tries < 5 => {
+                tries += 1;
+                session.batch_execute("rollback").await.map_err(failed)?;
+                end_sessions(&session, dialer.fault(), &former).await?;
+            }
+            Err(e) => return Err(failed(e)),
+        }
+    };
+    end_sessions(&session, dialer.fault(), &former).await?;
+    let (now, position) = stand(&session, migration, dialer.fault()).await?;
+    if now != epoch as u64 {
+        return Err(fenced(epoch as u64, now));
+    }
+    Ok(Progress { migration, name, epoch: epoch as u64, position })
+}
+
+/// Sets the position from which changes are applied, once. Repeating it with the same position is a success.
+pub async fn begin_at(dialer: &Dialer, migration: MigrationId, epoch: u64, start: &Position) -> Result<()> {
+    let session = dialer.session("begin").await?;
+    let failed = |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot set the position to begin at");
+    session.batch_execute("set synchronous_commit = on").await.map_err(failed)?;
+    let set = session
+        .execute(
+            "update drover.drover_progress set position = $1, place = $2, position_text = $3, updated_at = now() \
+             where migration = $4 and epoch = $5 and position is null",
+            &[&start.to_bytes(), &place(start), &start.text, &migration, &(epoch as i64)],
+        )
+        .await
+        .map_err(failed)?;
+    if set == 1 {
+        return Ok(());
+    }
+    let (now, position) = stand(&session, migration, dialer.fault()).await?;
+    match position {
+        _ if now != epoch => Err(fenced(epoch, now)),
+        Some(p) if p == *start => Ok(()),
+        p => Err(Error::internal(format!("changes are to begin at {start}, but the progress stands at {p:?} already"))),
+    }
+}
+
+/// What a loading session is called while it holds a chunk: whoever comes after it can end just that one.
+pub(crate) fn load_purpose(table: u32, generation: u32, chunk: u32) -> String {
+    format!("load {table} {generation} {chunk}")
+}
+
+/// Empties a table for a new generation of its copy. A generation that is begun already (or past) is left alone, so the order may come twice.
+pub async fn restart_table(dialer: &Dialer, migration: MigrationId, plan: &TablePlan, generation: u32) -> Result<()> {
+    let session = dialer.session("restart table").await?;
+    let fault = dialer.fault();
+    let failed =
+        |e: tokio_postgres::Error| classify(&e, fault, "cannot empty a table for a new copy").table(&plan.destination);
+    apply::silence_triggers(&session, fault).await?;
+    let older = format!(
+        "case when application_name ~ {} then split_part(application_name, ' ', 5)::bigint < {generation} else false end",
+        sql::literal(&format!("^{} [0-9]+ [0-9]+$", dialer.application_name(&format!("load {}", plan.id))))
+    );
+    for tries in 0.. {
+        session
+            .batch_execute(&format!("begin; {PATIENCE}; set local synchronous_commit = on"))
+            .await
+            .map_err(failed)?;
+        let raised = session
+            .execute(
+                "insert into drover.drover_table as t (migration, table_id, generation) values ($1, $2, $3) \
+                 on conflict (migration, table_id) do update set generation = excluded.generation \
+                 where t.generation < excluded.generation",
+                &[&migration, &i64::from(plan.id), &i64::from(generation)],
+            )
+            .await;
+        match raised {
+            Ok(0) => return session.batch_execute("rollback").await.map_err(failed),
+            Ok(_) => break,
+            // A load of an older generation holds it; it is void anyway.
+            Err(e) if is(&e, &SqlState::LOCK_NOT_AVAILABLE) && tries < 5 => {
+                session.batch_execute("rollback").await.map_err(failed)?;
+                end_sessions(&session, fault, &older).await?;
+            }
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    let table = sql::table(&plan.destination);
+    let row = session
+        .query_one(
+            "select c.relkind <> 'p', exists (select from pg_constraint k where k.contype = 'f' and k.confrelid = c.oid \
+             and k.conrelid <> c.oid) from pg_class c where c.oid = to_regclass($1)",
+            &[&table],
+        )
+        .await
+        .map_err(failed)?;
+    let only = if row.get(0) { "only " } else { "" };
+    let verb = if row.get(1) { "delete from" } else { "truncate" };
+    session
+        .batch_execute(&format!("set local lock_timeout = '60s'; {verb} {only}{table}; commit"))
+        .await
+        .map_err(failed)
+}
+
+/// Drops what drover keeps here for a migration, and its schema when nothing else is in it. Gives what it did, for people.
+pub async fn cleanup(dialer: &Dialer, migration: Option<MigrationId>, name: &str) -> Result<Vec<String>> {
+    let mut done = Vec::new();
+    let Some(known) = progress(dialer, name).await? else { return Ok(done) };
+    if migration.is_some_and(|m| m != known.migration) {
+        let what = format!("the destination knows {name} as another migration ({})", known.migration);
+        return Err(Error::new(codes::STATE_LOST, Fault::User, Retry::Never, what));
+    }
+    let session = dialer.session("cleanup").await?;
+    let failed =
+        |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot drop what drover keeps at the destination");
+    let ours = sql::literal(&format!("^drover {} (apply|load [0-9]+ [0-9]+ [0-9]+)$", known.migration));
+    end_sessions(&session, dialer.fault(), &format!("application_name ~ {ours}")).await?;
+    session
+        .batch_execute("begin; set local lock_timeout = '30s'; select pg_advisory_xact_lock(hashtext('drover schema'))")
+        .await
+        .map_err(failed)?;
+    for table in OURS {
+        session
+            .execute(&format!("delete from drover.{table} where migration = $1"), &[&known.migration])
+            .await
+            .map_err(failed)?;
+    }
+    done.push(format!("progress and chunk marks of {name} removed from schema drover"));
+    let row = session
+        .query_one(
+            "select not exists (select from drover.drover_progress), \
+             not exists (select from pg_class c where c.relnamespace = to_regnamespace('drover') \
+               and c.relkind not in ('i', 't') and c.relname <> all($1)) \
+             and not exists (select from pg_proc where pronamespace = to_regnamespace('drover'))",
+            &[&OURS.map(str::to_owned).to_vec()],
+        )
+        .await
+        .map_err(failed)?;
+    if row.get(0) {
+        let list = sql::list(OURS.iter().map(|t| format!("drover.{t}")));
+        session.batch_execute(&format!("drop table {list}")).await.map_err(failed)?;
+        if row.get(1) {
+            session.batch_execute("drop schema drover").await.map_err(failed)?;
+            done.push("schema drover dropped".to_owned());
+        }
+    }
+    session.batch_execute("commit").await.map_err(failed)?;
+    Ok(done)
+}

@@ -1,0 +1,179 @@
+//! What can happen to a migration. The state of a migration is the fold of its events; an event is stored before anything
+//! acts on it. Events carry the outcome of a decision, never the question, so that a journal of years ago folds to the same state
+//! whatever the rules are today.
+
+use crate::key::OrderKey;
+use crate::settings::Settings;
+use drover_model::check::CheckItem;
+use drover_model::chunk::Chunk;
+use drover_model::plan::SnapshotRef;
+use drover_model::schema::{Catalog, Object};
+use drover_model::{Error, Position, TablePlan};
+use drover_proto::order::{Extent, Step};
+use serde::{Deserialize, Serialize};
+
+/// A side of the migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Source,
+    Destination,
+}
+
+/// An event. New kinds may be added; the fields of a kind never change their meaning, and new fields have defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    Created {
+        name: String,
+        settings: Settings,
+    },
+    /// A precheck begins, the first or another; `start`: the migration starts when it passes.
+    PrecheckStarted {
+        start: bool,
+    },
+    PrecheckCancelled,
+    Inspected {
+        catalog: Box<Catalog>,
+        items: Vec<CheckItem>,
+    },
+    Surveyed {
+        plans: Vec<TablePlan>,
+        objects: Vec<Object>,
+        items: Vec<CheckItem>,
+    },
+    Checked {
+        items: Vec<CheckItem>,
+    },
+    /// A check could not be carried out at all; `item` says why.
+    CheckBroken {
+        item: CheckItem,
+    },
+    Prechecked {
+        passed: bool,
+    },
+    Started,
+    SchemaDone {
+        step: Step,
+        what: Vec<String>,
+    },
+    StreamOpened {
+        start: Position,
+    },
+    SnapshotTaken {
+        number: u32,
+        snapshot: SnapshotRef,
+        worker: String,
+        key: OrderKey,
+        at_ms: u64,
+    },
+    Joined {
+        number: u32,
+        snapshot: SnapshotRef,
+        worker: String,
+    },
+    HoldFailed {
+        number: u32,
+        worker: String,
+        not_before_ms: u64,
+    },
+    HolderGone {
+        number: u32,
+        worker: String,
+    },
+    /// No holder is left, or the snapshot was given up.
+    SnapshotGone {
+        number: u32,
+        why: String,
+    },
+    /// It is not needed any more.
+    SnapshotReleased {
+        number: u32,
+    },
+    Planned {
+        table: u32,
+        snapshot: u32,
+        position: Position,
+        chunks: Vec<Chunk>,
+    },
+    Copied {
+        table: u32,
+        chunk: u32,
+        position: Position,
+        extent: Extent,
+    },
+    Loaded {
+        table: u32,
+        chunk: u32,
+        rows: u64,
+    },
+    /// The copied blocks of a chunk are gone: it is read again.
+    CopyAgain {
+        table: u32,
+        chunk: u32,
+    },
+    TableLoaded {
+        table: u32,
+        rows: u64,
+    },
+    /// After a lost snapshot: the loaded chunks stay, the others are read from a later snapshot.
+    TableKept {
+        table: u32,
+    },
+    /// After a lost snapshot: nothing was copied yet, the table is cut anew on the next one.
+    TableReplanned {
+        table: u32,
+    },
+    /// The table is begun again, from empty, under a new generation.
+    TableRestart {
+        table: u32,
+        generation: u32,
+        why: String,
+    },
+    TableRestarted {
+        table: u32,
+        generation: u32,
+    },
+    SequencesRead {
+        values: Vec<(String, String, i64, bool)>,
+    },
+    SequencesSet,
+    /// The destination was seen to show a prefix of the source's history.
+    Consistent,
+    /// An order failed and is tried again after `not_before_ms`.
+    Failure {
+        key: OrderKey,
+        error: Error,
+        at_ms: u64,
+        not_before_ms: u64,
+    },
+    /// An order that had failed succeeded.
+    Recovered {
+        key: OrderKey,
+    },
+    Failed {
+        error: Error,
+    },
+    Paused,
+    /// The operator starts a paused or failed migration again.
+    Resumed,
+    LimitsChanged {
+        limits: serde_json::Value,
+        snapshot_ms: u64,
+    },
+    Stopped,
+    Completed,
+    DeleteAsked,
+    Cleaned {
+        side: Side,
+        what: Vec<String>,
+    },
+    CleanFailed {
+        side: Side,
+        error: Error,
+    },
+    Deleted,
+    Warned {
+        text: String,
+    },
+}

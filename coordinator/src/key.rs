@@ -1,0 +1,213 @@
+//! Names of work orders within a migration. A key names one piece of work under one set of circumstances: whatever makes an
+//! order under way meaningless (a new snapshot, a new generation of a table) also gives its successor another key, so that an
+//! outcome can never be taken for that of its successor.
+
+use drover_proto::order::Role;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// The name of an order within its migration; its text form (`copy/3/0/17/1`) travels in leases.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum OrderKey {
+    Inspect,
+    Survey,
+    CheckSource,
+    SchemaBase,
+    SchemaTable {
+        table: u32,
+    },
+    SchemaFinal,
+    Stream,
+    Snapshot {
+        number: u32,
+    },
+    /// `worker` is the only one that may take it.
+    Hold {
+        number: u32,
+        worker: String,
+    },
+    Plan {
+        table: u32,
+        generation: u32,
+        snapshot: u32,
+    },
+    Copy {
+        table: u32,
+        generation: u32,
+        chunk: u32,
+        snapshot: u32,
+    },
+    Load {
+        table: u32,
+        generation: u32,
+        chunk: u32,
+    },
+    Restart {
+        table: u32,
+        generation: u32,
+    },
+    Apply,
+    ReadSequences,
+    SetSequences,
+    CleanSource,
+    CleanDestination,
+}
+
+impl OrderKey {
+    /// Which role carries such orders out.
+    pub fn role(&self) -> Role {
+        use OrderKey::*;
+        match self {
+            Inspect
+            | CheckSource
+            | Stream
+            | Snapshot { .. }
+            | Hold { .. }
+            | Plan { .. }
+            | Copy { .. }
+            | ReadSequences
+            | CleanSource => Role::Extractor,
+            Survey
+            | SchemaBase
+            | SchemaTable { .. }
+            | SchemaFinal
+            | Load { .. }
+            | Restart { .. }
+            | Apply
+            | SetSequences
+            | CleanDestination => Role::Applier,
+        }
+    }
+
+    /// Runs until it is taken back, beside the slots that a worker counts.
+    pub fn is_long(&self) -> bool {
+        matches!(self, OrderKey::Stream | OrderKey::Snapshot { .. } | OrderKey::Hold { .. } | OrderKey::Apply)
+    }
+
+    /// The table that the order is about.
+    pub fn table(&self) -> Option<u32> {
+        use OrderKey::*;
+        match self {
+            SchemaTable { table }
+            | Plan { table, .. }
+            | Copy { table, .. }
+            | Load { table, .. }
+            | Restart { table, .. } => Some(*table),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for OrderKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use OrderKey::*;
+        match self {
+            Inspect => f.write_str("inspect"),
+            Survey => f.write_str("survey"),
+            CheckSource => f.write_str("check"),
+            SchemaBase => f.write_str("schema/base"),
+            SchemaTable { table } => write!(f, "schema/table/{table}"),
+            SchemaFinal => f.write_str("schema/final"),
+            Stream => f.write_str("stream"),
+            Snapshot { number } => write!(f, "snapshot/{number}"),
+            Hold { number, worker } => write!(f, "hold/{number}/{worker}"),
+            Plan { table, generation, snapshot } => write!(f, "plan/{table}/{generation}/{snapshot}"),
+            Copy { table, generation, chunk, snapshot } => write!(f, "copy/{table}/{generation}/{chunk}/{snapshot}"),
+            Load { table, generation, chunk } => write!(f, "load/{table}/{generation}/{chunk}"),
+            Restart { table, generation } => write!(f, "restart/{table}/{generation}"),
+            Apply => f.write_str("apply"),
+            ReadSequences => f.write_str("sequences/read"),
+            SetSequences => f.write_str("sequences/set"),
+            CleanSource => f.write_str("clean/source"),
+            CleanDestination => f.write_str("clean/destination"),
+        }
+    }
+}
+
+/// A text that names no order.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0:?} names no work order")]
+pub struct BadKey(String);
+
+impl FromStr for OrderKey {
+    type Err = BadKey;
+
+    fn from_str(text: &str) -> Result<Self, BadKey> {
+        use OrderKey::*;
+        let bad = || BadKey(text.to_owned());
+        if let Some(rest) = text.strip_prefix("hold/") {
+            let (number, worker) = rest.split_once('/').ok_or_else(bad)?;
+            return Ok(Hold { number: number.parse().map_err(|_| bad())?, worker: worker.to_owned() });
+        }
+        let mut parts = text.split('/');
+        let head = parts.next().unwrap_or_default();
+        let rest: Vec<&str> = parts.collect();
+        let number = |i: usize| rest.get(i).and_then(|t| t.parse::<u32>().ok()).ok_or_else(bad);
+        let key = match (head, rest.as_slice()) {
+            ("inspect", []) => Inspect,
+            ("survey", []) => Survey,
+            ("check", []) => CheckSource,
+            ("schema", ["base"]) => SchemaBase,
+            ("schema", ["final"]) => SchemaFinal,
+            ("schema", ["table", _]) => SchemaTable { table: number(1)? },
+            ("stream", []) => Stream,
+            ("snapshot", [_]) => Snapshot { number: number(0)? },
+            ("plan", [_, _, _]) => Plan { table: number(0)?, generation: number(1)?, snapshot: number(2)? },
+            ("copy", [_, _, _, _]) => {
+                Copy { table: number(0)?, generation: number(1)?, chunk: number(2)?, snapshot: number(3)? }
+            }
+            ("load", [_, _, _]) => Load { table: number(0)?, generation: number(1)?, chunk: number(2)? },
+            ("restart", [_, _]) => Restart { table: number(0)?, generation: number(1)? },
+            ("apply", []) => Apply,
+            ("sequences", ["read"]) => ReadSequences,
+            ("sequences", ["set"]) => SetSequences,
+            ("clean", ["source"]) => CleanSource,
+            ("clean", ["destination"]) => CleanDestination,
+            _ => return Err(bad()),
+        };
+        Ok(key)
+    }
+}
+
+impl From<OrderKey> for String {
+    fn from(key: OrderKey) -> String {
+        key.to_string()
+    }
+}
+
+impl TryFrom<String> for OrderKey {
+    type Error = BadKey;
+    fn try_from(text: String) -> Result<Self, BadKey> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_back_from_their_text() {
+        use OrderKey::*;
+        for key in [
+            Inspect,
+            SchemaTable { table: 4 },
+            SchemaFinal,
+            Snapshot { number: 2 },
+            Hold { number: 1, worker: "a/b-7".into() },
+            Plan { table: 1, generation: 2, snapshot: 3 },
+            Copy { table: 1, generation: 2, chunk: 3, snapshot: 4 },
+            Load { table: 1, generation: 2, chunk: 3 },
+            Restart { table: 9, generation: 1 },
+            ReadSequences,
+            CleanDestination,
+        ] {
+            assert_eq!(key.to_string().parse::<OrderKey>().unwrap(), key);
+        }
+        for bad in ["", "copy/1/2/3", "copy/1/2/3/x", "hold/1", "stream/1"] {
+            assert!(bad.parse::<OrderKey>().is_err(), "{bad}");
+        }
+    }
+}

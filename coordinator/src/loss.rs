@@ -1,0 +1,96 @@
+//! What becomes of the tables when a snapshot is lost before everything was read from it. One place, pure.
+//!
+//! The danger here is a load that nobody knows of any more: a frozen applier may commit a chunk long after its lease went to
+//! another. Marks at the destination are per generation and chunk number, so chunk numbers of a generation are cut anew
+//! only while nothing of that generation was ever copied (then no load can exist); in all other cases chunks keep their numbers
+//! and bounds, or the generation rises.
+
+use crate::event::Event;
+use crate::machine::State;
+use crate::table::{TableStage, TableState};
+use drover_model::error::codes;
+use drover_model::{Error, Fault, Retry};
+
+/// Events for all tables after the snapshot is gone. The last one is `Failed` if a table cannot go on at all.
+pub fn plan_after_loss(state: &State) -> Vec<Event> {
+    let mut events = Vec::new();
+    let mut failed = None;
+    let mut begun_again = false;
+    for (id, table) in state.tables.iter().enumerate() {
+        if table.stage != TableStage::Chunks {
+            continue;
+        }
+        let id = id as u32;
+        if table.pending.is_empty() {
+            // Everything was read; the blocks wait in the log. Should they be gone, `after_lost_chunk` decides.
+            continue;
+        }
+        begun_again = true;
+        if !table.touched {
+            events.push(Event::TableReplanned { table: id });
+        } else if keeps_chunks(state, id, table) {
+            events.push(Event::TableKept { table: id });
+        } else {
+            match restart(state, id, table) {
+                Ok(event) => events.push(event),
+                Err(error) => failed = Some(error),
+            }
+        }
+    }
+    begun_again |= state.tables.iter().any(|t| matches!(t.stage, TableStage::Unplanned | TableStage::Restarting));
+    if begun_again && !state.settings.incremental && state.tables.iter().any(|t| t.has_rows() || !t.copied.is_empty()) {
+        events.push(Event::Warned {
+            text: "the snapshot was lost: tables that are complete stay as they are, the others are read from a later \
+                   one; the tables fit each other only if the source was not written to meanwhile"
+                .into(),
+        });
+    }
+    events.extend(failed.map(|error| Event::Failed { error }));
+    events
+}
+
+/// The copied blocks of one chunk are gone. It is read again from the snapshot it was cut on if that is alive, else as after
+/// a lost snapshot.
+pub fn after_lost_chunk(state: &State, id: u32, chunk: u32) -> Vec<Event> {
+    let Some(table) = state.tables.get(id as usize) else { return Vec::new() };
+    let alive = state.snapshot.as_ref().is_some_and(|s| s.number == table.planned_on);
+    if alive || keeps_chunks(state, id, table) {
+        return vec![Event::CopyAgain { table: id, chunk }];
+    }
+    match restart(state, id, table) {
+        Ok(event) => vec![event],
+        Err(error) => vec![Event::Failed { error }],
+    }
+}
+
+/// Loaded chunks may stay while the others are read from a later snapshot: chunks are key ranges, changes bridge the time
+/// between by that key, and no other unique index is in force at the destination yet.
+fn keeps_chunks(state: &State, id: u32, table: &TableState) -> bool {
+    let Some(plan) = state.plans.get(id as usize) else { return false };
+    let indexes_in_force = !state.settings.schema || state.settings.ignore_conflicts;
+    let other_unique = state
+        .catalog
+        .as_ref()
+        .and_then(|c| c.table(&plan.source))
+        .is_none_or(|t| t.keys.len() > usize::from(t.identifying_key().is_some()));
+    state.settings.incremental && !plan.key.is_empty() && table.by_key() && !(indexes_in_force && other_unique)
+}
+
+fn restart(state: &State, id: u32, table: &TableState) -> Result<Event, Error> {
+    if state.settings.ignore_conflicts {
+        return Err(Error::new(
+            codes::SNAPSHOT_LOST,
+            Fault::Source,
+            Retry::Never,
+            "the snapshot was lost, and the table would have to be emptied and copied again; it may hold rows that were \
+             there before, since on_conflict is \"ignore\"",
+        )
+        .table(state.table_name(id))
+        .remedy("stop and delete the migration, empty the table at the destination, and create the migration again"));
+    }
+    Ok(Event::TableRestart {
+        table: id,
+        generation: table.generation + 1,
+        why: "the snapshot was lost, and its chunks mean nothing on another one".into(),
+    })
+}

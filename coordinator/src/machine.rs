@@ -1,0 +1,547 @@
+//! The state of one migration: a fold of its events, and nothing else. Pure: no I/O, no clock, no randomness. The same journal
+//! always gives the same state, whichever process folds it; a restart of the coordinator is a fold of what was stored.
+//! What shall be worked on follows from the state alone ([`crate::wants`]), what an outcome means is decided in [`crate::decide`].
+
+use crate::event::{Event, Side};
+use crate::key::OrderKey;
+use crate::settings::Settings;
+use crate::table::{ChunkPlan, TableStage, TableState};
+use drover_model::check::{self, CheckItem};
+use drover_model::plan::SnapshotRef;
+use drover_model::schema::{Catalog, Object};
+use drover_model::{Error, Position, TablePlan};
+use drover_proto::order::{Step, Window};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where a migration is.
+///
+/// ```text
+///  create --draft      create            all items passed        at once, or resume
+///   ┌───────┐ resume ┌─────────────┐       ┌────────┐            ┌───────────┐   all stages ended  ┌───────────┐
+///   │ Draft │───────▶│ Prechecking │──────▶│ Passed │───────────▶│ Migrating │────────────────────▶│ Completed │
+///   └───────┘◀───────└─────────────┘       └────────┘            └───────────┘        stop         └───────────┘
+///             pause    │       ▲ resume                 pause │ ▲    │ retry window   ▲ stop          │ delete
+///                      ▼       │                              ▼ │    ▼ over           │ (Paused,      ▼
+///                   ┌─────────────────┐                 Paused ─┘  Failed ── resume   │  Failed)   cleaned on both
+///                   │ PrecheckFailed  │                    resume    └──▶ Migrating ──┘            sides: Deleted
+///                   └─────────────────┘
+/// ```
+///
+/// | state | set by | what holds | after a restart |
+/// |---|---|---|---|
+/// | Draft | create --draft, cancelled precheck | nothing was touched on either side | waits |
+/// | Prechecking | create, resume | only checks run; the progress row may exist at the destination | goes on with the missing checks |
+/// | PrecheckFailed | a failed item | the items are kept | waits |
+/// | Passed | the last item passed | catalogue and plans are there | starts, if it was to start |
+/// | Migrating | start, resume | orders follow from stages and tables | goes on; leases that workers still hold stay theirs |
+/// | Paused | pause | no order runs, no snapshot is held; slot and log stay | waits |
+/// | Failed | an error that stayed to the end of its window | as Paused, and the error is kept | waits |
+/// | Completed | the last stage, stop | what drover left is being or was cleaned | goes on cleaning |
+/// | Deleted | delete, once both sides are clean | the name is free again | gone |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    Draft,
+    Prechecking,
+    PrecheckFailed,
+    Passed,
+    Migrating,
+    Paused,
+    Failed,
+    Completed,
+    Deleted,
+}
+
+/// A living snapshot. It dies with the last of its holders.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snap {
+    pub number: u32,
+    pub position: Position,
+    pub taken_ms: u64,
+    /// By worker.
+    pub holders: BTreeMap<String, Holder>,
+    /// Workers that could not join, and when to try again.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// Who holds a snapshot, by which order, and how others join through it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Holder {
+    pub snapshot: SnapshotRef,
+    pub key: OrderKey,
+}
+
+/// An order that failed and is tried again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failing {
+    pub since_ms: u64,
+    pub attempts: u32,
+    pub not_before_ms: u64,
+    pub error: Error,
+}
+
+/// Cleaning of one side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cleaning {
+    #[default]
+    No,
+    Wanted,
+    Done,
+    Failed,
+}
+
+/// Everything that is known of a migration, but for secrets and for progress that may be forgotten.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub name: String,
+    pub settings: Settings,
+    pub phase: Phase,
+    /// Raised with everything that workers are told in the description.
+    pub revision: u64,
+    /// Number of events folded.
+    pub events: u64,
+    pub start_when_passed: bool,
+    /// Something may have been made on a side, so that it needs cleaning.
+    pub touched: bool,
+    pub catalog: Option<Catalog>,
+    pub plans: Vec<TablePlan>,
+    pub objects: Vec<Object>,
+    pub items: Vec<CheckItem>,
+    pub surveyed: bool,
+    pub checked: bool,
+    /// A check could not be carried out at all.
+    pub broken: bool,
+    pub base_done: bool,
+    pub final_done: bool,
+    pub stream_start: Option<Position>,
+    pub snapshot: Option<Snap>,
+    pub next_snapshot: u32,
+    pub tables: Vec<TableState>,
+    /// Table ids, the largest first.
+    pub by_size: Vec<u32>,
+    pub consistent: bool,
+    pub sequences: Option<Vec<(String, String, i64, bool)>>,
+    pub sequences_set: bool,
+    pub failures: BTreeMap<OrderKey, Failing>,
+    pub error: Option<Error>,
+    pub clean_source: Cleaning,
+    pub clean_destination: Cleaning,
+    pub deleting: bool,
+}
+
+impl State {
+    /// The state before the first event of a migration, which is `Created`.
+    pub fn new(name: &str, settings: Settings) -> State {
+        State {
+            name: name.to_owned(),
+            settings,
+            phase: Phase::Draft,
+            revision: 1,
+            events: 0,
+            start_when_passed: false,
+            touched: false,
+            catalog: None,
+            plans: Vec::new(),
+            objects: Vec::new(),
+            items: Vec::new(),
+            surveyed: false,
+            checked: false,
+            broken: false,
+            base_done: false,
+            final_done: false,
+            stream_start: None,
+            snapshot: None,
+            next_snapshot: 0,
+            tables: Vec::new(),
+            by_size: Vec::new(),
+            consistent: false,
+            sequences: None,
+            sequences_set: false,
+            failures: BTreeMap::new(),
+            error: None,
+            clean_source: Cleaning::No,
+            clean_destination: Cleaning::No,
+            deleting: false,
+        }
+    }
+
+    /// Folds a whole journal. `None` if it does not begin with `Created`.
+    pub fn replay<'a>(mut events: impl Iterator<Item = &'a Event>) -> Option<State> {
+        let first = events.next()?;
+        let Event::Created { name, settings } = first else { return None };
+        let mut state = State::new(name, settings.clone());
+        state.apply(first);
+        for event in events {
+            state.apply(event);
+        }
+        Some(state)
+    }
+
+    /// The name of the state for people and for JSON. `retrying` is migrating while an order waits for another try.
+    pub fn label(&self) -> &'static str {
+        match self.phase {
+            Phase::Draft => "draft",
+            Phase::Prechecking => "prechecking",
+            Phase::PrecheckFailed => "precheck_failed",
+            Phase::Passed => "passed",
+            Phase::Migrating if !self.failures.is_empty() => "retrying",
+            Phase::Migrating => "migrating",
+            Phase::Paused => "paused",
+            Phase::Failed => "failed",
+            Phase::Completed => "completed",
+            Phase::Deleted => "deleted",
+        }
+    }
+
+    /// Source name of a table, for messages.
+    pub fn table_name(&self, table: u32) -> String {
+        self.plans.get(table as usize).map_or_else(|| format!("table {table}"), |p| p.source.to_string())
+    }
+
+    /// All tables have their rows and keys.
+    pub fn tables_done(&self) -> bool {
+        self.tables.iter().all(|t| t.stage == TableStage::Done)
+    }
+
+    /// Rows were read from snapshots of different positions: not until changes have bridged them do the tables fit each
+    /// other, so that foreign keys cannot be validated before.
+    pub fn is_mixed(&self) -> bool {
+        let mut seen = None;
+        self.tables.iter().any(|t| t.is_mixed() || t.low.as_ref().is_some_and(|low| *seen.get_or_insert(low) != low))
+    }
+
+    /// Rows of some table lie between two snapshots, and rows that changes alone cannot complete may have to be fetched.
+    pub fn may_owe(&self) -> bool {
+        self.settings.incremental && !self.consistent && self.tables.iter().any(TableState::is_mixed)
+    }
+
+    /// Work remains that reads from a snapshot.
+    pub fn reads_remain(&self) -> bool {
+        self.settings.full
+            && self.tables.iter().any(|t| match t.stage {
+                TableStage::Unplanned | TableStage::Restarting => true,
+                TableStage::Chunks => !t.pending.is_empty(),
+                TableStage::Loaded | TableStage::Done => false,
+            })
+    }
+
+    /// The snapshot is held on to: for what is to be read, for copied blocks that could get lost, for rows that are owed.
+    pub fn keeps_snapshot(&self) -> bool {
+        self.reads_remain()
+            || self.may_owe()
+            || (!self.settings.durable_bulk && self.tables.iter().any(|t| !t.copied.is_empty()))
+    }
+
+    /// Whether the final schema step is due or done before changes are applied.
+    pub fn final_before_apply(&self) -> bool {
+        !self.settings.incremental || !self.is_mixed()
+    }
+
+    /// Changes may be applied.
+    pub fn may_apply(&self) -> bool {
+        self.settings.incremental
+            && self.stream_start.is_some()
+            && (!self.settings.schema || (self.base_done && (self.final_done || !self.final_before_apply())))
+            && self.tables_done()
+    }
+
+    /// For `Apply`: between which positions each table was read.
+    pub fn windows(&self, start: &Position) -> Vec<Window> {
+        let at = |p: &Option<Position>| p.clone().unwrap_or_else(|| start.clone());
+        self.tables.iter().map(|t| Window { low: at(&t.low), high: at(&t.high) }).collect()
+    }
+
+    /// What follows by itself from the state; called after each event until it gives `None`. Stored like any other event.
+    pub fn follow_up(&self) -> Option<Event> {
+        match self.phase {
+            Phase::Prechecking => {
+                if self.checked {
+                    return Some(Event::Prechecked { passed: check::passed(&self.items) });
+                }
+                self.broken.then_some(Event::Prechecked { passed: false })
+            }
+            Phase::Passed => self.start_when_passed.then_some(Event::Started),
+            Phase::Migrating => self.follow_up_migrating(),
+            Phase::Completed => {
+                let clean = |c: Cleaning| matches!(c, Cleaning::Done | Cleaning::No);
+                (self.deleting && clean(self.clean_source) && clean(self.clean_destination)).then_some(Event::Deleted)
+            }
+            _ => None,
+        }
+    }
+
+    fn follow_up_migrating(&self) -> Option<Event> {
+        for (id, t) in self.tables.iter().enumerate() {
+            if t.stage == TableStage::Chunks && t.pending.is_empty() && t.copied.is_empty() {
+                return Some(Event::TableLoaded { table: id as u32, rows: t.rows });
+            }
+        }
+        if let Some(snap) = &self.snapshot
+            && !self.keeps_snapshot()
+        {
+            return Some(Event::SnapshotReleased { number: snap.number });
+        }
+        let s = &self.settings;
+        let ended = !s.incremental
+            && self.tables_done()
+            && (!s.schema || (self.base_done && self.final_done))
+            && (!s.full || self.sequences_set);
+        ended.then_some(Event::Completed)
+    }
+
+    /// Folds one event in. Total: an event that does not fit (only a damaged journal has one) changes what it can.
+    pub fn apply(&mut self, event: &Event) {
+        self.events += 1;
+        match event {
+            Event::Created { name, settings } => {
+                self.name = name.clone();
+                self.settings = settings.clone();
+            }
+            Event::PrecheckStarted { start } => {
+                self.phase = Phase::Prechecking;
+                self.start_when_passed = *start;
+                self.forget_checks();
+            }
+            Event::PrecheckCancelled => {
+                self.phase = Phase::Draft;
+                self.forget_checks();
+            }
+            Event::Inspected { catalog, items } => {
+                self.catalog = Some((**catalog).clone());
+                self.items.extend(items.iter().cloned());
+                self.revision += 1;
+            }
+            Event::Surveyed { plans, objects, items } => {
+                self.plans = plans.clone();
+                self.objects = objects.clone();
+                self.items.extend(items.iter().cloned());
+                self.surveyed = true;
+                self.touched = true;
+                self.revision += 1;
+            }
+            Event::Checked { items } => {
+                self.items.extend(items.iter().cloned());
+                self.checked = true;
+            }
+            Event::CheckBroken { item } => {
+                self.items.push(item.clone());
+                self.broken = true;
+            }
+            Event::Prechecked { passed } => {
+                self.phase = if *passed { Phase::Passed } else { Phase::PrecheckFailed };
+                self.failures.clear();
+            }
+            Event::Started => self.start(),
+            Event::SchemaDone { step: Step::Base, .. } => self.base_done = true,
+            Event::SchemaDone { step: Step::Final, .. } => self.final_done = true,
+            Event::SchemaDone { step: Step::Table { id }, .. } => {
+                if let Some(t) = self.tables.get_mut(*id as usize) {
+                    t.stage = TableStage::Done;
+                }
+            }
+            Event::StreamOpened { start } => {
+                self.stream_start.get_or_insert_with(|| start.clone());
+            }
+            Event::SequencesRead { values } => self.sequences = Some(values.clone()),
+            Event::SequencesSet => self.sequences_set = true,
+            Event::Consistent => self.consistent = true,
+            Event::Failure { key, error, at_ms, not_before_ms } => {
+                let fresh = Failing { since_ms: *at_ms, attempts: 0, not_before_ms: 0, error: error.clone() };
+                let failing = self.failures.entry(key.clone()).or_insert(fresh);
+                failing.attempts += 1;
+                failing.not_before_ms = *not_before_ms;
+                failing.error = error.clone();
+            }
+            Event::Recovered { key } => {
+                self.failures.remove(key);
+            }
+            Event::Failed { error } => {
+                self.phase = Phase::Failed;
+                self.error = Some(error.clone());
+                self.failures.clear();
+            }
+            Event::Paused => {
+                self.phase = Phase::Paused;
+                self.failures.clear();
+            }
+            Event::Resumed => {
+                self.phase = Phase::Migrating;
+                self.error = None;
+            }
+            Event::LimitsChanged { snapshot_ms, .. } => {
+                self.settings.snapshot_ms = *snapshot_ms;
+                self.revision += 1;
+            }
+            Event::Stopped => {
+                self.phase = Phase::Completed;
+                self.snapshot = None;
+                self.failures.clear();
+                self.clean_source = Cleaning::Wanted;
+            }
+            Event::Completed => {
+                self.phase = Phase::Completed;
+                self.snapshot = None;
+                self.failures.clear();
+            }
+            Event::DeleteAsked => {
+                self.phase = Phase::Completed;
+                self.deleting = true;
+                self.error = None;
+                for side in [&mut self.clean_source, &mut self.clean_destination] {
+                    if self.touched && *side != Cleaning::Done {
+                        *side = Cleaning::Wanted;
+                    }
+                }
+            }
+            Event::Cleaned { side, .. } => {
+                self.set_clean(*side, Cleaning::Done);
+            }
+            Event::CleanFailed { side, error } => {
+                self.set_clean(*side, Cleaning::Failed);
+                self.error = Some(error.clone());
+                self.deleting = false;
+            }
+            Event::Deleted => self.phase = Phase::Deleted,
+            Event::Warned { .. } => {}
+            other => self.apply_copy(other),
+        }
+    }
+
+    fn set_clean(&mut self, side: Side, to: Cleaning) {
+        let (place, key) = match side {
+            Side::Source => (&mut self.clean_source, OrderKey::CleanSource),
+            Side::Destination => (&mut self.clean_destination, OrderKey::CleanDestination),
+        };
+        *place = to;
+        self.failures.remove(&key);
+    }
+
+    fn forget_checks(&mut self) {
+        self.catalog = None;
+        self.plans.clear();
+        self.objects.clear();
+        self.items.clear();
+        self.surveyed = false;
+        self.checked = false;
+        self.broken = false;
+        self.failures.clear();
+        self.error = None;
+        self.revision += 1;
+    }
+
+    fn start(&mut self) {
+        self.phase = Phase::Migrating;
+        let stage = match (self.settings.full, self.settings.schema) {
+            (true, _) => TableStage::Unplanned,
+            (false, true) => TableStage::Loaded,
+            (false, false) => TableStage::Done,
+        };
+        self.tables = self.plans.iter().map(|_| TableState::new(stage)).collect();
+        self.by_size = (0..self.plans.len() as u32).collect();
+        let plans = &self.plans;
+        self.by_size.sort_by_key(|id| std::cmp::Reverse(plans.get(*id as usize).map_or(0, |p| p.bytes)));
+    }
+
+    /// Events of snapshots, tables and chunks.
+    fn apply_copy(&mut self, event: &Event) {
+        match event {
+            Event::SnapshotTaken { number, snapshot, worker, key, at_ms } => {
+                let holder = Holder { snapshot: snapshot.clone(), key: key.clone() };
+                self.snapshot = Some(Snap {
+                    number: *number,
+                    position: snapshot.position.clone(),
+                    taken_ms: *at_ms,
+                    holders: BTreeMap::from([(worker.clone(), holder)]),
+                    refused: BTreeMap::new(),
+                });
+                self.next_snapshot = number + 1;
+            }
+            Event::Joined { number, snapshot, worker } => {
+                if let Some(snap) = self.snapshot.as_mut().filter(|s| s.number == *number) {
+                    let key = OrderKey::Hold { number: *number, worker: worker.clone() };
+                    snap.holders.insert(worker.clone(), Holder { snapshot: snapshot.clone(), key });
+                    snap.refused.remove(worker);
+                }
+            }
+            Event::HoldFailed { number, worker, not_before_ms } => {
+                if let Some(snap) = self.snapshot.as_mut().filter(|s| s.number == *number) {
+                    snap.refused.insert(worker.clone(), *not_before_ms);
+                }
+            }
+            Event::HolderGone { number, worker } => {
+                if let Some(snap) = self.snapshot.as_mut().filter(|s| s.number == *number) {
+                    snap.holders.remove(worker);
+                }
+            }
+            Event::SnapshotGone { number, .. } | Event::SnapshotReleased { number } => {
+                self.snapshot.take_if(|s| s.number == *number);
+            }
+            Event::TableLoaded { table, .. } => {
+                let stage = if self.settings.schema { TableStage::Loaded } else { TableStage::Done };
+                if let Some(t) = self.tables.get_mut(*table as usize) {
+                    t.stage = stage;
+                }
+            }
+            Event::Planned { table, .. }
+            | Event::Copied { table, .. }
+            | Event::Loaded { table, .. }
+            | Event::CopyAgain { table, .. }
+            | Event::TableReplanned { table }
+            | Event::TableRestart { table, .. }
+            | Event::TableRestarted { table, .. } => {
+                if let Some(t) = self.tables.get_mut(*table as usize) {
+                    apply_table(t, event);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn apply_table(t: &mut TableState, event: &Event) {
+    match event {
+        Event::Planned { snapshot, position, chunks, .. } => {
+            t.stage = TableStage::Chunks;
+            t.planned_on = *snapshot;
+            t.chunks =
+                chunks.iter().map(|c| ChunkPlan { bounds: c.bounds.clone(), rows: c.rows, bytes: c.bytes }).collect();
+            t.pending = (0..t.chunks.len() as u32).collect();
+            t.copied.clear();
+            t.loaded.clear();
+            t.read_at(position);
+        }
+        Event::Copied { chunk, position, extent, .. } => {
+            let was_pending = t.pending.remove(chunk);
+            if was_pending {
+                t.copied.insert(*chunk, *extent);
+                t.touched = true;
+                t.read_at(position);
+            }
+        }
+        Event::Loaded { chunk, rows, .. } => {
+            if let Some(extent) = t.copied.remove(chunk) {
+                t.loaded.insert(*chunk);
+                t.rows += rows;
+                t.bytes += extent.bytes;
+            }
+        }
+        Event::CopyAgain { chunk, .. } => {
+            t.pending.extend(t.copied.remove(chunk).map(|_| *chunk));
+        }
+        Event::TableReplanned { .. } => t.clear(),
+        Event::TableRestart { generation, .. } => {
+            t.clear();
+            t.stage = TableStage::Restarting;
+            t.generation = *generation;
+        }
+        Event::TableRestarted { generation, .. }
+            if t.generation == *generation && t.stage == TableStage::Restarting =>
+        {
+            t.stage = TableStage::Unplanned;
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,322 @@
+//! The log in Apache Kafka, for migrations that span machines.
+//!
+//! Two topics a migration, `drover.<name>.changes` (one partition) and `drover.<name>.bulk`. A record is durable when the partition's leader
+//! and its in-sync replicas have it (`acks=all`); offsets are Kafka's.
+//!
+//! **Whose topic it is**: every message carries the migration's id in a header, which every read checks; `open` writes a marker message into
+//! each empty partition and checks the first message of each other one. Trimming always keeps a partition's last message, so there is
+//! always one to check: a topic's configuration could not carry the id, and names are given again.
+//!
+//! **Large records** are split into parts of 4 MiB (a broker pays for larger messages with memory). A part names its run, its place and
+//! how many there are; a record's offset is that of its last part. A run that a dying producer left unfinished is never delivered.
+//!
+//! Memory, librdkafka's included: the producer that all appenders of a [`KafkaLog`] share holds at most 24 MiB; a reader prefetches at most
+//! 8 MiB, plus one fetch of as much, plus the record that it puts together. Measured: one appender and two readers that lag, with records of
+//! 2 MiB, cost 80 MiB, what the allocator keeps included.
+
+mod producer;
+mod reader;
+mod topics;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use drover_model::error::codes;
+use drover_model::{Error, Fault, MigrationId, Result, Retry};
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::{Appender, Log, Offset, Reader, Span, Stream};
+
+/// Payload of a message at most; larger records are split.
+const PART: usize = 4 << 20;
+/// Bytes of a message at most, headers and framing included.
+const MESSAGE: usize = PART + (64 << 10);
+/// What a topic must allow.
+const TOPIC_MESSAGE: usize = 5 << 20;
+/// Patience of one request.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// How to log in.
+#[derive(Clone)]
+pub struct Sasl {
+    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`, in any case.
+    pub mechanism: String,
+    pub user: String,
+    pub password: String,
+}
+
+/// Encryption; the brokers' names are checked.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// Certificates that are trusted, as a PEM file; the system's if `None`.
+    pub ca: Option<PathBuf>,
+}
+
+/// Where the brokers are and who owns the topics.
+#[derive(Clone)]
+pub struct KafkaOptions {
+    /// `host:port`; some of them are enough.
+    pub brokers: Vec<String>,
+    pub sasl: Option<Sasl>,
+    pub tls: Option<Tls>,
+    /// The migration's name: topics are called `drover.<name>.…`.
+    pub name: String,
+    pub migration: MigrationId,
+    /// Without any acknowledgement for so long, an appender fails (with `Retry::Connection`): what is on the way is given up.
+    pub stall: Duration,
+}
+
+impl KafkaOptions {
+    /// Without login or encryption, and a stall of two minutes.
+    pub fn new(brokers: Vec<String>, name: impl Into<String>, migration: MigrationId) -> Self {
+        KafkaOptions { brokers, sasl: None, tls: None, name: name.into(), migration, stall: Duration::from_secs(120) }
+    }
+}
+
+/// What all parts share.
+struct Shared {
+    options: KafkaOptions,
+    /// Messages and bytes seen, for estimates.
+    seen: [(AtomicU64, AtomicU64); 2],
+}
+
+impl Shared {
+    fn topic(&self, stream: Stream) -> String {
+        let kind = if stream == Stream::Changes { "changes" } else { "bulk" };
+        format!("drover.{}.{kind}", self.options.name)
+    }
+
+    fn partition(stream: Stream) -> i32 {
+        match stream {
+            Stream::Changes => 0,
+            Stream::Bulk(n) => n as i32,
+        }
+    }
+
+    fn config(&self) -> ClientConfig {
+        let o = &self.options;
+        let mut c = ClientConfig::new();
+        c.set("bootstrap.servers", o.brokers.join(","))
+            .set("client.id", format!("drover.{}", o.name))
+            .set("socket.keepalive.enable", "true")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("topic.metadata.refresh.interval.ms", "60000")
+            .set("message.max.bytes", MESSAGE.to_string());
+        let protocol = match (&o.tls, &o.sasl) {
+            (None, None) => "plaintext",
+            (Some(_), None) => "ssl",
+            (None, Some(_)) => "sasl_plaintext",
+            (Some(_), Some(_)) => "sasl_ssl",
+        };
+        c.set("security.protocol", protocol);
+        if let Some(ca) = o.tls.as_ref().and_then(|t| t.ca.as_ref()) {
+            c.set("ssl.ca.location", ca.to_string_lossy());
+        }
+        if let Some(sasl) = &o.sasl {
+            c.set("sasl.mechanisms", sasl.mechanism.to_uppercase())
+                .set("sasl.username", &sasl.user)
+                .set("sasl.password", &sasl.password);
+        }
+        c
+    }
+
+    fn count(&self, stream: Stream, bytes: usize) {
+        let (messages, sum) = &self.seen[usize::from(stream != Stream::Changes)];
+        messages.fetch_add(1, Ordering::Relaxed);
+        sum.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// What a message is, in its one header `drover`: version 1, kind, migration id, and for parts the run, the index and the count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Says whose partition it is; readers pass over it.
+    Marker,
+    Whole,
+    Part {
+        /// The appender and its number of the record: a new number ends an older run of the same appender.
+        run: (u64, u64),
+        index: u32,
+        count: u32,
+    },
+}
+
+const HEADER: &str = "drover";
+
+impl Kind {
+    fn encode(self, migration: MigrationId) -> Vec<u8> {
+        let mut b = Vec::with_capacity(42);
+        b.push(1);
+        b.push(match self {
+            Kind::Marker => 0,
+            Kind::Whole => 1,
+            Kind::Part { .. } => 2,
+        });
+        b.extend_from_slice(migration.as_bytes());
+        if let Kind::Part { run, index, count } = self {
+            b.extend_from_slice(&run.0.to_le_bytes());
+            b.extend_from_slice(&run.1.to_le_bytes());
+            b.extend_from_slice(&index.to_le_bytes());
+            b.extend_from_slice(&count.to_le_bytes());
+        }
+        b
+    }
+
+    fn decode(b: &[u8]) -> Option<(MigrationId, Kind)> {
+        let id = MigrationId::from_slice(b.get(2..18)?).ok()?;
+        let u64_at = |at: usize| Some(u64::from_le_bytes(b.get(at..at + 8)?.try_into().ok()?));
+        let u32_at = |at: usize| Some(u32::from_le_bytes(b.get(at..at + 4)?.try_into().ok()?));
+        let kind = match (b[0], b[1]) {
+            (1, 0) => Kind::Marker,
+            (1, 1) => Kind::Whole,
+            (1, 2) => {
+                let (index, count) = (u32_at(34)?, u32_at(38)?);
+                (index < count).then_some(Kind::Part { run: (u64_at(18)?, u64_at(26)?), index, count })?
+            }
+            _ => return None,
+        };
+        Some((id, kind))
+    }
+}
+
+/// The log of one migration in Kafka.
+pub struct KafkaLog {
+    shared: Arc<Shared>,
+    producer: Mutex<Option<Arc<producer::Wire>>>,
+}
+
+impl KafkaLog {
+    /// Prepares the clients; the brokers are first spoken to in [`Log::open`]. Errors: options that no client accepts.
+    pub async fn connect(options: KafkaOptions) -> Result<KafkaLog> {
+        let shared = Arc::new(Shared { options, seen: Default::default() });
+        topics::admin(&shared)?;
+        Ok(KafkaLog { shared, producer: Mutex::new(None) })
+    }
+
+    /// The producer of all appenders; a new one if the former failed.
+    fn wire(&self) -> Result<Arc<producer::Wire>> {
+        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wire) = producer.as_ref().filter(|w| w.failure().is_none()) {
+            return Ok(wire.clone());
+        }
+        let wire = producer::Wire::new(&self.shared)?;
+        *producer = Some(wire.clone());
+        Ok(wire)
+    }
+
+    async fn watermarks(&self, stream: Stream) -> Result<Span> {
+        let shared = self.shared.clone();
+        blocking(move || topics::span(&shared, stream)).await?
+    }
+}
+
+#[async_trait]
+impl Log for KafkaLog {
+    async fn open(&self, bulk: u32) -> Result<()> {
+        topics::ensure(&self.shared, bulk).await?;
+        let partitions = std::iter::once(Stream::Changes).chain((0..bulk).map(Stream::Bulk));
+        let shared = self.shared.clone();
+        let streams: Vec<Stream> = partitions.collect();
+        let asked = streams.clone();
+        let spans = blocking(move || topics::spans(&shared, &asked)).await??;
+        let mut marked = Vec::new();
+        for (stream, span) in streams.iter().zip(&spans) {
+            if span.first == span.next {
+                marked.push(producer::KafkaAppender::new(self.shared.clone(), self.wire()?, *stream));
+            }
+        }
+        for appender in &mut marked {
+            appender.mark().await?;
+        }
+        for appender in &mut marked {
+            appender.flush().await?;
+        }
+        // Also after marking: of two who marked at once, the first is the owner.
+        let firsts = streams.into_iter().zip(spans.into_iter().map(|s| s.first)).collect();
+        reader::check_owner(&self.shared, firsts).await
+    }
+
+    async fn appender(&self, stream: Stream) -> Result<Box<dyn Appender>> {
+        Ok(Box::new(producer::KafkaAppender::new(self.shared.clone(), self.wire()?, stream)))
+    }
+
+    async fn reader(&self, stream: Stream, from: Offset) -> Result<Box<dyn Reader>> {
+        let span = self.watermarks(stream).await?;
+        reader::in_span(stream, from, span)?;
+        Ok(Box::new(reader::KafkaReader::new(self.shared.clone(), stream, from)?))
+    }
+
+    async fn span(&self, stream: Stream) -> Result<Span> {
+        self.watermarks(stream).await
+    }
+
+    async fn last(&self, stream: Stream) -> Result<Option<(Offset, Bytes)>> {
+        let span = self.watermarks(stream).await?;
+        reader::last(&self.shared, stream, span).await
+    }
+
+    async fn trim(&self, stream: Stream, before: Offset) -> Result<()> {
+        let span = self.watermarks(stream).await?;
+        // The last message stays, see above.
+        let before = before.min(span.next.saturating_sub(1));
+        if before <= span.first {
+            return Ok(());
+        }
+        // The record at `before` may have begun earlier.
+        let before = reader::begin_of(&self.shared, stream, before).await?;
+        if before <= span.first {
+            return Ok(());
+        }
+        topics::delete_before(&self.shared, stream, before).await
+    }
+
+    async fn bytes(&self, stream: Stream) -> Result<u64> {
+        let span = self.watermarks(stream).await?;
+        let (messages, bytes) = &self.shared.seen[usize::from(stream != Stream::Changes)];
+        let mean = match messages.load(Ordering::Relaxed) {
+            0 => self.last(stream).await?.map_or(0, |(_, record)| record.len().min(PART) as u64),
+            n => bytes.load(Ordering::Relaxed) / n,
+        };
+        Ok((span.next - span.first) * mean)
+    }
+
+    async fn remove(&self) -> Result<()> {
+        topics::delete(&self.shared).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("work of the log ended early").cause(e))
+}
+
+/// A LOG error of a code, with what to expect from trying again.
+fn kafka_error(what: impl Into<String>, error: KafkaError) -> Error {
+    use RDKafkaErrorCode as E;
+    let retry = match error.rdkafka_error_code() {
+        Some(
+            E::TopicAuthorizationFailed
+            | E::GroupAuthorizationFailed
+            | E::ClusterAuthorizationFailed
+            | E::Authentication
+            | E::SaslAuthenticationFailed
+            | E::MessageSizeTooLarge
+            | E::UnknownTopicOrPartition
+            | E::UnknownTopic
+            | E::UnknownPartition
+            | E::PolicyViolation
+            | E::InvalidConfig
+            | E::InvalidArgument,
+        ) => Retry::Other,
+        _ => Retry::Connection,
+    };
+    Error::new(codes::LOG, Fault::Log, retry, what).cause(error)
+}
+
+fn never(what: impl Into<String>) -> Error {
+    Error::new(codes::LOG, Fault::Log, Retry::Never, what)
+}
