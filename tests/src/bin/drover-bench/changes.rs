@@ -149,7 +149,7 @@ pub async fn cluster(stage: &mut Stage, extractors: u32, appliers: u32) -> Resul
     let mut cluster = Cluster::start(extractors, appliers).await?;
     let name = follow(stage, &mut cluster, "ev").await?;
     let (source, target) = (stage.source.connect(DATABASE).await?, destination(stage).await?);
-    arrives(&target, FENCE, fence(&source).await?, None).await?;
+    cluster.arrives(&name, &target, FENCE, fence(&source).await?).await?;
     let mut samples = Vec::new();
     for kind in [Kind::Single, Kind::Bulk] {
         pause(&mut cluster, &name).await?;
@@ -159,8 +159,7 @@ pub async fn cluster(stage: &mut Stage, extractors: u32, appliers: u32) -> Resul
         let meter = stage.meter(true, false)?;
         cluster.metered(&meter)?;
         cluster.verb(&["migration", "resume", &name]).await?;
-        arrives(&target, FENCE, value, None).await?;
-        cluster.alive()?;
+        cluster.arrives(&name, &target, FENCE, value).await?;
         samples.push(meter.finish()?);
         judge(stage).await?;
     }
@@ -193,8 +192,7 @@ pub async fn huge_cluster(stage: &mut Stage, extractors: u32, appliers: u32) -> 
     let meter = stage.meter(true, false)?;
     cluster.metered(&meter)?;
     cluster.verb(&["migration", "resume", &name]).await?;
-    arrives(&target, HUGE_FENCE, value, None).await?;
-    cluster.alive()?;
+    cluster.arrives(&name, &target, HUGE_FENCE, value).await?;
     let sample = meter.finish()?;
     finish(&cluster, &name).await?;
     Ok(sample)

@@ -220,6 +220,26 @@ impl Cluster {
         self.drover.run(arguments, PATIENCE).await?.expect(0).map(|_| ())
     }
 
+    /// The same as [`arrives`]; a migration that fails meanwhile is an error.
+    pub async fn arrives(&mut self, name: &str, destination: &Client, sql: &str, value: i64) -> Result<()> {
+        let begin = std::time::Instant::now();
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        for look in 1_u64.. {
+            pace.tick().await;
+            let row = destination.query_opt(sql, &[]).await?;
+            if row.is_some_and(|row| row.get::<_, i64>(0) == value) {
+                break;
+            }
+            if look % 250 == 0 {
+                self.until("the last change arrives", name, |shown| shown["state"] != "failed").await?;
+            }
+            if begin.elapsed() > PATIENCE {
+                bail!("the last change did not arrive within {PATIENCE:?}");
+            }
+        }
+        self.alive()
+    }
+
     /// Waits until `done` likes what `migration show` says; a failed migration is an error.
     pub async fn until(&mut self, what: &str, name: &str, done: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
         let begin = std::time::Instant::now();
