@@ -91,10 +91,12 @@ impl Gate {
                 .remedy("run the same version of drover everywhere"));
         }
         if head.migration[..] != self.migration.as_bytes()[..] {
-            return Err(broken("a changes record belongs to another migration")
-                .remedy("give each migration a log of its own"));
+            return Err(
+                broken("a changes record belongs to another migration").remedy("give each migration a log of its own")
+            );
         }
-        let position = |bytes: &[u8]| Position::from_bytes(bytes).map_err(|e| broken("a changes record has no position").cause(e));
+        let position =
+            |bytes: &[u8]| Position::from_bytes(bytes).map_err(|e| broken("a changes record has no position").cause(e));
         let (from, to) = (position(&head.from)?, position(&head.to)?);
         if from > to {
             return Err(broken(format!("a changes record goes backwards, from {from} to {to}")));

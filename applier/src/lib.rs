@@ -1,16 +1,23 @@
 //! The writing role of a migration: maps and creates tables, loads chunks, applies changes. It never touches the source.
 //!
 //! What a change passes through: [`consume`] takes records in (each transaction once, in order, no gap), [`windows`] says which
-//! tables a change concerns, [`compact`] makes few statements of many changes, [`schedule`] decides what runs beside what, `apply`
+//! tables a change concerns, [`compact`] makes few statements of many changes, [`schedule`] decides what runs beside what, [`apply`]
 //! executes and commits in the source's order.
 
+pub mod apply;
 pub mod compact;
 pub mod consume;
 pub mod load;
 mod roles;
 pub mod schedule;
+mod session;
 mod survey;
 pub mod windows;
 
 pub use roles::{Applier, DestinationFactory};
 pub use survey::{Survey, map, survey};
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod loop_tests;

@@ -1,5 +1,6 @@
 //! The applier as a handler of work orders.
 
+use crate::apply;
 use crate::load::{Chunk, Loaded, load};
 use crate::survey::survey;
 use async_trait::async_trait;
@@ -125,6 +126,25 @@ impl Applier {
         }))
     }
 
+    /// Ends by cancellation (then there is no outcome: the order goes on elsewhere or later) or by an error.
+    async fn apply(&self, job: &Job) -> Result<Option<Outcome>> {
+        let Order::Apply { start, windows, owed_snapshot: _ } = &job.order else {
+            return Err(Error::internal("not an apply order"));
+        };
+        let d = &job.description;
+        let news = job.news.clone();
+        let task = apply::Task {
+            description: d.clone(),
+            destination: self.destination(d).await?,
+            log: self.log(d).await?,
+            start: start.clone(),
+            windows: windows.clone(),
+            options: apply::Options::default(),
+            tell: Arc::new(move |progress| news.progress(progress)),
+        };
+        apply::apply(task, job.cancel.clone()).await.map(|()| None)
+    }
+
     fn with_loaders<T>(&self, f: impl FnOnce(&mut HashMap<MigrationId, Idle>) -> T) -> T {
         f(&mut self.loaders.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -136,6 +156,7 @@ impl Applier {
             Order::Survey => self.survey(job).await.map(Some),
             Order::Schema { step } => self.schema(job, *step).await.map(Some),
             Order::Load { .. } => self.load(job).await,
+            Order::Apply { .. } => self.apply(job).await,
             Order::Restart { table, generation } => {
                 self.destination(d).await?.restart_table(d.id, plan_of(d, *table)?, *generation).await?;
                 done(Vec::new())

@@ -232,7 +232,8 @@ mod tests {
             let (s, committed, failures) = self.build(history);
             let in_order: Vec<BatchId> = (0..committed.len() as u64).collect();
             assert_eq!(committed, in_order);
-            let state: String = format!("{failures} {:?}", s.entries.iter().map(|e| (e.id, e.state, e.as_head)).collect::<Vec<_>>());
+            let state: String =
+                format!("{failures} {:?}", s.entries.iter().map(|e| (e.id, e.state, e.as_head)).collect::<Vec<_>>());
             if !self.seen.insert(state) {
                 return;
             }

@@ -50,6 +50,11 @@ impl Windows {
         self.bounds.partition_point(|b| b < position)
     }
 
+    /// Whether all transactions in `(from, to]` lie in one stretch.
+    pub fn one_stretch(&self, from: &Position, to: &Position) -> bool {
+        self.bounds.partition_point(|b| b <= from) == self.stretch(to)
+    }
+
     /// Modes of all tables within the stretch of this position.
     pub fn modes(&self, position: &Position) -> Vec<Mode> {
         (0..self.windows.len()).map(|t| self.mode(t as u32, position)).collect()

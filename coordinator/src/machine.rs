@@ -256,6 +256,10 @@ impl State {
 
     /// What follows by itself from the state; called after each event until it gives `None`. Stored like any other event.
     pub fn follow_up(&self) -> Option<Event> {
+        // What failed may have become needless, after a lost snapshot for example: nothing waits for it then.
+        if let Some(key) = self.failures.keys().find(|key| !self.still_wants(key)) {
+            return Some(Event::Recovered { key: key.clone() });
+        }
         match self.phase {
             Phase::Prechecking => {
                 if self.checked {

@@ -259,7 +259,7 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
             let pause = not_before_ms.saturating_sub(*at_ms).div_ceil(1000);
             Some(("warning", format!("{key} failed and is tried again in {pause} s: {error}")))
         }
-        Event::Recovered { key } => info(format!("{key} works again")),
+        Event::Recovered { key } => info(format!("{key} fails no longer")),
         Event::Failed { error } => Some(("error", format!("migration failed: {error}"))),
         Event::Paused => info("paused".into()),
         Event::Resumed => info("resumed".into()),

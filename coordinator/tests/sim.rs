@@ -258,7 +258,9 @@ impl Sim {
             }
             self.pass(700);
         }
-        panic!("it does not come to an end: {:?} {:#?}", self.state().phase, self.state().tables);
+        let s = self.state();
+        let stages: Vec<_> = s.tables.iter().map(|t| (t.stage, t.pending.len(), t.copied.len())).collect();
+        panic!("it does not come to an end: {:?} {stages:?} {:?} {:?} {:?}", s.phase, s.snapshot, s.error, s.failures);
     }
 
     fn verify(&self) {
@@ -494,7 +496,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_migration_ends_right(acts in acts(), incremental: bool, durable: bool) {

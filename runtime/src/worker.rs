@@ -81,6 +81,9 @@ type Key = (String, String);
 /// How long jobs may take to stop after a shutdown was asked for.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Between polls that bring nothing new.
+const IDLE: Duration = Duration::from_millis(20);
+
 fn is_long(order: &Order) -> bool {
     matches!(order, Order::Stream { .. } | Order::Snapshot { .. } | Order::Hold { .. } | Order::Apply { .. })
 }
@@ -139,7 +142,14 @@ pub async fn run(options: Options, handler: Arc<dyn Handler>, shutdown: Cancella
             Some((key, epoch)) = ends.recv() => looped.forget(&key, epoch),
             _ = ticks.tick() => looped.handler.tick(),
             reply = looped.options.control.poll(request) => match reply {
-                Ok(reply) => looped.take(reply, &ended).await,
+                // A reply that brings nothing new comes at once when jobs take a moment to stop: they need the thread.
+                Ok(reply) => if !looped.take(reply, &ended).await {
+                    tokio::select! {
+                        () = shutdown.cancelled() => break,
+                        Some((key, epoch)) = ends.recv() => looped.forget(&key, epoch),
+                        () = tokio::time::sleep(IDLE) => {}
+                    }
+                },
                 Err(error) => {
                     tracing::warn!(%error, "the coordinator does not answer; work goes on, trying again");
                     tokio::select! {
@@ -194,12 +204,17 @@ impl Loop {
         }
     }
 
-    async fn take(&mut self, reply: v1::PollReply, ended: &mpsc::UnboundedSender<(Key, u64)>) {
+    /// Carries a reply out; `false` if there was nothing new in it.
+    async fn take(&mut self, reply: v1::PollReply, ended: &mpsc::UnboundedSender<(Key, u64)>) -> bool {
+        let mut new = false;
         for lease in reply.stop {
             let key = (lease.migration, lease.order);
             if let Some(running) = self.running.get(&key).filter(|r| r.epoch <= lease.epoch) {
-                tracing::debug!(order = key.1, "told to stop");
-                running.cancel.cancel();
+                if !running.cancel.is_cancelled() {
+                    tracing::debug!(order = key.1, "told to stop");
+                    running.cancel.cancel();
+                    new = true;
+                }
             }
         }
         for leased in reply.start {
@@ -212,11 +227,15 @@ impl Loop {
                 None => {}
             }
             match self.start(lease.clone(), &leased.body, leased.revision, ended).await {
-                Ok(running) => drop(self.running.insert(key, running)),
+                Ok(running) => {
+                    self.running.insert(key, running);
+                    new = true;
+                }
                 // The lease runs on; the coordinator will hand it out again with the next poll.
                 Err(error) => tracing::warn!(%error, order = lease.order, "cannot start an order"),
             }
         }
+        new
     }
 
     async fn start(

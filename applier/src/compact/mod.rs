@@ -24,7 +24,7 @@ mod fold;
 mod keys;
 mod plan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use keys::{Index, Shape, put_normal, put_normal_cells};
 pub use plan::{Answer, Question};
@@ -171,7 +171,8 @@ impl Folded {
             let item = reader.next_item().map_err(damaged)?;
             // A row ends where its item ends, an old image where the new row begins: so slices become spans.
             let end = reader.offset() as u32;
-            let span = |end: u32, slice: &[u8]| Span { buffer, start: end - slice.len() as u32, len: slice.len() as u32 };
+            let span =
+                |end: u32, slice: &[u8]| Span { buffer, start: end - slice.len() as u32, len: slice.len() as u32 };
             match item {
                 None => return Ok(()),
                 Some(Item::Begin(_) | Item::End) => {}

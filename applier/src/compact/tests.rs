@@ -38,6 +38,7 @@ pub(crate) fn plan(id: u32, width: usize, key: &[u16]) -> TablePlan {
         physical: String::new(),
         rows: 0,
         bytes: 0,
+        left_out: Vec::new(),
     }
 }
 
@@ -117,7 +118,11 @@ impl Source {
         if !self.free(&new, Some(at)) {
             return;
         }
-        let kind = if self.key(&old) != self.key(&new) && self.config.old == OldKind::None { OldKind::Key } else { self.config.old };
+        let kind = if self.key(&old) != self.key(&new) && self.config.old == OldKind::None {
+            OldKind::Key
+        } else {
+            self.config.old
+        };
         let unknown: Vec<usize> =
             [1, 3].into_iter().filter(|&c| partial && self.config.unknown && old[c] == new[c]).collect();
         put_update(&mut self.log, 0, kind);
@@ -271,8 +276,12 @@ impl Table {
             }
             Step::Update { rows, unknown, tolerant, .. } => {
                 for row in self.shuffle(rows.clone()) {
-                    let given: Vec<u16> =
-                        decode(row).iter().enumerate().filter(|(_, c)| **c == Cell::Unknown).map(|(i, _)| i as u16).collect();
+                    let given: Vec<u16> = decode(row)
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, c)| **c == Cell::Unknown)
+                        .map(|(i, _)| i as u16)
+                        .collect();
                     assert_eq!(&given, unknown);
                     let key = self.key_of(row);
                     match self.rows.contains_key(&key) {
@@ -361,8 +370,12 @@ fn same(source: &Source, table: &Table) -> Result<(), TestCaseError> {
 fn config() -> impl Strategy<Value = Config> {
     let old = prop_oneof![Just(OldKind::None), Just(OldKind::Key), Just(OldKind::Full)];
     let key: BoxedStrategy<&'static [u16]> = prop_oneof![Just(&[0u16][..]), Just(&[2u16, 0][..])].boxed();
-    (key, old, prop::bool::weighted(0.1), any::<bool>())
-        .prop_map(|(key, old, serial, unknown)| Config { key, old, serial, unknown })
+    (key, old, prop::bool::weighted(0.1), any::<bool>()).prop_map(|(key, old, serial, unknown)| Config {
+        key,
+        old,
+        serial,
+        unknown,
+    })
 }
 
 proptest! {
@@ -468,9 +481,10 @@ fn a_partial_row_that_moves_into_a_tolerant_table_is_owed() {
     assert!(folded.message.contains("without a key"), "{folded}");
     let mut source = Source { config, rows: vec![[1, 1, 2, 1]], heap: vec![], log: vec![] };
     source.run(&Op::Update(0, Some(2), None, None, true));
-    let mut folded =
-        Folded::new(shapes(config, false), &[Bytes::from(source.log)], |t| if t == 0 { Mode::Tolerant } else { Mode::Drop })
-            .unwrap();
+    let mut folded = Folded::new(shapes(config, false), &[Bytes::from(source.log)], |t| {
+        if t == 0 { Mode::Tolerant } else { Mode::Drop }
+    })
+    .unwrap();
     let error = folded.plan(&[]).unwrap_err();
     assert_eq!((error.table.as_deref(), error.key.as_deref()), (Some("d.t0"), Some("2")));
 }

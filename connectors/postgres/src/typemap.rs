@@ -24,6 +24,11 @@ pub fn bit_columns(table: &Table, plan: &TablePlan) -> Vec<String> {
     moved.filter(|c| bit(&c.data_type)).map(|c| c.name.clone()).collect()
 }
 
+/// [`map_table`] for a destination of a version that knows all types.
+pub fn map(catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTable {
+    map_table(catalog, table, choice, u32::MAX)
+}
+
 /// Maps one table. `id` and `version` of the plan are zero, its format is the first of the formats.
 ///
 /// Native rows are offered iff every moved column is of a built-in type (recursively): those have the same bytes on both sides.

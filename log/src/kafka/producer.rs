@@ -20,7 +20,7 @@ use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig};
 use tokio::sync::{Semaphore, watch};
 
-use super::{HEADER, Kind, PART, Shared, kafka_error};
+use super::{HEADER, Kind, PART, REQUEST, Shared, blocking, kafka_error};
 use crate::{Appender, Offset, Stream};
 
 /// Bytes that a producer has on the way at most, a message's overhead included.
@@ -287,6 +287,7 @@ impl KafkaAppender {
             .partition(Shared::partition(self.stream))
             .payload(&payload[..])
             .headers(OwnedHeaders::new().insert(Header { key: HEADER, value: Some(&header) }));
+        let unknown = Instant::now();
         loop {
             if let Some(error) = self.wire.failure() {
                 return Err(error);
@@ -297,6 +298,20 @@ impl KafkaAppender {
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     record = back;
                     tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                // Partitions that were added since this client last asked.
+                Err((
+                    KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopic),
+                    back,
+                )) if unknown.elapsed() < REQUEST => {
+                    record = back;
+                    let (producer, topic) = (self.wire.producer.clone(), self.topic.clone());
+                    // An answer or none: sending again decides.
+                    let asked = blocking(move || producer.client().fetch_metadata(Some(&topic), REQUEST).map(|_| ()));
+                    if let Err(error) = asked.await? {
+                        tracing::debug!(%error, topic = self.topic, "cannot ask for the partitions");
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Err((error, back)) => {
                     self.wire.reports().room.add_permits(back.delivery_opaque.cost as usize);

@@ -1,0 +1,666 @@
+//! Applying the change stream. Guarantee: from the moment that everything up to the last window's high end is applied, a reader at the
+//! destination sees the state after some whole source transaction, later ones never before earlier ones, whatever fails or is killed; and
+//! nothing is reported as applied that a crash of the destination could take back.
+//!
+//! Batches run in several sessions beside each other and commit in log order ([`crate::schedule`]). A batch that fails away from the head is
+//! rolled back and runs again as the head; one that fails as the head runs once more alone, if others held transactions meanwhile (it
+//! may have been their victim), and then ends the order: the coordinator decides about trying again. The progress at the destination,
+//! moved by each commit from the previous position to the next under our epoch, says what is done.
+
+use crate::compact::{Folded, Shapes};
+use crate::consume::{Consumer, Record, Trail, Verdict};
+use crate::schedule::{BatchId, Footprint, Schedule, State};
+use crate::session::{self, Command, Common, Reply, Work, mode_of};
+use crate::windows::{Mode, Windows};
+use bytes::Bytes;
+use drover_connectors_api::apply::Canceller;
+use drover_connectors_api::{Committed, Destination};
+use drover_log::{Log, Offset, Stream};
+use drover_model::change::{Item, Reader};
+use drover_model::error::codes;
+use drover_model::{Error, Fault, Position, Result, Retry};
+use drover_proto::order::{Description, Progress, Window};
+use drover_runtime::{CancellationToken, task};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// How changes are applied.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Sessions at the destination at most.
+    pub sessions: usize,
+    /// A batch is cut at this many bytes or changes, whichever comes first.
+    pub batch_bytes: usize,
+    pub batch_changes: u64,
+    /// The head batch may wait so long while later ones hold transactions.
+    pub patience: Duration,
+    /// Commits are made durable at least so often.
+    pub flush: Duration,
+    /// The log keeps what was committed at the source within so long before the applied position.
+    pub keep: Duration,
+    /// A stop waits so long for what is under way.
+    pub grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            sessions: 4,
+            batch_bytes: 4 << 20,
+            batch_changes: 20_000,
+            patience: Duration::from_secs(3),
+            flush: Duration::from_secs(1),
+            keep: Duration::from_secs(15 * 60),
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Takes the numbers of a running apply order, the newest only; called often, must not wait.
+pub type Tell = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// What an apply order works on.
+pub struct Task {
+    pub description: Arc<Description>,
+    pub destination: Arc<dyn Destination>,
+    pub log: Arc<dyn Log>,
+    pub start: Position,
+    pub windows: Vec<Window>,
+    pub options: Options,
+    pub tell: Tell,
+}
+
+/// Applies changes until it is cancelled (then `Ok`: everything applied is durable, the rest is not begun) or fails.
+///
+/// # Errors
+/// FENCED when another applier took over; LOG when the stream has a gap or belongs to another migration; errors of the destination.
+pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
+    let id = task.description.id;
+    let plans = task.description.plans.clone();
+    let progress = task.destination.take_over(id).await?;
+    let have = match progress.position {
+        Some(position) => position,
+        None => {
+            task.destination.begin_at(id, progress.epoch, &task.start).await?;
+            task.start.clone()
+        }
+    };
+    let keys = task.destination.keys(&plans).await?;
+    for k in &keys {
+        if let Some(why) = &k.serial {
+            let table = plans.iter().find(|p| p.id == k.table).map(|p| p.destination.to_string()).unwrap_or_default();
+            tracing::warn!(table, why, "the table's changes are applied one by one");
+        }
+    }
+    let shapes = Arc::new(Shapes::new(&plans, &keys));
+    let consumer = Consumer::open(&*task.log, id, have.clone()).await?;
+    let (feed, input) = mpsc::channel(4);
+    let _reader = task::spawn("changes reader", read(consumer, feed));
+    let common =
+        Arc::new(Common { destination: task.destination, migration: id, epoch: progress.epoch, plans, shapes });
+    let (replies, answers) = mpsc::unbounded_channel();
+    let mut run = Run {
+        windows: Windows::new(task.windows),
+        options: task.options,
+        tell: task.tell,
+        log: task.log,
+        common,
+        schedule: Schedule::default(),
+        works: HashMap::new(),
+        slots: Vec::new(),
+        replies,
+        open: None,
+        huge: None,
+        committed: have.clone(),
+        durable: have.clone(),
+        flushing: None,
+        flushed_at: Instant::now(),
+        cut_to: have,
+        rows: 0,
+        transactions: 0,
+        commit_micros: 0,
+        trail: Trail::default(),
+        head: None,
+        retried: None,
+        cancels: Vec::new(),
+        stopping: None,
+    };
+    run.report();
+    run.run(input, answers, cancel).await
+}
+
+async fn read(mut consumer: Consumer, feed: mpsc::Sender<Result<(Offset, Record)>>) {
+    loop {
+        let next = consumer.next().await;
+        let end = next.is_err();
+        if feed.send(next).await.is_err() || end {
+            return;
+        }
+    }
+}
+
+/// A session at the destination and what it works on.
+struct Slot {
+    commands: mpsc::Sender<Command>,
+    busy: Option<BatchId>,
+    canceller: Option<Arc<dyn Canceller>>,
+    _task: task::Owned<()>,
+}
+
+/// A batch that still grows.
+struct Open {
+    stretch: usize,
+    work: Work,
+    bytes: usize,
+    since: Instant,
+}
+
+/// A huge transaction that comes in pieces.
+struct Huge {
+    id: BatchId,
+    slot: Option<usize>,
+    slices: VecDeque<Bytes>,
+    modes: Arc<Vec<Mode>>,
+    /// A slice is being executed, or a rollback is under way.
+    in_flight: bool,
+    restart: bool,
+    complete: bool,
+    previous: Position,
+    next: Position,
+    rows: u64,
+    commit_micros: i64,
+}
+
+struct Run {
+    windows: Windows,
+    options: Options,
+    tell: Tell,
+    log: Arc<dyn Log>,
+    common: Arc<Common>,
+    schedule: Schedule,
+    works: HashMap<BatchId, (Arc<Work>, Option<Box<Folded>>)>,
+    slots: Vec<Slot>,
+    replies: mpsc::UnboundedSender<(usize, Reply)>,
+    open: Option<Open>,
+    huge: Option<Huge>,
+    committed: Position,
+    durable: Position,
+    /// A flush is under way, of everything committed up to here.
+    flushing: Option<Position>,
+    flushed_at: Instant,
+    /// End of the last batch that was cut.
+    cut_to: Position,
+    rows: u64,
+    transactions: u64,
+    commit_micros: i64,
+    trail: Trail,
+    /// The head and since when it runs; the flag: others gave way to it already.
+    head: Option<(BatchId, Instant, bool)>,
+    /// The head that runs for the second time.
+    retried: Option<BatchId>,
+    cancels: Vec<task::Owned<()>>,
+    stopping: Option<Instant>,
+}
+
+impl Run {
+    async fn run(
+        &mut self,
+        mut input: mpsc::Receiver<Result<(Offset, Record)>>,
+        mut answers: mpsc::UnboundedReceiver<(usize, Reply)>,
+        cancel: CancellationToken,
+    ) -> Result<()> {
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.pump(input.is_empty()).await?;
+            if self.stopping.is_some() && self.stopped() {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                Some((slot, reply)) = answers.recv() => self.reply(slot, reply).await?,
+                () = cancel.cancelled(), if self.stopping.is_none() => self.stop(),
+                record = input.recv(), if self.takes_more() => match record {
+                    Some(record) => self.record(record?)?,
+                    None => return Err(Error::internal("the reader of the changes ended")),
+                },
+                _ = tick.tick() => self.tick().await?,
+            }
+        }
+    }
+
+    fn takes_more(&self) -> bool {
+        self.stopping.is_none()
+            && self.schedule.len() < 2 * self.options.sessions
+            && self.huge.as_ref().is_none_or(|h| !h.complete && h.slices.len() < 4)
+            && self.open.as_ref().is_none_or(|o| !self.full(o))
+    }
+
+    fn full(&self, open: &Open) -> bool {
+        open.bytes >= self.options.batch_bytes || open.work.rows >= self.options.batch_changes
+    }
+
+    /// Takes a record in.
+    fn record(&mut self, (offset, record): (Offset, Record)) -> Result<()> {
+        let Record { head, admitted, payload } = record;
+        self.trail.note(offset, &admitted.to, head.commit_micros, payload.len());
+        if admitted.discard
+            && let Some(huge) = &mut self.huge
+        {
+            huge.slices.clear();
+            huge.restart = huge.slot.is_some();
+            huge.rows = 0;
+        }
+        match admitted.verdict {
+            Verdict::Drop => Ok(()),
+            Verdict::Piece { .. } => {
+                if self.huge.is_none() {
+                    self.cut()?;
+                    let id = self.schedule.add(Footprint::Everything);
+                    self.huge = Some(Huge {
+                        id,
+                        slot: None,
+                        slices: VecDeque::new(),
+                        modes: Arc::new(self.windows.modes(&admitted.to)),
+                        in_flight: false,
+                        restart: false,
+                        complete: false,
+                        previous: self.cut_to.clone(),
+                        next: admitted.to.clone(),
+                        rows: 0,
+                        commit_micros: head.commit_micros,
+                    });
+                }
+                let Some(huge) = &mut self.huge else { return Ok(()) };
+                huge.slices.push_back(payload);
+                if let Verdict::Piece { last: true, .. } = admitted.verdict {
+                    huge.complete = true;
+                    huge.next = admitted.to.clone();
+                    self.cut_to = admitted.to;
+                }
+                Ok(())
+            }
+            Verdict::Whole => {
+                if let Some(huge) = self.huge.as_mut().filter(|h| !h.complete) {
+                    // What was published in pieces comes whole after all: the transaction begun for the pieces (their discarding was
+                    // noted above) ends empty, where it began.
+                    huge.complete = true;
+                    huge.next = huge.previous.clone();
+                }
+                let from = Position::from_bytes(&head.from).unwrap_or_else(|_| admitted.have.clone());
+                let one_stretch = self.windows.one_stretch(&admitted.have, &admitted.to);
+                if from == admitted.have && one_stretch {
+                    let unit = Unit {
+                        payload,
+                        end: admitted.to.clone(),
+                        transactions: u64::from(head.transactions),
+                        changes: head.changes,
+                        commit_micros: head.commit_micros,
+                    };
+                    return self.grow(unit);
+                }
+                for unit in units(&self.common.shapes, &payload, &admitted.have)? {
+                    self.grow(unit)?;
+                }
+                // Behind the last transaction there may be an empty stretch.
+                self.grow(Unit {
+                    payload: Bytes::new(),
+                    end: admitted.to,
+                    transactions: 0,
+                    changes: 0,
+                    commit_micros: head.commit_micros,
+                })
+            }
+        }
+    }
+
+    /// Adds whole transactions to the batch that still grows.
+    fn grow(&mut self, unit: Unit) -> Result<()> {
+        let stretch = self.windows.stretch(&unit.end);
+        let other = self.open.as_ref().is_some_and(|o| o.stretch != stretch && unit.transactions > 0);
+        if other || self.open.as_ref().is_some_and(|o| self.full(o)) {
+            self.cut()?;
+        }
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => none.insert(Open {
+                stretch,
+                work: Work {
+                    payloads: Vec::new(),
+                    modes: Arc::new(self.windows.modes(&unit.end)),
+                    previous: self.cut_to.clone(),
+                    next: self.cut_to.clone(),
+                    transactions: 0,
+                    rows: 0,
+                    commit_micros: unit.commit_micros,
+                },
+                bytes: 0,
+                since: Instant::now(),
+            }),
+        };
+        if open.work.transactions == 0 && unit.transactions > 0 {
+            (open.stretch, open.work.modes) = (stretch, Arc::new(self.windows.modes(&unit.end)));
+        }
+        open.bytes += unit.payload.len();
+        open.work.rows += unit.changes;
+        open.work.transactions += unit.transactions;
+        open.work.commit_micros = open.work.commit_micros.max(unit.commit_micros);
+        open.work.next = unit.end;
+        if !unit.payload.is_empty() {
+            open.work.payloads.push(unit.payload);
+        }
+        Ok(())
+    }
+
+    /// Ends the batch that grows and schedules it.
+    fn cut(&mut self) -> Result<()> {
+        let Some(Open { work, .. }) = self.open.take() else { return Ok(()) };
+        let folded = Folded::new(self.common.shapes.clone(), &work.payloads, |t| mode_of(&work.modes, t))?;
+        self.cut_to = work.next.clone();
+        let id = self.schedule.add(Footprint::Keys(folded.keys()));
+        self.works.insert(id, (Arc::new(work), Some(Box::new(folded))));
+        Ok(())
+    }
+
+    /// Does everything that can be done now.
+    async fn pump(&mut self, input_empty: bool) -> Result<()> {
+        if let Some(open) = &self.open {
+            // Small batches only when a session has nothing else to do; while all are busy, the batch grows.
+            let idle = input_empty && !self.schedule.any_waiting() && self.schedule.len() < self.options.sessions;
+            let worth = open.work.transactions > 0 || open.since.elapsed() >= Duration::from_millis(200);
+            if self.full(open) || (idle && worth && self.stopping.is_none()) {
+                self.cut()?;
+            }
+        }
+        if let Some(id) = self.schedule.commit() {
+            let (previous, next) = match (&self.huge, self.works.get(&id)) {
+                (_, Some((work, _))) => (work.previous.clone(), work.next.clone()),
+                (Some(huge), None) => (huge.previous.clone(), huge.next.clone()),
+                (None, None) => return Err(Error::internal("a batch without work")),
+            };
+            let slot = self.slot_of(id)?;
+            self.send(slot, Command::Commit { id, previous, next }).await?;
+        }
+        self.flush().await?;
+        while self.stopping.is_none() && self.free_slot() {
+            let Some(id) = self.schedule.start() else { break };
+            let slot = self.take_slot(id);
+            if let Some((work, folded)) = self.works.get_mut(&id) {
+                let command = Command::Execute { id, work: work.clone(), folded: folded.take() };
+                self.send(slot, command).await?;
+            } else if let Some(huge) = &mut self.huge {
+                huge.slot = Some(slot);
+            }
+        }
+        self.pump_huge().await
+    }
+
+    async fn pump_huge(&mut self) -> Result<()> {
+        let Some(huge) = &mut self.huge else { return Ok(()) };
+        let Some(slot) = huge.slot.filter(|_| !huge.in_flight) else { return Ok(()) };
+        let id = huge.id;
+        if std::mem::take(&mut huge.restart) {
+            huge.in_flight = true;
+            return self.send(slot, Command::Rollback { id }).await;
+        }
+        if let Some(payload) = huge.slices.pop_front() {
+            huge.in_flight = true;
+            let modes = huge.modes.clone();
+            return self.send(slot, Command::Slice { id, payload, modes }).await;
+        }
+        if huge.complete && self.schedule.state(id) == Some(State::Running) {
+            self.schedule.executed(id);
+            if self.schedule.commit() == Some(id) {
+                let (previous, next) = (huge.previous.clone(), huge.next.clone());
+                return self.send(slot, Command::Commit { id, previous, next }).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        if self.flushing.is_some() || self.committed <= self.durable {
+            return Ok(());
+        }
+        if !self.schedule.is_empty() && self.flushed_at.elapsed() < self.options.flush {
+            return Ok(());
+        }
+        let idle = self.slots.iter().position(|s| s.busy.is_none() && s.canceller.is_some());
+        if let Some(slot) = idle {
+            self.flushing = Some(self.committed.clone());
+            self.send(slot, Command::Flush).await?;
+        }
+        Ok(())
+    }
+
+    async fn reply(&mut self, slot: usize, reply: Reply) -> Result<()> {
+        match reply {
+            Reply::Opened(canceller) => self.slots[slot].canceller = Some(canceller),
+            Reply::Executed(id) => {
+                if self.schedule.state(id) == Some(State::Undoing) {
+                    return self.send(slot, Command::Rollback { id }).await;
+                }
+                self.schedule.executed(id);
+            }
+            Reply::SliceDone { id, rows } => {
+                if let Some(huge) = self.huge.as_mut().filter(|h| h.id == id) {
+                    huge.in_flight = false;
+                    huge.rows += rows;
+                }
+            }
+            Reply::Undone(id) => {
+                if let Some(huge) = self.huge.as_mut().filter(|h| h.id == id) {
+                    huge.in_flight = false;
+                    huge.rows = 0;
+                } else {
+                    self.release(slot, id);
+                }
+            }
+            Reply::Committed(_, Committed::Fenced) => return Err(fenced()),
+            Reply::Committed(id, Committed::Yes) => {
+                self.slots[slot].busy = None;
+                self.schedule.committed(id);
+                if let Some((work, _)) = self.works.remove(&id) {
+                    self.committed = work.next.clone();
+                    self.rows += work.rows;
+                    self.transactions += work.transactions;
+                    self.commit_micros = self.commit_micros.max(work.commit_micros);
+                } else if let Some(huge) = self.huge.take_if(|h| h.id == id) {
+                    self.committed = huge.next;
+                    self.rows += huge.rows;
+                    self.transactions += 1;
+                    self.commit_micros = self.commit_micros.max(huge.commit_micros);
+                }
+            }
+            Reply::Failed(id, error) => return self.failed(slot, id, error).await,
+            Reply::Flushed(result) => {
+                result?;
+                self.flushed_at = Instant::now();
+                if let Some(position) = self.flushing.take() {
+                    self.durable = position;
+                    self.report();
+                    self.trim().await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn failed(&mut self, slot: usize, id: BatchId, error: Error) -> Result<()> {
+        let huge = self.huge.as_ref().is_some_and(|h| h.id == id);
+        let gave_way = self.schedule.state(id) == Some(State::Undoing);
+        let committing = self.schedule.state(id) == Some(State::Committing);
+        if huge || committing || error.code == codes::FENCED || self.stopping.is_some() && !gave_way {
+            return Err(error);
+        }
+        if gave_way {
+            self.release(slot, id);
+            return Ok(());
+        }
+        if self.schedule.head() == Some(id) {
+            let others = !self.schedule.behind_head().is_empty();
+            if !others || self.retried == Some(id) {
+                return Err(error);
+            }
+            self.retried = Some(id);
+            self.give_way().await?;
+        }
+        tracing::debug!(%error, batch = id, "a batch is executed again as the first");
+        self.schedule.undo(id);
+        self.release(slot, id);
+        Ok(())
+    }
+
+    fn release(&mut self, slot: usize, id: BatchId) {
+        self.schedule.undone(id);
+        self.slots[slot].busy = None;
+    }
+
+    /// Everything behind the head rolls back.
+    async fn give_way(&mut self) -> Result<()> {
+        for id in self.schedule.behind_head() {
+            let state = self.schedule.state(id);
+            self.schedule.undo(id);
+            let slot = self.slot_of(id)?;
+            match state {
+                Some(State::Executed) => self.send(slot, Command::Rollback { id }).await?,
+                Some(State::Running) => {
+                    if let Some(canceller) = self.slots[slot].canceller.clone() {
+                        self.cancels.push(task::spawn("cancel", async move { canceller.cancel().await }));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn tick(&mut self) -> Result<()> {
+        self.cancels.retain(|c| !c.is_finished());
+        let running = self.schedule.head().filter(|&id| self.schedule.state(id) == Some(State::Running));
+        match (running, self.head) {
+            (None, _) => self.head = None,
+            (Some(id), Some((head, since, gave_way))) if id == head => {
+                if !gave_way && since.elapsed() >= self.options.patience && !self.schedule.behind_head().is_empty() {
+                    tracing::info!("the oldest batch waits too long: later ones give way");
+                    self.head = Some((id, since, true));
+                    self.give_way().await?;
+                }
+            }
+            (Some(id), _) => self.head = Some((id, Instant::now(), false)),
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.stopping = Some(Instant::now());
+        self.open = None;
+    }
+
+    /// Whether a stop has come to its end: what ran is committed and durable, or the patience is over.
+    fn stopped(&self) -> bool {
+        // What waits is not begun any more; what is ready behind it rolls back with its session.
+        let active = |id| self.schedule.state(id).is_some_and(|s| s != State::Waiting);
+        let busy = self.schedule.head().is_some_and(active)
+            && self.huge.as_ref().is_none_or(|h| h.slot.is_none() || h.complete);
+        let settled = !busy && self.flushing.is_none() && (self.committed <= self.durable || !self.can_flush());
+        settled || self.stopping.is_some_and(|s| s.elapsed() >= self.options.grace)
+    }
+
+    fn can_flush(&self) -> bool {
+        self.slots.iter().any(|s| s.canceller.is_some())
+    }
+
+    fn free_slot(&self) -> bool {
+        self.slots.len() < self.options.sessions || self.slots.iter().any(|s| s.busy.is_none())
+    }
+
+    fn take_slot(&mut self, id: BatchId) -> usize {
+        let free = self.slots.iter().position(|s| s.busy.is_none());
+        let slot = free.unwrap_or_else(|| {
+            let number = self.slots.len();
+            // One command of a batch and one flush may wait.
+            let (commands, receiver) = mpsc::channel(4);
+            let task = session::spawn(number, self.common.clone(), receiver, self.replies.clone());
+            self.slots.push(Slot { commands, busy: None, canceller: None, _task: task });
+            number
+        });
+        self.slots[slot].busy = Some(id);
+        slot
+    }
+
+    fn slot_of(&self, id: BatchId) -> Result<usize> {
+        self.slots.iter().position(|s| s.busy == Some(id)).ok_or_else(|| Error::internal("a batch without a session"))
+    }
+
+    async fn send(&self, slot: usize, command: Command) -> Result<()> {
+        let sent = self.slots[slot].commands.send(command).await;
+        sent.map_err(|_| Error::internal("a session's task ended"))
+    }
+
+    fn report(&self) {
+        (self.tell)(Progress::Apply {
+            migration: self.common.migration,
+            applied: self.durable.clone(),
+            rows: self.rows,
+            transactions: self.transactions,
+            commit_micros: self.commit_micros,
+            consistent: self.windows.consistent_at(&self.durable),
+        });
+    }
+
+    async fn trim(&mut self) -> Result<()> {
+        let keep = i64::try_from(self.options.keep.as_micros()).unwrap_or(i64::MAX);
+        match self.trail.trim(&self.durable, self.commit_micros.saturating_sub(keep)) {
+            Some(before) => self.log.trim(Stream::Changes, before).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whole transactions of one payload.
+struct Unit {
+    payload: Bytes,
+    end: Position,
+    transactions: u64,
+    changes: u64,
+    commit_micros: i64,
+}
+
+/// Cuts a payload into its transactions, without those up to `have`.
+fn units(shapes: &Shapes, payload: &Bytes, have: &Position) -> Result<Vec<Unit>> {
+    let mut reader = Reader::new(payload, shapes);
+    let mut units = Vec::new();
+    let (mut begin, mut start, mut changes) = (None, 0, 0);
+    loop {
+        let at = reader.offset();
+        match reader.next_item().map_err(crate::compact::damaged)? {
+            None => return Ok(units),
+            Some(Item::Begin(b)) => (begin, start, changes) = (Some(b), at, 0),
+            Some(Item::End) => {
+                if let Some(b) = begin.take().filter(|b| b.position > *have) {
+                    units.push(Unit {
+                        payload: payload.slice(start..reader.offset()),
+                        end: b.position,
+                        transactions: 1,
+                        changes,
+                        commit_micros: b.commit_micros,
+                    });
+                }
+            }
+            Some(_) => changes += 1,
+        }
+    }
+}
+
+fn fenced() -> Error {
+    Error::new(
+        codes::FENCED,
+        Fault::Drover,
+        Retry::Never,
+        "another applier took this migration over at the destination",
+    )
+}

@@ -1,0 +1,189 @@
+//! One destination session and the task that drives it: it executes what the loop in [`crate::apply`] gives it and answers.
+//! Guarantee: after a failure the transaction has been rolled back, or the session is gone and with it the transaction, before the
+//! failure is told.
+
+use crate::compact::{Answer, Folded, Shapes};
+use crate::schedule::BatchId;
+use crate::windows::Mode;
+use bytes::Bytes;
+use drover_connectors_api::apply::Canceller;
+use drover_connectors_api::{ApplySession, Committed, Destination};
+use drover_model::{Error, MigrationId, Position, Result, TablePlan};
+use drover_runtime::{failpoint, task};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// A batch of whole transactions, kept until it is committed so that it can be executed again.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub payloads: Vec<Bytes>,
+    pub modes: Arc<Vec<Mode>>,
+    pub previous: Position,
+    pub next: Position,
+    pub transactions: u64,
+    pub rows: u64,
+    pub commit_micros: i64,
+}
+
+/// Mode of a table by the list that a work carries.
+pub(crate) fn mode_of(modes: &[Mode], table: u32) -> Mode {
+    modes.get(table as usize).copied().unwrap_or(Mode::Strict)
+}
+
+pub(crate) enum Command {
+    /// Executes a batch; it is folded anew unless given.
+    Execute {
+        id: BatchId,
+        work: Arc<Work>,
+        folded: Option<Box<Folded>>,
+    },
+    /// Executes a slice of a huge transaction.
+    Slice {
+        id: BatchId,
+        payload: Bytes,
+        modes: Arc<Vec<Mode>>,
+    },
+    Commit {
+        id: BatchId,
+        previous: Position,
+        next: Position,
+    },
+    Rollback {
+        id: BatchId,
+    },
+    Flush,
+}
+
+pub(crate) enum Reply {
+    Opened(Arc<dyn Canceller>),
+    Executed(BatchId),
+    SliceDone { id: BatchId, rows: u64 },
+    Committed(BatchId, Committed),
+    Failed(BatchId, Error),
+    Undone(BatchId),
+    Flushed(Result<()>),
+}
+
+/// What all sessions of an apply order share.
+pub(crate) struct Common {
+    pub destination: Arc<dyn Destination>,
+    pub migration: MigrationId,
+    pub epoch: u64,
+    pub plans: Vec<TablePlan>,
+    pub shapes: Arc<Shapes>,
+}
+
+/// Runs until the commands end. Replies carry the session's number.
+pub(crate) fn spawn(
+    number: usize,
+    common: Arc<Common>,
+    mut commands: mpsc::Receiver<Command>,
+    replies: mpsc::UnboundedSender<(usize, Reply)>,
+) -> task::Owned<()> {
+    task::spawn("apply session", async move {
+        let mut session: Option<Box<dyn ApplySession>> = None;
+        while let Some(command) = commands.recv().await {
+            let reply = match command {
+                Command::Execute { id, work, folded } => {
+                    let folded = match folded {
+                        Some(folded) => Ok(*folded),
+                        None => {
+                            let modes = work.modes.clone();
+                            Folded::new(common.shapes.clone(), &work.payloads, |t| mode_of(&modes, t))
+                        }
+                    };
+                    match run(number, &common, &mut session, folded, &replies).await {
+                        Ok(_) => Reply::Executed(id),
+                        Err(e) => fail(&mut session, id, e).await,
+                    }
+                }
+                Command::Slice { id, payload, modes } => {
+                    let folded = Folded::new(common.shapes.clone(), &[payload], |t| mode_of(&modes, t));
+                    match run(number, &common, &mut session, folded, &replies).await {
+                        Ok(rows) => Reply::SliceDone { id, rows },
+                        Err(e) => fail(&mut session, id, e).await,
+                    }
+                }
+                Command::Commit { id, previous, next } => {
+                    failpoint("before-commit");
+                    let result = match session.as_mut() {
+                        Some(s) => s.commit(&previous, &next).await,
+                        None => Err(Error::internal("a batch without a session")),
+                    };
+                    failpoint("committed-not-reported");
+                    match result {
+                        Ok(committed) => Reply::Committed(id, committed),
+                        Err(e) => fail(&mut session, id, e).await,
+                    }
+                }
+                Command::Rollback { id } => {
+                    undo(&mut session).await;
+                    Reply::Undone(id)
+                }
+                // A session that was given up is replaced: what others committed is flushed as well.
+                Command::Flush => Reply::Flushed(match opened(number, &common, &mut session, &replies).await {
+                    Ok(s) => s.flush().await,
+                    Err(e) => Err(e),
+                }),
+            };
+            if replies.send((number, reply)).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// The session, opened if need be.
+async fn opened<'a>(
+    number: usize,
+    common: &Common,
+    session: &'a mut Option<Box<dyn ApplySession>>,
+    replies: &mpsc::UnboundedSender<(usize, Reply)>,
+) -> Result<&'a mut Box<dyn ApplySession>> {
+    match session {
+        Some(s) => Ok(s),
+        none => {
+            let new = common.destination.apply_session(common.migration, common.epoch, &common.plans).await?;
+            // Nobody listens any more: the order is ending.
+            let _ = replies.send((number, Reply::Opened(Arc::from(new.canceller()))));
+            Ok(none.insert(new))
+        }
+    }
+}
+
+/// Opens the session if need be, asks what must be asked, executes. Gives the number of changes.
+async fn run(
+    number: usize,
+    common: &Common,
+    session: &mut Option<Box<dyn ApplySession>>,
+    folded: Result<Folded>,
+    replies: &mpsc::UnboundedSender<(usize, Reply)>,
+) -> Result<u64> {
+    let mut folded = folded?;
+    let session = opened(number, common, session, replies).await?;
+    let mut answers = Vec::new();
+    for question in folded.questions() {
+        let holders = session.holders(question.table, question.index, &question.values).await?;
+        answers.push(Answer { table: question.table, index: question.index, holders });
+    }
+    let steps = folded.plan(&answers)?;
+    if !steps.is_empty() {
+        session.execute(&steps).await?;
+    }
+    drop(steps);
+    Ok(folded.changes)
+}
+
+async fn fail(session: &mut Option<Box<dyn ApplySession>>, id: BatchId, error: Error) -> Reply {
+    undo(session).await;
+    Reply::Failed(id, error)
+}
+
+async fn undo(session: &mut Option<Box<dyn ApplySession>>) {
+    if let Some(s) = session
+        && let Err(error) = s.rollback().await
+    {
+        tracing::debug!(%error, "a session could not roll back and is given up");
+        *session = None;
+    }
+}

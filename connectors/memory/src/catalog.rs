@@ -1,0 +1,94 @@
+//! The catalogue, and mapping a table to one of ours.
+
+use crate::KIND;
+use crate::database::Database;
+use drover_connectors_api::MappedTable;
+use drover_model::plan::{PlanColumn, RowFormat, TablePlan};
+use drover_model::schema::{Catalog, Column, Table, TableName, UniqueKey};
+use drover_model::selection::TableChoice;
+use std::collections::BTreeMap;
+
+/// The catalogue of a database.
+pub fn catalog(db: &Database, name: &str) -> Catalog {
+    let inner = db.lock();
+    let sized = |data: &crate::TableData| {
+        let bytes = data.rows.values().map(crate::TableData::size).sum();
+        Table { rows: data.rows.len() as u64, bytes, ..data.def.clone() }
+    };
+    Catalog {
+        origin: KIND.into(),
+        version: 1,
+        version_text: "1".into(),
+        database: name.into(),
+        identity: format!("{name}/{}", inner.lineage),
+        tables: inner.tables.values().map(|t| sized(t)).collect(),
+        objects: Vec::new(),
+    }
+}
+
+/// Maps a table: everything is a text here, so nothing can get lost.
+pub fn map(table: &Table, choice: &TableChoice) -> MappedTable {
+    let mut columns = Vec::new();
+    for moved in &choice.columns {
+        let Some(column) = table.column(&moved.source) else { continue };
+        columns.push(PlanColumn {
+            source: moved.source.clone(),
+            destination: moved.destination.clone(),
+            data_type: column.data_type.clone(),
+            origin_type: column.origin_type.clone(),
+            destination_type: column.origin_type.clone(),
+            identity_always: false,
+        });
+    }
+    let index = |name: &String| columns.iter().position(|c| &c.source == name).map(|i| i as u16);
+    let identifying = table.identifying_key().and_then(|k| k.columns.iter().map(index).collect::<Option<Vec<_>>>());
+    let plan = TablePlan {
+        id: 0,
+        version: 1,
+        source: table.name.clone(),
+        destination: TableName::new(&choice.schema, &choice.table),
+        key: identifying.unwrap_or_default(),
+        left_out: table.columns.iter().map(|c| &c.name).filter(|n| index(n).is_none()).cloned().collect(),
+        columns,
+        filter: choice.filter.clone(),
+        operations: choice.operations,
+        format: RowFormat::Canonical,
+        physical: table.physical.clone(),
+        rows: table.rows,
+        bytes: table.bytes,
+    };
+    MappedTable { plan, formats: vec![RowFormat::Canonical], items: Vec::new() }
+}
+
+/// The definition of a planned table at the destination, without keys.
+pub fn definition(plan: &TablePlan, source: Option<&Table>) -> Table {
+    let column = |c: &PlanColumn| Column {
+        name: c.destination.clone(),
+        data_type: c.data_type.clone(),
+        origin_type: c.destination_type.clone(),
+        builtin: true,
+        nullable: source.and_then(|t| t.column(&c.source)).is_none_or(|s| s.nullable),
+        default: None,
+        identity: None,
+        generated: None,
+        collation: None,
+        comment: None,
+    };
+    Table {
+        name: plan.destination.clone(),
+        columns: plan.columns.iter().map(column).collect(),
+        keys: Vec::new(),
+        old_image: source.map_or(drover_model::schema::OldImage::Key, |t| t.old_image),
+        parts: Vec::new(),
+        rows: 0,
+        bytes: 0,
+        physical: "as created".into(),
+        options: BTreeMap::new(),
+    }
+}
+
+/// A source's key under the destination's names; `None` if one of its columns does not move.
+pub fn key(plan: &TablePlan, key: &UniqueKey) -> Option<UniqueKey> {
+    let moved = |name: &String| plan.columns.iter().find(|c| &c.source == name).map(|c| c.destination.clone());
+    Some(UniqueKey { columns: key.columns.iter().map(moved).collect::<Option<_>>()?, ..key.clone() })
+}

@@ -1,0 +1,6 @@
+//! The comparison against stand-ins for both ends.
+
+mod any;
+mod flowing;
+mod stand_in;
+mod still;
