@@ -129,9 +129,6 @@ pub async fn run(options: Options, handler: Arc<dyn Handler>, shutdown: Cancella
     let (ended, mut ends) = mpsc::unbounded_channel::<(Key, u64)>();
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     while !shutdown.is_cancelled() {
-        // A coordinator in the same process answers without waiting, and at once while an order that has ended is still
-        // listed; without this the loops of two workers could hold all threads, and that order never come to its end.
-        tokio::task::yield_now().await;
         while let Ok((key, epoch)) = ends.try_recv() {
             looped.forget(&key, epoch);
         }
