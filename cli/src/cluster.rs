@@ -69,6 +69,11 @@ pub fn on_signal(token: CancellationToken) -> Result<task::Owned<()>> {
 /// How a coordinator is opened. `DROVER_CHUNK_BYTES` makes chunks smaller, so that tests get many of them out of few rows.
 pub fn options(folder: &Path, alone: bool) -> Options {
     let mut options = Options::new(folder, alone);
+    if alone {
+        // Chunks wait in this process's memory: what is being copied and what waits must fit beside everything else.
+        options.tuning.chunk_bytes = 16 << 20;
+        options.tuning.bulk_bytes = 32 << 20;
+    }
     if let Some(bytes) = std::env::var("DROVER_CHUNK_BYTES").ok().and_then(|b| b.parse().ok()) {
         options.tuning.chunk_bytes = bytes;
     }
