@@ -538,7 +538,10 @@ impl Desk {
             ("on_conflict", old.on_conflict == new.on_conflict),
             ("names", old.names == new.names),
             ("[[objects]]", old.objects == new.objects),
-            ("the kinds of the endpoints", old.source.kind == new.source.kind && old.destination.kind == new.destination.kind),
+            (
+                "the kinds of the endpoints",
+                old.source.kind == new.source.kind && old.destination.kind == new.destination.kind,
+            ),
             ("where the log lies", old.log.kafka.is_some() == new.log.kafka.is_some()),
         ];
         if let Some((what, _)) = fixed.iter().find(|(_, same)| !same) {

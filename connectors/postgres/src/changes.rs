@@ -293,9 +293,10 @@ impl Changes {
         };
         let mut columns = Vec::with_capacity(plan.columns.len());
         for column in &plan.columns {
-            columns.push(place(&column.source).ok_or_else(|| {
-                changed(format!("{} is gone", column.source)).column(&column.source)
-            })?);
+            columns.push(
+                place(&column.source)
+                    .ok_or_else(|| changed(format!("{} is gone", column.source)).column(&column.source))?,
+            );
         }
         for column in relation.columns.iter() {
             let known =
