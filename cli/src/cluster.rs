@@ -71,6 +71,11 @@ pub fn on_signal(token: CancellationToken) -> Result<task::Owned<()>> {
 pub fn options(folder: &Path, alone: bool) -> Options {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let mut options = Options::new(folder, alone);
+    if alone {
+        // Chunks wait in this process's memory: what is being copied and what waits must fit beside everything else.
+        options.tuning.chunk_bytes = 16 << 20;
+        options.tuning.bulk_bytes = 32 << 20;
+    }
     options.tuning.chunk_bytes = number("DROVER_CHUNK_BYTES").unwrap_or(options.tuning.chunk_bytes);
     options.tuning.lease_ms = number("DROVER_LEASE_MS").unwrap_or(options.tuning.lease_ms);
     options

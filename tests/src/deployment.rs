@@ -109,7 +109,8 @@ impl Deployment {
         let ports = [Port::reserve()?, Port::reserve()?];
         // The broker may be shared: names must differ.
         let name = format!("e2e-{}", ports[0].number());
-        let log = plan.brokers.as_ref().map_or_else(String::new, |b| format!("[log]\nkafka = {{ brokers = [\"{b}\"] }}\n"));
+        let log =
+            plan.brokers.as_ref().map_or_else(String::new, |b| format!("[log]\nkafka = {{ brokers = [\"{b}\"] }}\n"));
         let text = format!(
             "name = \"{name}\"\n[source]\nkind = \"postgres\"\nurl = \"{}\"\n[destination]\nkind = \"postgres\"\nurl = \"{}\"\n[migrate]\n{}\n{log}{}\n",
             plan.source, plan.destination, plan.migrate, plan.more
@@ -290,7 +291,9 @@ impl Deployment {
             return wait::until("consistent", PATIENCE, || {
                 let said = main.stderr().contains("the destination is consistent");
                 std::future::ready(match main.try_exit() {
-                    Ok(Some(status)) if !said => Ok(Some(Err(anyhow!("drover ended with {status}: {}", main.tail(30))))),
+                    Ok(Some(status)) if !said => {
+                        Ok(Some(Err(anyhow!("drover ended with {status}: {}", main.tail(30)))))
+                    }
                     _ => Ok(said.then_some(Ok(()))),
                 })
             })
@@ -355,7 +358,8 @@ impl Deployment {
         if self.form == Form::Cluster {
             self.call(&["migration", "stop", &self.name]).await?.expect(0)?;
             self.call(&["migration", "delete", &self.name]).await?.expect(0)?;
-            let gone = async || Ok((self.call(&["migration", "show", &self.name]).await?.code != Some(0)).then_some(()));
+            let gone =
+                async || Ok((self.call(&["migration", "show", &self.name]).await?.code != Some(0)).then_some(()));
             wait::until("the migration is gone", PATIENCE, gone).await?;
         }
         self.kill9_all()?;

@@ -48,7 +48,8 @@ async fn whole(form: Form, from: u32, to: u32) -> Result<()> {
         Postgres::start(PgOptions { version: from, settings: &[] }),
         Postgres::start(PgOptions { version: to, settings: &[] })
     )?;
-    let options = workload::Options { seed: u64::from(from * 100 + to), rate: Some(60.0), ..workload::Options::default() };
+    let options =
+        workload::Options { seed: u64::from(from * 100 + to), rate: Some(60.0), ..workload::Options::default() };
     let application = source.connect("drover").await?;
     workload::create(&application, &options).await?;
     application.batch_execute(RICH).await?;
