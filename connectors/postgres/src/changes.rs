@@ -96,8 +96,10 @@ pub struct Changes {
     _heartbeat: Option<task::Owned<()>>,
     decoder: Decoder,
     tables: HashMap<(String, String), TablePlan>,
-    /// Source columns that exist but do not move, by table.
-    relations: HashMap<u32, Option<Mapping>>,
+    /// Types of the plans' columns, and their modifiers once seen; by table.
+    types: HashMap<u32, Vec<(Option<u32>, Option<i32>)>>,
+    /// What the log calls tables by: a mapping, or the name of one that is not ours (a partition, announced beside its root).
+    relations: HashMap<u32, std::result::Result<Mapping, String>>,
     spill_dir: PathBuf,
     batch_bytes: usize,
     /// The transaction between Begin and Commit.
@@ -141,11 +143,12 @@ fn spilled(error: std::io::Error) -> Error {
 }
 
 impl Changes {
-    /// A session that streams from `start` on.
+    /// A session that streams from `start` on. `types`: type of each column of all `plans`, one after the other, where it is known.
     pub fn new(
         session: ReplicationSession,
         heartbeat: Option<task::Owned<()>>,
         plans: &[TablePlan],
+        types: Vec<Option<u32>>,
         start: Lsn,
         spill_dir: PathBuf,
         batch_bytes: usize,
@@ -154,11 +157,14 @@ impl Changes {
             .iter()
             .map(|p| ((p.source.schema.clone(), p.source.name.clone()), p.clone()))
             .collect::<HashMap<_, _>>();
+        let mut types = types.into_iter().map(|t| (t, None));
+        let types = plans.iter().map(|p| (p.id, types.by_ref().take(p.columns.len()).collect())).collect();
         Changes {
             session,
             _heartbeat: heartbeat,
             decoder: Decoder::new(),
             tables,
+            types,
             relations: HashMap::new(),
             spill_dir,
             batch_bytes,
@@ -279,11 +285,8 @@ impl Changes {
     fn on_relation(&mut self, relation: &Relation<'_>) -> Result<()> {
         let name = (relation.namespace.to_owned(), relation.name.to_owned());
         let Some(plan) = self.tables.get(&name) else {
-            // The publication has the selected tables only, so this is one of them under another name.
-            let what = format!("the table {}.{} is none of the selected ones: one of them was renamed", name.0, name.1);
-            return Err(Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, what)
-                .table(format!("{}.{}", name.0, name.1))
-                .remedy("give the table its former name back, or migrate it again"));
+            self.relations.insert(relation.oid, Err(format!("{}.{}", name.0, name.1)));
+            return Ok(());
         };
         let place = |wanted: &str| relation.columns.iter().position(|c| c.name == wanted).map(|i| i as u16);
         let changed = |how: String| {
@@ -304,11 +307,21 @@ impl Changes {
                 return Err(changed(format!("{} was added", column.name)).column(column.name));
             }
         }
+        let mut types = self.types.get_mut(&plan.id).into_iter().flatten();
+        for (planned, &place) in plan.columns.iter().zip(&columns) {
+            let (Some(column), Some(known)) = (relation.columns.iter().nth(usize::from(place)), types.next()) else { continue };
+            let same = known.0.is_none_or(|t| t == column.type_oid) && known.1.is_none_or(|m| m == column.type_modifier);
+            if !same {
+                let how = format!("{} has another type than {}", planned.source, planned.origin_type);
+                return Err(changed(how).column(&planned.source));
+            }
+            *known = (Some(column.type_oid), Some(column.type_modifier));
+        }
         let key: Vec<u16> = plan.key.iter().map(|&k| columns[usize::from(k)]).collect();
         let logged: Vec<bool> = relation.columns.iter().map(|c| c.key).collect();
         let key_logged = key.iter().all(|&k| logged.get(usize::from(k)).copied().unwrap_or(false));
         let mapping = Mapping { table: plan.id, columns, key, key_logged, operations: plan.operations };
-        self.relations.insert(relation.oid, Some(mapping));
+        self.relations.insert(relation.oid, Ok(mapping));
         Ok(())
     }
 
@@ -323,12 +336,11 @@ impl Changes {
         };
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        let known = if oid == 0 { None } else { self.relations.get(&oid).and_then(Option::as_ref) };
         let wrote = match message {
             Message::Truncate { oids, .. } => {
                 let tables: Vec<u32> = oids
                     .iter()
-                    .filter_map(|oid| self.relations.get(&oid).and_then(Option::as_ref))
+                    .filter_map(|oid| self.relations.get(&oid)?.as_ref().ok())
                     .filter(|m| m.operations.truncate)
                     .map(|m| m.table)
                     .collect();
@@ -337,14 +349,21 @@ impl Changes {
                 }
                 !tables.is_empty()
             }
-            other => match known {
-                Some(mapping) => {
+            other => match self.relations.get(&oid) {
+                Some(Ok(mapping)) => {
                     encode(mapping, other, &mut scratch).map_err(|e| match self.plan_of(mapping.table) {
                         Some(plan) => e.table(&plan.source),
                         None => e,
                     })?
                 }
-                None => false,
+                // The publication has the selected tables only, so this is one of them under another name.
+                Some(Err(name)) => {
+                    let what = "a change of a table that is none of the selected ones: one of them was renamed";
+                    return Err(Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, what)
+                        .table(name)
+                        .remedy("give the table its former name back, or migrate it again"));
+                }
+                None => return Err(Error::internal("a change of a table that the stream has not described")),
             },
         };
         if wrote {

@@ -95,6 +95,14 @@ pub async fn without_identity(session: &Session, plans: &[TablePlan]) -> Result<
     Ok(rows.iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect())
 }
 
+/// The types that the plans' columns were planned with, all columns one after the other; `None` where there is no such type any more.
+pub async fn types(session: &Session, plans: &[TablePlan]) -> Result<Vec<Option<u32>>> {
+    let texts: Vec<&str> = plans.iter().flat_map(|p| &p.columns).map(|c| c.origin_type.as_str()).collect();
+    let sql = "select to_regtype(t)::oid from unnest($1::text[]) with ordinality as u(t, n) order by n";
+    let rows = session.query(sql, &[&texts]).await.map_err(|e| say(&e, "cannot look the columns' types up"))?;
+    Ok(rows.iter().map(|r| r.get(0)).collect())
+}
+
 /// Creates the publication of exactly these tables, after giving them an identity where they lack one and `may_set` allows it.
 pub async fn publish(
     session: &Session,
@@ -326,12 +334,13 @@ async fn create_heartbeat(session: &Session) {
 async fn beat(session: &Session, slot: &str) -> Result<()> {
     let millis = "(extract(epoch from clock_timestamp()) * 1000)::bigint";
     let sql = format!(
-        "insert into {HEARTBEAT_TABLE} values ($1, {millis}, pg_current_wal_lsn(), \
-         (select confirmed_flush_lsn from pg_replication_slots where slot_name = $1), clock_timestamp(), {millis}) \
+        "insert into {HEARTBEAT_TABLE} values ($1::text, {millis}, pg_current_wal_lsn(), \
+         (select confirmed_flush_lsn from pg_replication_slots where slot_name = $1::text), clock_timestamp(), {millis}) \
          on conflict (slot_name) do update set revice_time = excluded.revice_time, revice_lsn = excluded.revice_lsn, \
          flushed_lsn = excluded.flushed_lsn, update_time = excluded.update_time, dts_service_time = excluded.dts_service_time"
     );
-    if session.execute(&sql, &[&slot]).await.is_err() {
+    if let Err(error) = session.execute(&sql, &[&slot]).await {
+        tracing::debug!(%error, "no heartbeat in its table; a message in the log does");
         mark(session, "heartbeat").await?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use drover_connectors_api::{BlockSink, ChunkRead, ChunkReader, Hold};
 use drover_model::chunk::{Bounds, Chunk};
 use drover_model::error::codes;
-use drover_model::plan::{RowFormat, SnapshotRef};
+use drover_model::plan::{PlanColumn, RowFormat, SnapshotRef};
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
 use futures::StreamExt;
@@ -214,11 +214,24 @@ pub fn condition(plan: &TablePlan, bounds: &Bounds) -> String {
     if parts.is_empty() { String::new() } else { format!(" where {}", parts.join(" and ")) }
 }
 
+/// A column in its type's output form, which is what the change stream has, too. Casting to text is quicker but gives some types another form
+/// (booleans, padded text, network addresses, types of users).
+fn output(column: &PlanColumn) -> String {
+    const CAST: [&str; 13] = [
+        "smallint", "integer", "bigint", "numeric", "real", "double", "text", "character varying", "uuid", "bytea", "date", "time", "json",
+    ];
+    let name = ident(&column.source);
+    if !column.origin_type.ends_with(']') && CAST.iter().any(|t| column.origin_type.starts_with(t)) {
+        return format!("{name}::text");
+    }
+    format!("case when {name} is not distinct from null then null else concat({name}) end")
+}
+
 fn select(plan: &TablePlan, bounds: &Bounds, as_text: bool) -> String {
     let columns: Vec<String> = plan
         .columns
         .iter()
-        .map(|c| if as_text { format!("{}::text", ident(&c.source)) } else { ident(&c.source) })
+        .map(|c| if as_text { output(c) } else { ident(&c.source) })
         .collect();
     format!("select {} from {}{}", columns.join(", "), from_clause(plan), condition(plan, bounds))
 }
@@ -352,14 +365,15 @@ impl ChunkReader for Reader {
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
             let values = drover_model::row::cells(key).map(|c| c.value().and_then(|v| std::str::from_utf8(v).ok()));
-            let condition: Vec<String> = key_columns(plan)
+            let keys = plan.key.iter().map(|&k| &plan.columns[usize::from(k)]);
+            let condition: Vec<String> = keys
                 .zip(values)
                 .map(|(column, value)| match value {
-                    Some(value) => format!("{}::text = {}", ident(column), literal(value)),
-                    None => format!("{} is null", ident(column)),
+                    Some(value) => format!("{} = {}::{}", ident(&column.source), literal(value), column.origin_type),
+                    None => format!("{} is null", ident(&column.source)),
                 })
                 .collect();
-            let columns: Vec<String> = plan.columns.iter().map(|c| format!("{}::text", ident(&c.source))).collect();
+            let columns: Vec<String> = plan.columns.iter().map(output).collect();
             let sql =
                 format!("select {} from {} where {}", columns.join(", "), from_clause(plan), condition.join(" and "));
             for row in self.texts(&sql, "cannot fetch an owed row").await.map_err(|e| e.table(&plan.source))? {

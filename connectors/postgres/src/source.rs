@@ -55,7 +55,8 @@ impl PgSource {
         let made = slot::create(&self.dialer, &mut replication, &names.slot, false).await?;
         let start = made.consistent_point;
         let hold = Holder::join(&self.dialer, &made.snapshot, position(start), None).await?;
-        self.start(replication, spec, names, start, Some(Box::new(hold))).await
+        let types = slot::types(&session, &spec.tables).await?;
+        self.start(replication, spec, types, names, start, Some(Box::new(hold))).await
     }
 
     async fn resumed(&self, spec: &StreamSpec, names: &Names) -> Result<Opened> {
@@ -79,13 +80,15 @@ impl PgSource {
         let mut replication = self.dialer.replication("stream").await?;
         let server = slot::server_of(&mut replication).await?;
         slot::assert_server(&session, names, &server).await?;
-        self.start(replication, spec, names, from, None).await
+        let types = slot::types(&session, &spec.tables).await?;
+        self.start(replication, spec, types, names, from, None).await
     }
 
     async fn start(
         &self,
         mut replication: crate::replication::ReplicationSession,
         spec: &StreamSpec,
+        types: Vec<Option<u32>>,
         names: &Names,
         from: Lsn,
         snapshot: Option<Box<dyn Hold>>,
@@ -102,7 +105,7 @@ impl PgSource {
         })?;
         let heartbeat = slot::heartbeat(self.dialer.clone(), names.clone());
         let spill = spec.spill.clone();
-        let changes = Changes::new(replication, Some(heartbeat), &spec.tables, from, spill, spec.batch_bytes);
+        let changes = Changes::new(replication, Some(heartbeat), &spec.tables, types, from, spill, spec.batch_bytes);
         Ok(Opened { start: position(from), snapshot, stream: Box::new(changes) })
     }
 }
