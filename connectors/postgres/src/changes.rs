@@ -296,9 +296,10 @@ impl Changes {
         };
         let mut columns = Vec::with_capacity(plan.columns.len());
         for column in &plan.columns {
-            columns.push(place(&column.source).ok_or_else(|| {
-                changed(format!("{} is gone", column.source)).column(&column.source)
-            })?);
+            columns.push(
+                place(&column.source)
+                    .ok_or_else(|| changed(format!("{} is gone", column.source)).column(&column.source))?,
+            );
         }
         for column in relation.columns.iter() {
             let known =
@@ -309,8 +310,11 @@ impl Changes {
         }
         let mut types = self.types.get_mut(&plan.id).into_iter().flatten();
         for (planned, &place) in plan.columns.iter().zip(&columns) {
-            let (Some(column), Some(known)) = (relation.columns.iter().nth(usize::from(place)), types.next()) else { continue };
-            let same = known.0.is_none_or(|t| t == column.type_oid) && known.1.is_none_or(|m| m == column.type_modifier);
+            let (Some(column), Some(known)) = (relation.columns.iter().nth(usize::from(place)), types.next()) else {
+                continue;
+            };
+            let same =
+                known.0.is_none_or(|t| t == column.type_oid) && known.1.is_none_or(|m| m == column.type_modifier);
             if !same {
                 let how = format!("{} has another type than {}", planned.source, planned.origin_type);
                 return Err(changed(how).column(&planned.source));

@@ -258,7 +258,9 @@ async fn another_server_or_a_lost_slot_is_a_lost_position() {
     bench.run("insert into t values (1, 'x')").await;
     let slot = bench.text("select slot_name from pg_replication_slots").await;
     let free = "select count(*)::text from pg_replication_slots where active";
-    wait::until_eq("the slot is free", PATIENCE, "0".to_owned(), || async { Ok(bench.text(free).await) }).await.unwrap();
+    wait::until_eq("the slot is free", PATIENCE, "0".to_owned(), || async { Ok(bench.text(free).await) })
+        .await
+        .unwrap();
     bench.run(&format!("select pg_replication_slot_advance('{slot}', pg_current_wal_lsn())")).await;
     let error = bench.refused(bench.spec(Some(start.clone()))).await;
     assert_eq!(error.code, codes::POSITION_LOST, "{error}");
@@ -275,10 +277,13 @@ async fn an_open_transaction_holds_the_slot_up_no_longer_than_it_lasts() {
     let open = bench.follow(None);
     let end = async {
         // The walsender waits for our transaction: it must be seen to do so before that ends.
-        let waiting = "select count(*) from pg_stat_activity where application_name ~ 'drover' and wait_event_type = 'Lock'";
-        wait::until_eq("the slot's creation waits", PATIENCE, "1".to_owned(), || async { Ok(bench.text(waiting).await) })
-            .await
-            .unwrap();
+        let waiting =
+            "select count(*) from pg_stat_activity where application_name ~ 'drover' and wait_event_type = 'Lock'";
+        wait::until_eq("the slot's creation waits", PATIENCE, "1".to_owned(), || async {
+            Ok(bench.text(waiting).await)
+        })
+        .await
+        .unwrap();
         bench.run("commit").await;
     };
     let (mut follower, ()) = tokio::join!(open, end);

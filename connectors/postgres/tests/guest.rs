@@ -115,16 +115,24 @@ async fn tables_without_a_key_need_consent_and_no_statement_fails() {
                 }
                 _ => false,
             };
-            assert!(seen.iter().flat_map(|t| &t.changes).filter(of).count() > 0, "no change of {table} with an old row");
+            assert!(
+                seen.iter().flat_map(|t| &t.changes).filter(of).count() > 0,
+                "no change of {table} with an old row"
+            );
         }
         assert!(leftovers(&bench).await.contains("dts_sync_bench_1_"));
-        let all = "select string_agg(schemaname || '.' || tablename, ' ' order by tablename) from pg_publication_tables";
+        let all =
+            "select string_agg(schemaname || '.' || tablename, ' ' order by tablename) from pg_publication_tables";
         assert_eq!(bench.text(all).await, "public.keyed public.loose public.never public.part");
         app.goes_on().await;
         drop(follower);
         let did = bench.source.cleanup(bench.migration).await.unwrap();
         assert!(did.iter().any(|d| d.contains("public.loose")) && did.iter().any(|d| d.contains("slot")), "{did:?}");
-        assert_eq!((identities(&bench).await, leftovers(&bench).await), (before.clone(), String::new()), "after cleanup");
+        assert_eq!(
+            (identities(&bench).await, leftovers(&bench).await),
+            (before.clone(), String::new()),
+            "after cleanup"
+        );
         app.goes_on().await;
     }
     assert!(bench.source.cleanup(bench.migration).await.unwrap().is_empty());

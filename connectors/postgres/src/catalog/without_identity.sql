@@ -1,5 +1,6 @@
 -- Tables of $1 (schemas), $2 (names), $3 (has a filter), partitions one by one, whose updates and deletes would be refused
--- once they are published. A root counts as well: the log sends old rows of its partitions as the root's identity says. No primary key that is checked at once, no usable identity index, not FULL; filtered ones need FULL.
+-- once they are published. A root counts as well: the log sends old rows of its partitions as the root's identity says.
+-- Those are: no primary key that is checked at once, no usable identity index, not FULL; filtered ones need FULL.
 with recursive wanted as (
     select c.oid, c.relkind, w.filtered, true as top
     from unnest($1::text[], $2::text[], $3::bool[]) as w(schema, name, filtered)

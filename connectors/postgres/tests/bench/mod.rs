@@ -54,11 +54,8 @@ impl Bench {
         let migration = MigrationId::new_v4();
         let source = source(&server, migration).await;
         let catalog = source.catalog().await.unwrap();
-        let rule = ObjectRule {
-            include: vec!["public.*".into()],
-            filter: filter.map(str::to_owned),
-            ..ObjectRule::default()
-        };
+        let rule =
+            ObjectRule { include: vec!["public.*".into()], filter: filter.map(str::to_owned), ..ObjectRule::default() };
         let selection = Selection::compile(&[rule]).unwrap();
         let mut plans = Vec::new();
         for table in &catalog.tables {
