@@ -6,11 +6,12 @@ use crate::survey::survey;
 use async_trait::async_trait;
 use drover_connectors_api::{Destination, Loader, SchemaStep};
 use drover_log::{Log, LogFactory, Stream};
+use drover_model::error::codes;
 use drover_model::migration::OnConflict;
-use drover_model::{Error, MigrationId, Result, TablePlan};
+use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
 use drover_proto::order::{Description, Order, Outcome, Progress, Step};
 use drover_runtime::worker::{Handler, Job};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,12 +34,19 @@ pub struct Applier {
     destinations: Arc<dyn DestinationFactory>,
     logs: Arc<dyn LogFactory>,
     open: tokio::sync::Mutex<HashMap<MigrationId, Arc<dyn Destination>>>,
+    prepared: tokio::sync::Mutex<HashSet<MigrationId>>,
     loaders: Mutex<HashMap<MigrationId, Idle>>,
 }
 
 impl Applier {
     pub fn new(destinations: Arc<dyn DestinationFactory>, logs: Arc<dyn LogFactory>) -> Self {
-        Applier { destinations, logs, open: tokio::sync::Mutex::default(), loaders: Mutex::default() }
+        Applier {
+            destinations,
+            logs,
+            open: tokio::sync::Mutex::default(),
+            prepared: tokio::sync::Mutex::default(),
+            loaders: Mutex::default(),
+        }
     }
 
     async fn destination(&self, description: &Description) -> Result<Arc<dyn Destination>> {
@@ -48,6 +56,17 @@ impl Applier {
         }
         let destination: Arc<dyn Destination> = Arc::from(self.destinations.destination(description).await?);
         open.insert(description.id, destination.clone());
+        Ok(destination)
+    }
+
+    /// The destination with drover's own tables in it: what is written from here on has a place for its marks.
+    async fn prepared(&self, description: &Description) -> Result<Arc<dyn Destination>> {
+        let destination = self.destination(description).await?;
+        let mut prepared = self.prepared.lock().await;
+        if !prepared.contains(&description.id) {
+            destination.prepare(description.id, &description.migration.name).await?;
+            prepared.insert(description.id);
+        }
         Ok(destination)
     }
 
@@ -64,15 +83,18 @@ impl Applier {
         let destination = self.destination(d).await?;
         let catalog = d.catalog.as_ref().ok_or_else(|| Error::internal("the survey came before the catalogue"))?;
         let found = survey(&*destination, &d.migration, catalog).await?;
-        if drover_model::check::passed(&found.items) {
-            destination.prepare(d.id, &d.migration.name).await?;
+        let known = destination.progress(&d.migration.name).await?;
+        if let Some(other) = known.filter(|p| p.migration != d.id) {
+            let text = format!("the destination knows {} as another migration ({})", d.migration.name, other.migration);
+            return Err(Error::new(codes::STATE_LOST, Fault::User, Retry::Never, text)
+                .remedy("go on with the state that it began with, or begin anew after `drover cleanup`"));
         }
         Ok(Outcome::Surveyed { plans: found.plans, objects: found.objects, items: found.items })
     }
 
     async fn schema(&self, job: &Job, step: Step) -> Result<Outcome> {
         let d = &*job.description;
-        let destination = self.destination(d).await?;
+        let destination = self.prepared(d).await?;
         let catalog = d.catalog.as_ref().ok_or_else(|| Error::internal("a schema step came before the catalogue"))?;
         let step = match step {
             Step::Base => SchemaStep::Base,
@@ -89,7 +111,7 @@ impl Applier {
             return Err(Error::internal("not a load order"));
         };
         let d = &*job.description;
-        let destination = self.destination(d).await?;
+        let destination = self.prepared(d).await?;
         let log = self.log(d).await?;
         let idle = self.with_loaders(|l| l.get_mut(&d.id).and_then(Vec::pop));
         let mut loader = match idle {
@@ -135,7 +157,7 @@ impl Applier {
         let news = job.news.clone();
         let task = apply::Task {
             description: d.clone(),
-            destination: self.destination(d).await?,
+            destination: self.prepared(d).await?,
             log: self.log(d).await?,
             start: start.clone(),
             windows: windows.clone(),
@@ -158,7 +180,7 @@ impl Applier {
             Order::Load { .. } => self.load(job).await,
             Order::Apply { .. } => self.apply(job).await,
             Order::Restart { table, generation } => {
-                self.destination(d).await?.restart_table(d.id, plan_of(d, *table)?, *generation).await?;
+                self.prepared(d).await?.restart_table(d.id, plan_of(d, *table)?, *generation).await?;
                 done(Vec::new())
             }
             Order::SetSequences { values } => {
@@ -167,6 +189,7 @@ impl Applier {
             }
             Order::CleanDestination => {
                 self.with_loaders(|l| l.remove(&d.id));
+                self.prepared.lock().await.remove(&d.id);
                 let what = self.destination(d).await?.cleanup(Some(d.id), &d.migration.name).await?;
                 self.logs.log(d).await?.remove().await?;
                 done(what)

@@ -61,6 +61,17 @@ pub async fn look(
     Ok((items, survey.plans, catalog))
 }
 
+/// The selected catalogue and the plans of its tables at this destination, without any check.
+pub async fn plans(
+    source: &dyn Source,
+    destination: &dyn Destination,
+    migration: &Migration,
+) -> Result<(Catalog, Vec<TablePlan>)> {
+    let (catalog, _) = drover_extractor::select(migration, source.catalog().await?)?;
+    let plans = drover_applier::map(destination, migration, &catalog)?.plans;
+    Ok((catalog, plans))
+}
+
 /// The items for people: what needs attention first.
 pub fn render(items: &[CheckItem]) -> String {
     let mut text = String::new();

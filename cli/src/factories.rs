@@ -39,6 +39,10 @@ pub async fn destination(migration: &Migration, id: MigrationId) -> Result<Box<d
     connector(&migration.destination.kind)?.destination(target(&migration.destination, id, &migration.name)?).await
 }
 
+/// Blocks of chunks in memory: more than `run` lets lie between copying and loading, so that they are written to disk only when
+/// estimates were far off.
+const BULK_MEMORY: usize = 80 << 20;
+
 /// The factories that workers are given.
 pub struct Factories {
     /// Where logs without a broker lie.
@@ -61,7 +65,8 @@ impl Factories {
             Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
                 .remedy("add [log] kafka = { brokers = [\"host:9092\"] } to the file, or use `drover run`")
         })?;
-        let options = LocalOptions { budget: migration.log.budget, ..LocalOptions::default() };
+        let options =
+            LocalOptions { budget: migration.log.budget, bulk_memory: BULK_MEMORY, ..LocalOptions::default() };
         Ok(Arc::new(LocalLog::open(&state.join("log"), id, options).await?))
     }
 }

@@ -128,7 +128,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Check { file, json } => check::run(&file, json).await,
             Command::Run { file, until, state } => run::run(&file, until, state, bars).await,
-            Command::Validate { file, table, json } => validate::run(&file, &table, json).await,
+            Command::Validate { file, table, json } => validate::run(&file, &table, json, bars).await,
             Command::Cleanup { file, state } => cleanup::run(&file, state).await,
             Command::Coordinator(args) => cluster::coordinator(args).await,
             Command::Extractor(args) => cluster::extractor(args).await,

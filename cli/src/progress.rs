@@ -21,6 +21,10 @@ impl Bars {
     pub fn new(wanted: bool) -> Self {
         Bars { multi: (wanted && std::io::stderr().is_terminal()).then(MultiProgress::new) }
     }
+    /// One bar; hidden without a terminal.
+    pub fn one(&self) -> ProgressBar {
+        self.multi.as_ref().map_or_else(ProgressBar::hidden, |multi| multi.add(ProgressBar::new(1)))
+    }
     /// A writer for log lines that keeps clear of the bars.
     pub fn writer(&self) -> Above {
         Above(self.multi.clone())

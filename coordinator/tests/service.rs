@@ -208,6 +208,26 @@ async fn a_reopened_store_goes_on_where_it_was_and_gives_no_secret_away() {
 }
 
 #[tokio::test]
+async fn a_changed_file_is_taken_up_but_not_a_changed_mapping() {
+    let folder = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::open(Options::new(folder.path(), true)).await.unwrap();
+    let shown = coordinator.create(migration("shop", ALL), true).await.unwrap();
+    let mut changed = migration("shop", ALL);
+    changed.limits.full.rows_per_second = 7;
+    coordinator.update(changed.clone()).await.unwrap();
+    changed.stages.pop();
+    let refused = coordinator.update(changed).await.unwrap_err();
+    assert_eq!(refused.code, codes::CONFIGURATION);
+    assert!(refused.message.contains("stages"), "{refused}");
+    drop(coordinator);
+    let coordinator = Coordinator::open(Options::new(folder.path(), true)).await.unwrap();
+    let json = coordinator.describe(shown["id"].as_str().unwrap().to_owned()).await.unwrap();
+    let description: drover_proto::order::Description = serde_json::from_slice(&json).unwrap();
+    assert_eq!(description.migration.limits.full.rows_per_second, 7, "kept over a restart");
+    assert_eq!(description.migration.stages.len(), 3);
+}
+
+#[tokio::test]
 async fn a_check_that_cannot_be_done_fails_the_precheck_and_resume_tries_again() {
     let folder = tempfile::tempdir().unwrap();
     let coordinator = Coordinator::open(Options::new(folder.path(), true)).await.unwrap();
