@@ -8,15 +8,11 @@
 //! | `position > high`             | strict   | in no copied row                                |
 
 use drover_model::Position;
+use drover_model::handover::exact::verdict;
 use drover_proto::order::Window;
 
-/// How changes of a table are applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    Drop,
-    Tolerant,
-    Strict,
-}
+/// How changes of a table are applied: the hand-over's verdict on them.
+pub use drover_model::handover::exact::Verdict as Mode;
 
 /// The windows of all tables, by table id.
 #[derive(Debug, Clone)]
@@ -37,11 +33,7 @@ impl Windows {
 
     /// Mode of a table for a transaction at this position. A table without a window was copied before the start: strict.
     pub fn mode(&self, table: u32, position: &Position) -> Mode {
-        match self.windows.get(table as usize) {
-            Some(w) if *position <= w.low => Mode::Drop,
-            Some(w) if *position <= w.high => Mode::Tolerant,
-            _ => Mode::Strict,
-        }
+        self.windows.get(table as usize).map_or(Mode::Strict, |w| verdict(&w.low, &w.high, position))
     }
 
     /// Number of the stretch that a transaction lies in: transactions of one stretch have the same mode in every table, and a

@@ -13,7 +13,7 @@ use drover_proto::v1::Role;
 use drover_runtime::worker::{self, Handler};
 use drover_runtime::{CancellationToken, task};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -66,11 +66,20 @@ pub fn on_signal(token: CancellationToken) -> Result<task::Owned<()>> {
     }))
 }
 
+/// How a coordinator is opened. `DROVER_CHUNK_BYTES` makes chunks smaller, so that tests get many of them out of few rows.
+pub fn options(folder: &Path, alone: bool) -> Options {
+    let mut options = Options::new(folder, alone);
+    if let Some(bytes) = std::env::var("DROVER_CHUNK_BYTES").ok().and_then(|b| b.parse().ok()) {
+        options.tuning.chunk_bytes = bytes;
+    }
+    options
+}
+
 /// `drover coordinator`.
 pub async fn coordinator(args: CoordinatorArgs) -> Result<Exit> {
     let shutdown = CancellationToken::new();
     let _signals = on_signal(shutdown.clone())?;
-    let coordinator = Coordinator::open(Options::new(&args.store, false)).await?;
+    let coordinator = Coordinator::open(options(&args.store, false)).await?;
     let (grpc, http) = tokio::join!(
         coordinator.serve_grpc(args.listen, shutdown.clone()),
         coordinator.serve_http(args.http, shutdown.clone())

@@ -6,7 +6,7 @@ use crate::progress::{Bars, Display};
 use crate::state::StateDir;
 use crate::{Until, check, file};
 use drover_applier::Applier;
-use drover_coordinator::service::{Coordinator, Options};
+use drover_coordinator::service::Coordinator;
 use drover_coordinator::view::SnapshotView;
 use drover_extractor::Extractor;
 use drover_model::error::codes;
@@ -43,7 +43,7 @@ pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, bars
     let dir = StateDir::lock(&file::state_dir(path, &migration.name, state))?;
     let shutdown = CancellationToken::new();
     let signals = crate::cluster::on_signal(shutdown.clone())?;
-    let coordinator = Coordinator::open(Options::new(&dir.path, true)).await?;
+    let coordinator = Coordinator::open(crate::cluster::options(&dir.path, true)).await?;
     begin(&coordinator, &migration).await?;
     let factories = Arc::new(Factories::new(Some(dir.path.clone())));
     let extractor: Arc<dyn Handler> = Arc::new(Extractor::new(factories.clone(), factories.clone(), dir.path.clone()));
@@ -74,15 +74,36 @@ pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, bars
 /// Creates the migration, or takes up the one that the state folder has.
 async fn begin(coordinator: &Coordinator, migration: &Migration) -> Result<()> {
     let Ok(view) = coordinator.snapshot_view(&migration.name) else {
+        refuse_lost_state(migration).await?;
         tracing::info!("begins: {} → {}", migration.source.url.host, migration.destination.url.host);
         return coordinator.create(migration.clone(), false).await.map(drop);
     };
     tracing::info!(state = view.state, "goes on with what the state folder has");
+    coordinator.update(migration.clone()).await?;
     match view.state {
         "draft" | "precheck_failed" | "passed" | "paused" | "failed" => {
             coordinator.act(&migration.name, "resume", None).await.map(drop)
         }
         _ => Ok(()),
+    }
+}
+
+/// A destination that knows this migration while the state folder does not would get everything a second time. A destination that
+/// cannot be reached is the precheck's to report.
+async fn refuse_lost_state(migration: &Migration) -> Result<()> {
+    let Ok(destination) = factories::destination(migration, MigrationId::nil()).await else { return Ok(()) };
+    match destination.progress(&migration.name).await? {
+        None => Ok(()),
+        Some(progress) => Err(Error::new(
+            codes::STATE_LOST,
+            Fault::User,
+            Retry::Never,
+            format!(
+                "the destination has progress of a migration {} ({}), but the state folder knows nothing of it",
+                migration.name, progress.migration
+            ),
+        )
+        .remedy("give the state folder that it ran with by --state, or begin anew after `drover cleanup`")),
     }
 }
 
@@ -94,10 +115,13 @@ async fn watch(
     shutdown: &CancellationToken,
 ) -> Result<Exit> {
     let mut mark: Option<Position> = None;
-    let mut retried = None;
+    let (mut retried, mut consistent) = (None, false);
     loop {
         let view = coordinator.snapshot_view(&migration.name)?;
         display.show(&view);
+        if view.consistent && !std::mem::replace(&mut consistent, true) {
+            tracing::info!("the destination is consistent");
+        }
         match view.state {
             "precheck_failed" => {
                 display.end();

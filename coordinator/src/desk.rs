@@ -520,6 +520,37 @@ impl Desk {
         Ok(turn)
     }
 
+    /// Takes a changed migration file up: endpoints, retry windows and limits may change between two runs, what is migrated and how may not
+    /// (requirements R234). No change is a success.
+    ///
+    /// # Errors
+    /// Something else changed; the message names it. Or there is no such migration.
+    pub fn update(&mut self, name: &str, new: Migration) -> Result<Turn, Error> {
+        let id = self.find(name)?;
+        let entry = self.entries.get_mut(&id).ok_or_else(|| unknown(name))?;
+        let old = &entry.migration;
+        let mut turn = Turn::default();
+        if *old == new {
+            return Ok(turn);
+        }
+        let fixed = [
+            ("stages", old.stages == new.stages),
+            ("on_conflict", old.on_conflict == new.on_conflict),
+            ("names", old.names == new.names),
+            ("[[objects]]", old.objects == new.objects),
+            ("the kinds of the endpoints", old.source.kind == new.source.kind && old.destination.kind == new.destination.kind),
+            ("where the log lies", old.log.kafka.is_some() == new.log.kafka.is_some()),
+        ];
+        if let Some((what, _)) = fixed.iter().find(|(_, same)| !same) {
+            let text = format!("{what} may not change once the migration {name:?} has begun");
+            return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
+                .remedy("put it back, or begin anew: `drover cleanup`, then run again"));
+        }
+        entry.migration = new.clone();
+        turn.writes.push(Write::Migration { id, name: name.to_owned(), migration: Box::new(new) });
+        Ok(turn)
+    }
+
     /// Changes limits while the migration runs. `change` has the form of the file's `[limits]`; what it leaves out stays.
     ///
     /// # Errors

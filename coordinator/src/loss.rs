@@ -9,6 +9,7 @@ use crate::event::Event;
 use crate::machine::State;
 use crate::table::{TableStage, TableState};
 use drover_model::error::codes;
+use drover_model::handover::loss;
 use drover_model::{Error, Fault, Retry};
 
 /// Events for all tables after the snapshot is gone. The last one is `Failed` if a table cannot go on at all.
@@ -63,17 +64,26 @@ pub fn after_lost_chunk(state: &State, id: u32, chunk: u32) -> Vec<Event> {
     }
 }
 
-/// Loaded chunks may stay while the others are read from a later snapshot: chunks are key ranges, changes bridge the time
-/// between by that key, and no other unique index is in force at the destination yet.
+/// Whether chunks that were read may stay while the others are read from a later snapshot. A load that nobody knows of any more may
+/// have happened, so the table is judged as if some of it were there already.
+///
+/// A secondary unique index counts as in force even if drover has yet to create it: it does so before the first change.
 fn keeps_chunks(state: &State, id: u32, table: &TableState) -> bool {
     let Some(plan) = state.plans.get(id as usize) else { return false };
-    let indexes_in_force = !state.settings.schema || state.settings.ignore_conflicts;
-    let other_unique = state
+    let secondary_unique = state
         .catalog
         .as_ref()
         .and_then(|c| c.table(&plan.source))
         .is_none_or(|t| t.keys.len() > usize::from(t.identifying_key().is_some()));
-    state.settings.incremental && !plan.key.is_empty() && table.by_key() && !(indexes_in_force && other_unique)
+    let chunk = |stage| loss::Chunk { by_key: table.by_key(), stage, snapshot: None::<u32> };
+    let table = loss::Table {
+        has_key: !plan.key.is_empty(),
+        chunks: &[chunk(loss::Stage::Copied), chunk(loss::Stage::Unread)],
+        secondary_unique,
+        same_shape: true,
+        incremental: state.settings.incremental,
+    };
+    matches!(loss::decide(&table), loss::Decision::Keep { .. })
 }
 
 fn restart(state: &State, id: u32, table: &TableState) -> Result<Event, Error> {

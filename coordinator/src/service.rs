@@ -208,6 +208,16 @@ impl Coordinator {
         let _ = self.wait_state(name, |v| !v.cleaning).await;
     }
 
+    /// Takes a changed migration file up, as [`Desk::update`] says. For a coordinator whose workers start with it: running ones
+    /// keep what they were told.
+    ///
+    /// # Errors
+    /// Something that is fixed once a migration has begun was changed.
+    pub async fn update(&self, migration: Migration) -> Result<(), Error> {
+        let name = migration.name.clone();
+        self.inner.turn(|desk, _| Ok(((), desk.update(&name, migration)?))).await
+    }
+
     /// An operator's action: `pause`, `resume`, `stop`, `delete` (argument `{"force": true}`: without cleaning) or `limits` (argument
     /// as `[limits]` of the file). Gives the JSON of `show`.
     ///

@@ -131,6 +131,10 @@ fn lag(entry: &Entry, now_ms: u64) -> Option<f64> {
     if apply.applied >= stream.published {
         return Some(silent);
     }
+    // Nothing applied yet has no commit time to go by.
+    if apply.commit_micros == 0 || stream.commit_micros == 0 {
+        return None;
+    }
     Some(silent + (stream.commit_micros - apply.commit_micros).max(0) as f64 / 1e6)
 }
 

@@ -206,12 +206,11 @@ impl Loop {
         let mut new = false;
         for lease in reply.stop {
             let key = (lease.migration, lease.order);
-            if let Some(running) = self.running.get(&key).filter(|r| r.epoch <= lease.epoch) {
-                if !running.cancel.is_cancelled() {
-                    tracing::debug!(order = key.1, "told to stop");
-                    running.cancel.cancel();
-                    new = true;
-                }
+            let held = self.running.get(&key).filter(|r| r.epoch <= lease.epoch && !r.cancel.is_cancelled());
+            if let Some(running) = held {
+                tracing::debug!(order = key.1, "told to stop");
+                running.cancel.cancel();
+                new = true;
             }
         }
         for leased in reply.start {

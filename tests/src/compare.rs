@@ -36,12 +36,12 @@ impl fmt::Display for Difference {
 }
 
 /// All tables that users own, `schema.table` quoted where necessary, sorted. A partitioned table stands for its partitions.
-/// The schema `drover` is left out.
+/// The schema `drover` and the table of drover's heartbeat are left out.
 pub async fn user_tables(client: &Client) -> Result<Vec<String>> {
     let sql =
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
-          AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'drover')
+          AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'drover') AND c.relname <> 'dts_postgres_heartbeat'
         ORDER BY 1";
     Ok(client.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect())
 }

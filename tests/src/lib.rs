@@ -7,14 +7,17 @@
 //! - [`workload`] changes a database while drover moves it and knows what must hold in any prefix of its history; [`bulk`]
 //!   fills the two large tables that all measurements use.
 //! - [`compare`] compares two databases row by row, both ways.
+//! - [`deployment`] runs drover in either form from one description; [`observer`] reads the invariant at the destination meanwhile.
 //! - [`wait`] is the only place that may sleep: everything else waits for a condition, with a deadline.
 //!
 //! It depends on no other crate of drover, so that every crate's tests can use it.
 
 pub mod bulk;
 pub mod compare;
+pub mod deployment;
 pub mod drover;
 pub mod kafka;
+pub mod observer;
 pub mod ports;
 pub mod postgres;
 pub mod process;
@@ -22,7 +25,9 @@ pub mod scripts;
 pub mod wait;
 pub mod workload;
 
+pub use deployment::{Deployment, Form, Role};
 pub use drover::Drover;
 pub use kafka::Kafka;
+pub use observer::Observer;
 pub use postgres::{PgOptions, Postgres};
 pub use process::Process;

@@ -53,6 +53,11 @@ where
     .await
 }
 
+/// The pause between two looks of somebody who looks again and again by himself.
+pub async fn pause() {
+    tokio::time::sleep(INTERVAL).await;
+}
+
 /// The same as [`until`] for code that is not asynchronous (`Drop`); `false` when the deadline has passed.
 pub(crate) fn blocking(within: Duration, mut probe: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();

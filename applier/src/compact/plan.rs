@@ -59,7 +59,7 @@ impl Folded {
     /// The steps, in the order in which they are to be executed.
     ///
     /// # Errors
-    /// SNAPSHOT_LOST, when a row of which values are unknown must enter a table in its tolerant stretch: it would have to be fetched from the
+    /// UNSUPPORTED, when a row of which values are unknown must enter a table in its tolerant stretch: it would have to be fetched from the
     /// source.
     pub fn plan(&mut self, answers: &[Answer]) -> Result<Vec<Step<'_>>> {
         let shapes = self.shapes.clone();
@@ -259,14 +259,14 @@ fn whole<'a>(shape: &Shape, row: &'a [u8], bounds: &mut Vec<(u32, u32)>) -> Resu
     let mut key = Vec::new();
     key_of(shape, row, &mut key);
     Err(Error::new(
-        codes::SNAPSHOT_LOST,
+        codes::UNSUPPORTED,
         Fault::Drover,
         Retry::Never,
         "a row changed its key while its table was copied in two snapshots, and the source's log does not carry all of its values",
     )
     .table(&shape.name)
     .key(key_text(&key))
-    .remedy("copy the table again"))
+    .remedy("begin again: `drover cleanup`, drop what was copied, and run the migration anew"))
 }
 
 /// The key's cells of a row.

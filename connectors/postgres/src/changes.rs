@@ -23,8 +23,8 @@ use tokio::time::{Duration, Instant};
 /// How often an empty stretch is given out: how quickly an idle source's position moves on.
 const EMPTY_EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes of one transaction that are kept in memory before it spills.
-const KEEP_BYTES: usize = 2 << 20;
+/// Bytes of changes that are gathered before they are written to a spill file, at most: each streamed transaction has such a buffer.
+const RUN_BYTES: usize = 256 << 10;
 
 /// Messages with this prefix are drover's own marks: an otherwise empty stretch that ends in one is given out at once.
 pub const MARK_PREFIX: &str = "drover";
@@ -279,8 +279,11 @@ impl Changes {
     fn on_relation(&mut self, relation: &Relation<'_>) -> Result<()> {
         let name = (relation.namespace.to_owned(), relation.name.to_owned());
         let Some(plan) = self.tables.get(&name) else {
-            self.relations.insert(relation.oid, None);
-            return Ok(());
+            // The publication has the selected tables only, so this is one of them under another name.
+            let what = format!("the table {}.{} is none of the selected ones: one of them was renamed", name.0, name.1);
+            return Err(Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, what)
+                .table(format!("{}.{}", name.0, name.1))
+                .remedy("give the table its former name back, or migrate it again"));
         };
         let place = |wanted: &str| relation.columns.iter().position(|c| c.name == wanted).map(|i| i as u16);
         let changed = |how: String| {
@@ -290,13 +293,15 @@ impl Changes {
         };
         let mut columns = Vec::with_capacity(plan.columns.len());
         for column in &plan.columns {
-            columns.push(place(&column.source).ok_or_else(|| changed(format!("{} is gone", column.source)))?);
+            columns.push(place(&column.source).ok_or_else(|| {
+                changed(format!("{} is gone", column.source)).column(&column.source)
+            })?);
         }
         for column in relation.columns.iter() {
             let known =
                 plan.columns.iter().any(|c| c.source == column.name) || plan.left_out.iter().any(|c| c == column.name);
             if !known {
-                return Err(changed(format!("{} was added", column.name)));
+                return Err(changed(format!("{} was added", column.name)).column(column.name));
             }
         }
         let key: Vec<u16> = plan.key.iter().map(|&k| columns[usize::from(k)]).collect();
@@ -355,9 +360,11 @@ impl Changes {
 
     /// Adds an encoded change to the transaction that it belongs to.
     fn keep(&mut self, xid: Option<u32>, bytes: &[u8]) -> Result<()> {
+        // Runs are read back whole, so they are no longer than a batch.
+        let run = RUN_BYTES.min(self.batch_bytes);
         if let (Some(sub), Some(top)) = (xid, self.block_of) {
             if let Some(streamed) = self.streamed.get_mut(&top) {
-                if streamed.sub != sub || streamed.buffer.len() > KEEP_BYTES / 2 {
+                if streamed.sub != sub || streamed.buffer.len() >= run {
                     streamed.spill.add(streamed.sub, &streamed.buffer, streamed.changes).map_err(spilled)?;
                     streamed.buffer.clear();
                     streamed.changes = 0;
@@ -368,14 +375,14 @@ impl Changes {
             }
             return Ok(());
         }
-        let needs = self.open.as_ref().is_some_and(|o| o.spill.is_none() && o.buffer.len() > KEEP_BYTES);
+        let needs = self.open.as_ref().is_some_and(|o| o.spill.is_none() && o.buffer.len() >= self.batch_bytes);
         let fresh = if needs { Some(self.spill()?) } else { None };
         let open = self.open.as_mut().ok_or_else(|| Error::internal("a change outside of any transaction"))?;
         if fresh.is_some() {
             open.spill = fresh;
         }
         if let Some(spill) = &mut open.spill
-            && open.buffer.len() > KEEP_BYTES / 2
+            && open.buffer.len() >= run
         {
             spill.add(0, &open.buffer, open.changes).map_err(spilled)?;
             open.buffer.clear();
@@ -489,10 +496,11 @@ fn put_row(out: &mut Vec<u8>, tuple: &Tuple<'_>, places: &[u16], base: Option<&T
 /// Writes an old image and says of which kind it is.
 fn old_kind(mapping: &Mapping, old: &Old<'_>) -> Result<OldKind> {
     match old {
-        Old::None => Ok(OldKind::None),
+        // Without an old image the key is the same, provided that the server would have told a change of it.
+        Old::None if mapping.key_logged && !mapping.key.is_empty() => Ok(OldKind::None),
         Old::Full(_) => Ok(OldKind::Full),
         Old::Key(_) if mapping.key_logged && !mapping.key.is_empty() => Ok(OldKind::Key),
-        Old::Key(_) => Err(Error::new(
+        Old::Key(_) | Old::None => Err(Error::new(
             codes::TABLE_CHANGED,
             Fault::Source,
             Retry::Never,

@@ -337,6 +337,20 @@ async fn beat(session: &Session, slot: &str) -> Result<()> {
     Ok(())
 }
 
+/// Takes all tables out of the publication, which itself stays: its comment says what is still to be restored. A published table
+/// whose identity is taken away could not be updated by the application any more; a partition is published with its root.
+async fn unpublish(session: &Session, names: &Names) -> Result<()> {
+    let sql = "select n.nspname::text, c.relname::text from pg_publication p join pg_publication_rel r on r.prpubid = p.oid \
+        join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace where p.pubname = $1";
+    let published = session.query(sql, &[&names.publication]).await;
+    for row in published.map_err(|e| say(&e, "cannot list the published tables"))? {
+        let table = qualified(row.get(0), row.get(1));
+        let sql = format!("alter publication {} drop table {table}", ident(&names.publication));
+        patiently(session, &sql, "cannot take a table out of the publication").await?;
+    }
+    Ok(())
+}
+
 /// Takes away everything that a migration left at the source. Tells what it did.
 pub async fn cleanup(session: &Session, version: u32, names: &Names) -> Result<Vec<String>> {
     let mut did = Vec::new();
@@ -346,6 +360,9 @@ pub async fn cleanup(session: &Session, version: u32, names: &Names) -> Result<V
         did.push(format!("dropped slot {}", names.slot));
     }
     if let Some(note) = note(session, names).await? {
+        if !note.identities.is_empty() {
+            unpublish(session, names).await?;
+        }
         for (schema, table, before) in &note.identities {
             let how = if before == "n" { "nothing" } else { "default" };
             let name = qualified(schema, table);
@@ -354,9 +371,6 @@ pub async fn cleanup(session: &Session, version: u32, names: &Names) -> Result<V
                 .await
                 .map_err(|e| say(&e, "cannot look at a replica identity"))?;
             if still.is_some() {
-                // As long as it is published, the application could not update it without an identity.
-                let sql = format!("alter publication {} drop table {name}", ident(&names.publication));
-                let _ = patiently(session, &sql, "cannot take a table out of the publication").await;
                 let sql = format!("alter table only {name} replica identity {how}");
                 patiently(session, &sql, "cannot restore a replica identity").await?;
                 did.push(format!("restored the replica identity of {schema}.{table}"));

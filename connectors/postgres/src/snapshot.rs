@@ -128,8 +128,9 @@ impl Reader {
 
     /// Kind and size in pages of a table now, and correlation of its leading key column with the place of rows.
     async fn shape(&self, plan: &TablePlan) -> Result<(bool, i64, Option<f32>)> {
-        let sql = "select c.relkind = 'p', greatest(pg_relation_size(c.oid) / current_setting('block_size')::int8, 1), \
-             (select s.correlation from pg_stats s where s.schemaname = $1 and s.tablename = $2 and s.attname = $3) \
+        let sql = "select c.relkind = 'p', greatest((with recursive tree(oid) as (select c.oid union all select i.inhrelid from tree t \
+               join pg_inherits i on i.inhparent = t.oid where c.relkind = 'p') select sum(pg_relation_size(t.oid)) from tree t)::int8 \
+               / current_setting('block_size')::int8, 1), (select s.correlation from pg_stats s where s.schemaname = $1 and s.tablename = $2 and s.attname = $3) \
              from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2";
         let key = plan.key.first().map_or("", |&k| plan.columns[usize::from(k)].source.as_str());
         let row = self.peek.query_opt(sql, &[&plan.source.schema, &plan.source.name, &key]).await;
@@ -148,7 +149,7 @@ impl Reader {
         let texts: Vec<String> = keys.iter().map(|k| format!("{k}::text")).collect();
         let sql = format!(
             "select {} from (select {list}, row_number() over (order by {list}) as drover_n, count(*) over () as drover_all from {}{sample}) s \
-             where drover_n > 1 and (drover_n - 1) % greatest((drover_all + {} ) / {count}, 1) = 0 order by {list}",
+             where drover_n > 1 and (drover_n - 1) % greatest((drover_all + {} ) / {count}, 1) = 0 order by drover_n",
             texts.join(", "),
             from_clause(plan),
             count - 1,

@@ -31,7 +31,7 @@ impl Spill {
             std::fs::create_dir_all(parent)?;
         }
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-        Ok(Spill { file: BufWriter::with_capacity(256 << 10, file), path: Removed(path.to_owned()) })
+        Ok(Spill { file: BufWriter::with_capacity(64 << 10, file), path: Removed(path.to_owned()) })
     }
 
     /// Adds a run of whole changes of one subtransaction.
