@@ -9,6 +9,7 @@ use crate::pgoutput::{Decoder, Message, Old, Relation, Tuple, Value};
 use crate::replication::{Block, Frame, ReplicationSession};
 use crate::spill::{Spill, SpillReader};
 use async_trait::async_trait;
+use bytes::Bytes;
 use drover_connectors_api::{Batch, ChangeStream, Piece};
 use drover_model::change::{self, OldKind};
 use drover_model::error::codes;
@@ -63,12 +64,6 @@ struct Open {
     spill: Option<Spill>,
 }
 
-impl Open {
-    fn new() -> Self {
-        Open { buffer: Vec::new(), changes: 0, spill: None }
-    }
-}
-
 /// A transaction that the server streams before its commit.
 struct Streamed {
     spill: Spill,
@@ -77,6 +72,8 @@ struct Streamed {
     buffer: Vec<u8>,
     changes: u64,
     aborted: HashSet<u32>,
+    /// It changed a table, in this subtransaction: an error if that is committed, nothing if it is rolled back. What follows is not kept.
+    failed: Option<(u32, Error)>,
 }
 
 /// A spilled transaction that is given out piece by piece.
@@ -113,6 +110,8 @@ pub struct Changes {
     /// A block of messages, worked off up to an offset.
     current: Option<(Block, usize)>,
     scratch: Vec<u8>,
+    /// The buffer of the transaction before, for the next one.
+    spare: Vec<u8>,
     spills: u64,
     /// What will be the next batch.
     out: Vec<u8>,
@@ -175,6 +174,7 @@ impl Changes {
             early: None,
             current: None,
             scratch: Vec::new(),
+            spare: Vec::new(),
             spills: 0,
             out: Vec::with_capacity(batch_bytes + batch_bytes / 4),
             from: position(start),
@@ -198,11 +198,18 @@ impl Changes {
         let from = std::mem::replace(&mut self.from, to.clone());
         self.marked = false;
         self.empty_due = Instant::now() + EMPTY_EVERY;
-        let payload = std::mem::replace(&mut self.out, Vec::with_capacity(self.batch_bytes + self.batch_bytes / 4));
+        // A small batch takes a buffer of its own size along, a large one the whole buffer.
+        let payload = if self.out.len() < self.batch_bytes / 4 {
+            let payload = Bytes::copy_from_slice(&self.out);
+            self.out.clear();
+            payload
+        } else {
+            std::mem::replace(&mut self.out, Vec::with_capacity(self.batch_bytes + self.batch_bytes / 4)).into()
+        };
         Batch {
             from,
             to,
-            payload: payload.into(),
+            payload,
             piece: None,
             transactions: std::mem::take(&mut self.transactions),
             changes: std::mem::take(&mut self.changes),
@@ -264,6 +271,8 @@ impl Changes {
                 self.transactions += 1;
                 self.changes += open.changes;
             }
+            self.spare = open.buffer;
+            self.spare.clear();
             return Ok(());
         };
         spill.add(0, &open.buffer, open.changes).map_err(spilled)?;
@@ -439,6 +448,11 @@ impl Changes {
         Ok(true)
     }
 
+    /// The streamed transaction whose block this is.
+    fn unfinished(&mut self) -> Option<&mut Streamed> {
+        self.streamed.get_mut(&self.block_of?)
+    }
+
     /// One message of the plug-in.
     fn on_message(&mut self, bytes: &[u8]) -> Result<()> {
         let mut decoder = self.decoder;
@@ -447,16 +461,38 @@ impl Changes {
         })?;
         self.decoder = decoder;
         match message {
-            Message::Begin { .. } => self.open = Some(Open::new()),
+            Message::Begin { .. } => {
+                let buffer = std::mem::take(&mut self.spare);
+                self.open = Some(Open { buffer, changes: 0, spill: None });
+            }
             Message::Commit { end_lsn, commit_time, .. } => {
                 let open = self.open.take().ok_or_else(|| Error::internal("a commit outside of any transaction"))?;
                 return self.commit(open, HashSet::new(), end_lsn, commit_time);
             }
-            Message::Relation(relation) => self.on_relation(&relation)?,
+            Message::Relation(relation) => {
+                let described = self.on_relation(&relation);
+                match self.unfinished() {
+                    Some(streamed) => {
+                        if let Err(error) = described
+                            && streamed.failed.is_none()
+                        {
+                            streamed.failed = Some((relation.xid.unwrap_or_default(), error));
+                        }
+                    }
+                    None => described?,
+                }
+            }
             Message::StreamStart { xid, .. } => {
                 if !self.streamed.contains_key(&xid) {
                     let spill = self.spill()?;
-                    let fresh = Streamed { spill, sub: xid, buffer: Vec::new(), changes: 0, aborted: HashSet::new() };
+                    let fresh = Streamed {
+                        spill,
+                        sub: xid,
+                        buffer: Vec::new(),
+                        changes: 0,
+                        aborted: HashSet::new(),
+                        failed: None,
+                    };
                     self.streamed.insert(xid, fresh);
                 }
                 self.block_of = Some(xid);
@@ -466,6 +502,9 @@ impl Changes {
                 let Some(mut streamed) = self.streamed.remove(&xid) else {
                     return Err(Error::internal("the commit of a transaction that was never streamed"));
                 };
+                if let Some((_, error)) = streamed.failed {
+                    return Err(error);
+                }
                 streamed.spill.add(streamed.sub, &streamed.buffer, streamed.changes).map_err(spilled)?;
                 let open = Open { buffer: Vec::new(), changes: 0, spill: Some(streamed.spill) };
                 return self.commit(open, streamed.aborted, end_lsn, commit_time);
@@ -475,11 +514,16 @@ impl Changes {
                     self.streamed.remove(&xid);
                 } else if let Some(streamed) = self.streamed.get_mut(&xid) {
                     streamed.aborted.insert(subxid);
+                    streamed.failed = streamed.failed.take().filter(|(sub, _)| *sub != subxid);
                 }
             }
             Message::Message { prefix, .. } => self.marked |= prefix == MARK_PREFIX,
             Message::Origin { .. } | Message::Type { .. } => {}
-            change => self.on_change(&change)?,
+            change => {
+                if self.unfinished().is_none_or(|s| s.failed.is_none()) {
+                    self.on_change(&change)?;
+                }
+            }
         }
         Ok(())
     }

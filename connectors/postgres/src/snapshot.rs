@@ -188,7 +188,8 @@ fn from_clause(plan: &TablePlan) -> String {
 pub fn condition(plan: &TablePlan, bounds: &Bounds) -> String {
     let mut parts = Vec::new();
     if let Some(filter) = &plan.filter {
-        parts.push(format!("({filter})"));
+        // On a line of its own end: it may close with a comment.
+        parts.push(format!("({filter}\n)"));
     }
     match bounds {
         Bounds::Whole => {}

@@ -124,7 +124,11 @@ impl PgSource {
             };
             Error::new(code, Fault::Source, retry, "cannot start streaming").cause(e)
         })?;
-        let heartbeat = slot::heartbeat(self.dialer.clone(), names.clone());
+        let heartbeat = {
+            // Partitions that are attached later have no identity of their own, unless the root's key gives them one.
+            let grows = |p: &&TablePlan| spec.may_set_identity && p.key.is_empty() && slot::is_partitioned(p);
+            slot::heartbeat(self.dialer.clone(), names.clone(), spec.tables.iter().filter(grows).cloned().collect())
+        };
         let spill = spec.spill.clone();
         let changes = Changes::new(replication, Some(heartbeat), &spec.tables, types, from, spill, spec.batch_bytes);
         Ok(Opened { start: position(from), snapshot, stream: Box::new(changes) })

@@ -119,7 +119,10 @@ async fn places_cover_a_table_without_a_key() {
     bench.run("delete from scattered").await;
     for (table, wanted) in ["loose", "scattered"].iter().zip(&wanted) {
         let (rows, bounds) = all(&mut *reader, &bench, table, 30_000, false).await;
-        assert!(bounds.len() > 5 && bounds.iter().all(|b| matches!(b, Bounds::Physical { .. })), "{bounds:?}");
+        // Before 14 a range of places would read the whole table each time.
+        if bench::version() >= 14 {
+            assert!(bounds.len() > 5 && bounds.iter().all(|b| matches!(b, Bounds::Physical { .. })), "{bounds:?}");
+        }
         assert!(rows == *wanted, "{table}: {} rows instead of {}", rows.len(), wanted.len());
     }
 }
@@ -132,6 +135,11 @@ async fn a_filter_holds_in_every_chunk() {
     let (_hold, mut reader) = reader(&bench).await;
     let (rows, bounds) = all(&mut *reader, &bench, "t", 20_000, false).await;
     assert!(bounds.len() > 5 && rows == wanted && rows.len() < 3000, "{} rows", rows.len());
+    if bench::version() < 15 {
+        let error = bench.refused(bench.spec(None)).await;
+        assert!(error.code == codes::UNSUPPORTED && error.to_string().contains("public.t"), "{error}");
+        return;
+    }
     // And in the stream: rows enter and leave the selection.
     let mut follower = bench.follow(None).await;
     bench.run("insert into t values (9001, 'x'), (9003, 'x'); update t set v = 'y' where id = 9003; update t set id = 9004 where id = 9003").await;

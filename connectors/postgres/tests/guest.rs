@@ -140,6 +140,25 @@ async fn tables_without_a_key_need_consent_and_no_statement_fails() {
 }
 
 #[tokio::test]
+async fn partitions_that_come_later_get_an_identity_and_lose_it() {
+    let ddl = "create table part (a int, v int) partition by list (a); create table part_1 partition of part for values in (1)";
+    let bench = Bench::new(ddl, &[]).await;
+    let mut follower = bench.follow(None).await;
+    bench.run("create table part_2 partition of part for values in (2)").await;
+    let wanted = "part=f part_1=f part_2=f".to_owned();
+    wait::until_eq("the new partition's identity", PATIENCE, wanted, || async { Ok(identities(&bench).await) })
+        .await
+        .unwrap();
+    bench.run("insert into part values (2, 1); update part set v = 2; delete from part").await;
+    let seen = bench.changes(&mut follower).await;
+    assert_eq!(seen.iter().flat_map(|t| &t.changes).count(), 3, "{seen:?}");
+    drop(follower);
+    bench.source.cleanup(bench.migration).await.unwrap();
+    assert_eq!((identities(&bench).await.as_str(), leftovers(&bench).await.as_str()), ("part=d part_1=d part_2=d", ""));
+    bench.run("update part_2 set v = 2").await;
+}
+
+#[tokio::test]
 async fn cleanup_ends_a_live_stream_and_takes_the_heartbeat_along() {
     let bench = Bench::new("create table t (id int primary key)", &[]).await;
     let follower = bench.follow(None).await;
