@@ -9,6 +9,7 @@ use crate::pgoutput::{Decoder, Message, Old, Relation, Tuple, Value};
 use crate::replication::{Block, Frame, ReplicationSession};
 use crate::spill::{Spill, SpillReader};
 use async_trait::async_trait;
+use bytes::Bytes;
 use drover_connectors_api::{Batch, ChangeStream, Piece};
 use drover_model::change::{self, OldKind};
 use drover_model::error::codes;
@@ -63,12 +64,6 @@ struct Open {
     spill: Option<Spill>,
 }
 
-impl Open {
-    fn new() -> Self {
-        Open { buffer: Vec::new(), changes: 0, spill: None }
-    }
-}
-
 /// A transaction that the server streams before its commit.
 struct Streamed {
     spill: Spill,
@@ -77,6 +72,8 @@ struct Streamed {
     buffer: Vec<u8>,
     changes: u64,
     aborted: HashSet<u32>,
+    /// It changed a table, in this subtransaction: an error if that is committed, nothing if it is rolled back. What follows is not kept.
+    failed: Option<(u32, Error)>,
 }
 
 /// A spilled transaction that is given out piece by piece.
@@ -96,8 +93,10 @@ pub struct Changes {
     _heartbeat: Option<task::Owned<()>>,
     decoder: Decoder,
     tables: HashMap<(String, String), TablePlan>,
-    /// Source columns that exist but do not move, by table.
-    relations: HashMap<u32, Option<Mapping>>,
+    /// Types of the plans' columns, and their modifiers once seen; by table.
+    types: HashMap<u32, Vec<(Option<u32>, Option<i32>)>>,
+    /// What the log calls tables by: a mapping, or the name of one that is not ours (a partition, announced beside its root).
+    relations: HashMap<u32, std::result::Result<Mapping, String>>,
     spill_dir: PathBuf,
     batch_bytes: usize,
     /// The transaction between Begin and Commit.
@@ -111,6 +110,8 @@ pub struct Changes {
     /// A block of messages, worked off up to an offset.
     current: Option<(Block, usize)>,
     scratch: Vec<u8>,
+    /// The buffer of the transaction before, for the next one.
+    spare: Vec<u8>,
     spills: u64,
     /// What will be the next batch.
     out: Vec<u8>,
@@ -141,11 +142,12 @@ fn spilled(error: std::io::Error) -> Error {
 }
 
 impl Changes {
-    /// A session that streams from `start` on.
+    /// A session that streams from `start` on. `types`: type of each column of all `plans`, one after the other, where it is known.
     pub fn new(
         session: ReplicationSession,
         heartbeat: Option<task::Owned<()>>,
         plans: &[TablePlan],
+        types: Vec<Option<u32>>,
         start: Lsn,
         spill_dir: PathBuf,
         batch_bytes: usize,
@@ -154,11 +156,14 @@ impl Changes {
             .iter()
             .map(|p| ((p.source.schema.clone(), p.source.name.clone()), p.clone()))
             .collect::<HashMap<_, _>>();
+        let mut types = types.into_iter().map(|t| (t, None));
+        let types = plans.iter().map(|p| (p.id, types.by_ref().take(p.columns.len()).collect())).collect();
         Changes {
             session,
             _heartbeat: heartbeat,
             decoder: Decoder::new(),
             tables,
+            types,
             relations: HashMap::new(),
             spill_dir,
             batch_bytes,
@@ -169,6 +174,7 @@ impl Changes {
             early: None,
             current: None,
             scratch: Vec::new(),
+            spare: Vec::new(),
             spills: 0,
             out: Vec::with_capacity(batch_bytes + batch_bytes / 4),
             from: position(start),
@@ -192,11 +198,18 @@ impl Changes {
         let from = std::mem::replace(&mut self.from, to.clone());
         self.marked = false;
         self.empty_due = Instant::now() + EMPTY_EVERY;
-        let payload = std::mem::replace(&mut self.out, Vec::with_capacity(self.batch_bytes + self.batch_bytes / 4));
+        // A small batch takes a buffer of its own size along, a large one the whole buffer.
+        let payload = if self.out.len() < self.batch_bytes / 4 {
+            let payload = Bytes::copy_from_slice(&self.out);
+            self.out.clear();
+            payload
+        } else {
+            std::mem::replace(&mut self.out, Vec::with_capacity(self.batch_bytes + self.batch_bytes / 4)).into()
+        };
         Batch {
             from,
             to,
-            payload: payload.into(),
+            payload,
             piece: None,
             transactions: std::mem::take(&mut self.transactions),
             changes: std::mem::take(&mut self.changes),
@@ -258,6 +271,8 @@ impl Changes {
                 self.transactions += 1;
                 self.changes += open.changes;
             }
+            self.spare = open.buffer;
+            self.spare.clear();
             return Ok(());
         };
         spill.add(0, &open.buffer, open.changes).map_err(spilled)?;
@@ -279,11 +294,8 @@ impl Changes {
     fn on_relation(&mut self, relation: &Relation<'_>) -> Result<()> {
         let name = (relation.namespace.to_owned(), relation.name.to_owned());
         let Some(plan) = self.tables.get(&name) else {
-            // The publication has the selected tables only, so this is one of them under another name.
-            let what = format!("the table {}.{} is none of the selected ones: one of them was renamed", name.0, name.1);
-            return Err(Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, what)
-                .table(format!("{}.{}", name.0, name.1))
-                .remedy("give the table its former name back, or migrate it again"));
+            self.relations.insert(relation.oid, Err(format!("{}.{}", name.0, name.1)));
+            return Ok(());
         };
         let place = |wanted: &str| relation.columns.iter().position(|c| c.name == wanted).map(|i| i as u16);
         let changed = |how: String| {
@@ -305,11 +317,24 @@ impl Changes {
                 return Err(changed(format!("{} was added", column.name)).column(column.name));
             }
         }
+        let mut types = self.types.get_mut(&plan.id).into_iter().flatten();
+        for (planned, &place) in plan.columns.iter().zip(&columns) {
+            let (Some(column), Some(known)) = (relation.columns.iter().nth(usize::from(place)), types.next()) else {
+                continue;
+            };
+            let same =
+                known.0.is_none_or(|t| t == column.type_oid) && known.1.is_none_or(|m| m == column.type_modifier);
+            if !same {
+                let how = format!("{} has another type than {}", planned.source, planned.origin_type);
+                return Err(changed(how).column(&planned.source));
+            }
+            *known = (Some(column.type_oid), Some(column.type_modifier));
+        }
         let key: Vec<u16> = plan.key.iter().map(|&k| columns[usize::from(k)]).collect();
         let logged: Vec<bool> = relation.columns.iter().map(|c| c.key).collect();
         let key_logged = key.iter().all(|&k| logged.get(usize::from(k)).copied().unwrap_or(false));
         let mapping = Mapping { table: plan.id, columns, key, key_logged, operations: plan.operations };
-        self.relations.insert(relation.oid, Some(mapping));
+        self.relations.insert(relation.oid, Ok(mapping));
         Ok(())
     }
 
@@ -324,12 +349,11 @@ impl Changes {
         };
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        let known = if oid == 0 { None } else { self.relations.get(&oid).and_then(Option::as_ref) };
         let wrote = match message {
             Message::Truncate { oids, .. } => {
                 let tables: Vec<u32> = oids
                     .iter()
-                    .filter_map(|oid| self.relations.get(&oid).and_then(Option::as_ref))
+                    .filter_map(|oid| self.relations.get(&oid)?.as_ref().ok())
                     .filter(|m| m.operations.truncate)
                     .map(|m| m.table)
                     .collect();
@@ -338,14 +362,21 @@ impl Changes {
                 }
                 !tables.is_empty()
             }
-            other => match known {
-                Some(mapping) => {
+            other => match self.relations.get(&oid) {
+                Some(Ok(mapping)) => {
                     encode(mapping, other, &mut scratch).map_err(|e| match self.plan_of(mapping.table) {
                         Some(plan) => e.table(&plan.source),
                         None => e,
                     })?
                 }
-                None => false,
+                // The publication has the selected tables only, so this is one of them under another name.
+                Some(Err(name)) => {
+                    let what = "a change of a table that is none of the selected ones: one of them was renamed";
+                    return Err(Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, what)
+                        .table(name)
+                        .remedy("give the table its former name back, or migrate it again"));
+                }
+                None => return Err(Error::internal("a change of a table that the stream has not described")),
             },
         };
         if wrote {
@@ -417,6 +448,11 @@ impl Changes {
         Ok(true)
     }
 
+    /// The streamed transaction whose block this is.
+    fn unfinished(&mut self) -> Option<&mut Streamed> {
+        self.streamed.get_mut(&self.block_of?)
+    }
+
     /// One message of the plug-in.
     fn on_message(&mut self, bytes: &[u8]) -> Result<()> {
         let mut decoder = self.decoder;
@@ -425,16 +461,38 @@ impl Changes {
         })?;
         self.decoder = decoder;
         match message {
-            Message::Begin { .. } => self.open = Some(Open::new()),
+            Message::Begin { .. } => {
+                let buffer = std::mem::take(&mut self.spare);
+                self.open = Some(Open { buffer, changes: 0, spill: None });
+            }
             Message::Commit { end_lsn, commit_time, .. } => {
                 let open = self.open.take().ok_or_else(|| Error::internal("a commit outside of any transaction"))?;
                 return self.commit(open, HashSet::new(), end_lsn, commit_time);
             }
-            Message::Relation(relation) => self.on_relation(&relation)?,
+            Message::Relation(relation) => {
+                let described = self.on_relation(&relation);
+                match self.unfinished() {
+                    Some(streamed) => {
+                        if let Err(error) = described
+                            && streamed.failed.is_none()
+                        {
+                            streamed.failed = Some((relation.xid.unwrap_or_default(), error));
+                        }
+                    }
+                    None => described?,
+                }
+            }
             Message::StreamStart { xid, .. } => {
                 if !self.streamed.contains_key(&xid) {
                     let spill = self.spill()?;
-                    let fresh = Streamed { spill, sub: xid, buffer: Vec::new(), changes: 0, aborted: HashSet::new() };
+                    let fresh = Streamed {
+                        spill,
+                        sub: xid,
+                        buffer: Vec::new(),
+                        changes: 0,
+                        aborted: HashSet::new(),
+                        failed: None,
+                    };
                     self.streamed.insert(xid, fresh);
                 }
                 self.block_of = Some(xid);
@@ -444,6 +502,9 @@ impl Changes {
                 let Some(mut streamed) = self.streamed.remove(&xid) else {
                     return Err(Error::internal("the commit of a transaction that was never streamed"));
                 };
+                if let Some((_, error)) = streamed.failed {
+                    return Err(error);
+                }
                 streamed.spill.add(streamed.sub, &streamed.buffer, streamed.changes).map_err(spilled)?;
                 let open = Open { buffer: Vec::new(), changes: 0, spill: Some(streamed.spill) };
                 return self.commit(open, streamed.aborted, end_lsn, commit_time);
@@ -453,11 +514,16 @@ impl Changes {
                     self.streamed.remove(&xid);
                 } else if let Some(streamed) = self.streamed.get_mut(&xid) {
                     streamed.aborted.insert(subxid);
+                    streamed.failed = streamed.failed.take().filter(|(sub, _)| *sub != subxid);
                 }
             }
             Message::Message { prefix, .. } => self.marked |= prefix == MARK_PREFIX,
             Message::Origin { .. } | Message::Type { .. } => {}
-            change => self.on_change(&change)?,
+            change => {
+                if self.unfinished().is_none_or(|s| s.failed.is_none()) {
+                    self.on_change(&change)?;
+                }
+            }
         }
         Ok(())
     }

@@ -2,7 +2,9 @@
 //! consent, replica identities. All of it is found again by the migration's id and taken away by [`cleanup`].
 //!
 //! No statement of the application fails because of it: a table joins the publication only when its updates and deletes have
-//! an identity to be logged by (else the server would refuse them), and no lock is waited for longer than [`LOCK_WAIT`].
+//! an identity to be logged by (else the server would refuse them), and no lock is waited for longer than [`LOCK_WAIT`]. One gap is left:
+//! a partition that the application attaches to a published table without a key gets its identity up to [`MEND`] later; until then the
+//! server refuses updates and deletes of it.
 
 use crate::changes::MARK_PREFIX;
 use crate::connect::{Dialer, Session};
@@ -29,6 +31,9 @@ const SLOT_WAIT: Duration = Duration::from_secs(120);
 
 /// How often the heartbeat moves an idle slot.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// How often partitions without an identity are looked for, where there may be some.
+const MEND: Duration = Duration::from_secs(1);
 
 const HEARTBEAT_TABLE: &str = "public.dts_postgres_heartbeat";
 
@@ -95,6 +100,19 @@ pub async fn without_identity(session: &Session, plans: &[TablePlan]) -> Result<
     Ok(rows.iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect())
 }
 
+/// The types that the plans' columns were planned with, all columns one after the other; `None` where there is no such type any more.
+pub async fn types(session: &Session, plans: &[TablePlan]) -> Result<Vec<Option<u32>>> {
+    let texts: Vec<&str> = plans.iter().flat_map(|p| &p.columns).map(|c| c.origin_type.as_str()).collect();
+    let sql = "select to_regtype(t)::oid from unnest($1::text[]) with ordinality as u(t, n) order by n";
+    let rows = session.query(sql, &[&texts]).await.map_err(|e| say(&e, "cannot look the columns' types up"))?;
+    Ok(rows.iter().map(|r| r.get(0)).collect())
+}
+
+/// Whether a table was partitioned when it was planned.
+pub fn is_partitioned(plan: &TablePlan) -> bool {
+    plan.physical.starts_with("partitioned")
+}
+
 /// Creates the publication of exactly these tables, after giving them an identity where they lack one and `may_set` allows it.
 pub async fn publish(
     session: &Session,
@@ -105,6 +123,15 @@ pub async fn publish(
     plans: &[TablePlan],
     may_set: bool,
 ) -> Result<()> {
+    let filtered: Vec<String> = plans.iter().filter(|p| p.filter.is_some()).map(|p| p.source.to_string()).collect();
+    if version < 150_000 && !filtered.is_empty() {
+        let what = format!(
+            "a server before version 15 cannot filter changes; these tables have a condition: {}",
+            filtered.join(", ")
+        );
+        return Err(Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, what)
+            .remedy("leave `where` out, or move these tables without the incremental stage"));
+    }
     let lacking = without_identity(session, plans).await?;
     if !lacking.is_empty() && !may_set {
         let list: Vec<String> = lacking.iter().map(|(s, t, _)| format!("{s}.{t}")).collect();
@@ -132,17 +159,11 @@ pub async fn publish(
         literal(&note_json)
     );
     session.batch_execute(&sql).await.map_err(|e| say(&e, "cannot create a publication"))?;
-    for (schema, table, _) in &note.identities {
-        let sql = format!("alter table only {} replica identity full", qualified(schema, table));
-        patiently(session, &sql, "cannot set a replica identity")
-            .await
-            .map_err(|e| e.table(format!("{schema}.{table}")))?;
-    }
+    set_identities(session, &note.identities).await?;
     for plan in plans {
-        let partitioned = plan.physical.starts_with("partitioned");
-        let only = if partitioned { "" } else { "only " };
+        let only = if is_partitioned(plan) { "" } else { "only " };
         let filter = match &plan.filter {
-            Some(filter) if version >= 150_000 => format!(" where ({filter})"),
+            Some(filter) if version >= 150_000 => format!(" where ({filter}\n)"),
             _ => String::new(),
         };
         let table = qualified(&plan.source.schema, &plan.source.name);
@@ -291,10 +312,12 @@ pub async fn mark(session: &Session, text: &str) -> Result<Lsn> {
     text.parse().map_err(|e| Error::internal("the server's answer is no place in its log").cause(e))
 }
 
-/// Keeps an idle slot moving: without it, other databases' changes would pile up behind it. Ends with its owner.
-pub fn heartbeat(dialer: Dialer, names: Names) -> task::Owned<()> {
+/// Keeps an idle slot moving: without it, other databases' changes would pile up behind it. Gives partitions that are attached to
+/// tables without a key an identity, for the server refuses updates of them until they have one. Ends with its owner.
+pub fn heartbeat(dialer: Dialer, names: Names, growing: Vec<TablePlan>) -> task::Owned<()> {
     task::spawn("heartbeat", async move {
         let mut session: Option<Session> = None;
+        let mut due = Instant::now();
         loop {
             if session.as_ref().is_none_or(|s| s.is_closed()) {
                 session = dialer.session("heartbeat").await.ok();
@@ -303,13 +326,47 @@ pub fn heartbeat(dialer: Dialer, names: Names) -> task::Owned<()> {
                 }
             }
             if let Some(session) = &session
-                && let Err(error) = beat(session, &names.slot).await
+                && !growing.is_empty()
+                && let Err(error) = mend(session, &names, &growing).await
             {
-                tracing::debug!(%error, "no heartbeat this time");
+                tracing::warn!(%error, "new partitions may lack a replica identity");
             }
-            tokio::time::sleep(HEARTBEAT).await;
+            if let Some(session) = &session
+                && Instant::now() >= due
+            {
+                due = Instant::now() + HEARTBEAT;
+                if let Err(error) = beat(session, &names.slot).await {
+                    tracing::debug!(%error, "no heartbeat this time");
+                }
+            }
+            let pause = if growing.is_empty() { HEARTBEAT } else { MEND };
+            tokio::time::sleep(pause).await;
         }
     })
+}
+
+/// Gives tables that have lost or never had an identity one, after noting it down.
+async fn mend(session: &Session, names: &Names, plans: &[TablePlan]) -> Result<()> {
+    let lacking = without_identity(session, plans).await?;
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let Some(mut note) = note(session, names).await? else { return Ok(()) };
+    note.identities.extend(lacking.iter().filter(|l| !note.identities.contains(l)).cloned().collect::<Vec<_>>());
+    let note_json = serde_json::to_string(&note).map_err(|e| Error::internal("cannot write a note").cause(e))?;
+    let sql = format!("comment on publication {} is {}", ident(&names.publication), literal(&note_json));
+    session.batch_execute(&sql).await.map_err(|e| say(&e, "cannot note a replica identity down"))?;
+    set_identities(session, &lacking).await
+}
+
+async fn set_identities(session: &Session, lacking: &[(String, String, String)]) -> Result<()> {
+    for (schema, table, _) in lacking {
+        let sql = format!("alter table only {} replica identity full", qualified(schema, table));
+        patiently(session, &sql, "cannot set a replica identity")
+            .await
+            .map_err(|e| e.table(format!("{schema}.{table}")))?;
+    }
+    Ok(())
 }
 
 /// The table of the heartbeat. Where it may not be created, a message in the log does.
@@ -326,12 +383,13 @@ async fn create_heartbeat(session: &Session) {
 async fn beat(session: &Session, slot: &str) -> Result<()> {
     let millis = "(extract(epoch from clock_timestamp()) * 1000)::bigint";
     let sql = format!(
-        "insert into {HEARTBEAT_TABLE} values ($1, {millis}, pg_current_wal_lsn(), \
-         (select confirmed_flush_lsn from pg_replication_slots where slot_name = $1), clock_timestamp(), {millis}) \
+        "insert into {HEARTBEAT_TABLE} values ($1::text, {millis}, pg_current_wal_lsn(), \
+         (select confirmed_flush_lsn from pg_replication_slots where slot_name = $1::text), clock_timestamp(), {millis}) \
          on conflict (slot_name) do update set revice_time = excluded.revice_time, revice_lsn = excluded.revice_lsn, \
          flushed_lsn = excluded.flushed_lsn, update_time = excluded.update_time, dts_service_time = excluded.dts_service_time"
     );
-    if session.execute(&sql, &[&slot]).await.is_err() {
+    if let Err(error) = session.execute(&sql, &[&slot]).await {
+        tracing::debug!(%error, "no heartbeat in its table; a message in the log does");
         mark(session, "heartbeat").await?;
     }
     Ok(())

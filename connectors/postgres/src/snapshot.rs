@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use drover_connectors_api::{BlockSink, ChunkRead, ChunkReader, Hold};
 use drover_model::chunk::{Bounds, Chunk};
 use drover_model::error::codes;
-use drover_model::plan::{RowFormat, SnapshotRef};
+use drover_model::plan::{PlanColumn, RowFormat, SnapshotRef};
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
 use futures::StreamExt;
@@ -121,8 +121,12 @@ impl Reader {
         Ok(Reader { session, peek, version, fault: dialer.fault() })
     }
 
+    /// The rows of a query. It leaves no lock behind (see [`Reader::read`]).
     async fn texts(&self, sql: &str, what: &str) -> Result<Vec<Vec<Option<String>>>> {
-        let rows = self.session.query(sql, &[]).await.map_err(|e| classify(&e, self.fault, what.to_owned()))?;
+        let failed = |e: tokio_postgres::Error| classify(&e, self.fault, what.to_owned());
+        self.session.batch_execute("savepoint chunk").await.map_err(failed)?;
+        let rows = self.session.query(sql, &[]).await.map_err(failed)?;
+        self.session.batch_execute("rollback to savepoint chunk; release savepoint chunk").await.map_err(failed)?;
         Ok(rows.iter().map(|r| (0..r.len()).map(|i| r.get(i)).collect()).collect())
     }
 
@@ -130,7 +134,7 @@ impl Reader {
     async fn shape(&self, plan: &TablePlan) -> Result<(bool, i64, Option<f32>)> {
         let sql = "select c.relkind = 'p', greatest((with recursive tree(oid) as (select c.oid union all select i.inhrelid from tree t \
                join pg_inherits i on i.inhparent = t.oid where c.relkind = 'p') select sum(pg_relation_size(t.oid)) from tree t)::int8 \
-               / current_setting('block_size')::int8, 1), (select s.correlation from pg_stats s where s.schemaname = $1 and s.tablename = $2 and s.attname = $3) \
+               / current_setting('block_size')::int8, 1), (select s.correlation from pg_stats s where s.schemaname = $1 and s.tablename = $2 and s.attname = $3 and s.inherited = (c.relkind = 'p')) \
              from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2";
         let key = plan.key.first().map_or("", |&k| plan.columns[usize::from(k)].source.as_str());
         let row = self.peek.query_opt(sql, &[&plan.source.schema, &plan.source.name, &key]).await;
@@ -184,7 +188,8 @@ fn from_clause(plan: &TablePlan) -> String {
 pub fn condition(plan: &TablePlan, bounds: &Bounds) -> String {
     let mut parts = Vec::new();
     if let Some(filter) = &plan.filter {
-        parts.push(format!("({filter})"));
+        // On a line of its own end: it may close with a comment.
+        parts.push(format!("({filter}\n)"));
     }
     match bounds {
         Bounds::Whole => {}
@@ -214,12 +219,34 @@ pub fn condition(plan: &TablePlan, bounds: &Bounds) -> String {
     if parts.is_empty() { String::new() } else { format!(" where {}", parts.join(" and ")) }
 }
 
+/// A column in its type's output form, which is what the change stream has, too. Casting to text is quicker but gives some types another form
+/// (booleans, padded text, network addresses, types of users).
+fn output(column: &PlanColumn) -> String {
+    const CAST: [&str; 13] = [
+        "smallint",
+        "integer",
+        "bigint",
+        "numeric",
+        "real",
+        "double",
+        "text",
+        "character varying",
+        "uuid",
+        "bytea",
+        "date",
+        "time",
+        "json",
+    ];
+    let name = ident(&column.source);
+    if !column.origin_type.ends_with(']') && CAST.iter().any(|t| column.origin_type.starts_with(t)) {
+        return format!("{name}::text");
+    }
+    format!("case when {name} is not distinct from null then null else concat({name}) end")
+}
+
 fn select(plan: &TablePlan, bounds: &Bounds, as_text: bool) -> String {
-    let columns: Vec<String> = plan
-        .columns
-        .iter()
-        .map(|c| if as_text { format!("{}::text", ident(&c.source)) } else { ident(&c.source) })
-        .collect();
+    let columns: Vec<String> =
+        plan.columns.iter().map(|c| if as_text { output(c) } else { ident(&c.source) }).collect();
     format!("select {} from {}{}", columns.join(", "), from_clause(plan), condition(plan, bounds))
 }
 
@@ -306,7 +333,8 @@ impl ChunkReader for Reader {
         let (seq, bitmap) = if ranged { (scan, scan) } else { ("on", "on") };
         let failed =
             |e: tokio_postgres::Error, fault: Fault| classify(&e, fault, "cannot read a chunk").table(&plan.source);
-        // What is locked after a savepoint is unlocked by going back to it: the application's DDL never waits for more than a chunk.
+        // What is locked after a savepoint is unlocked by going back to it: the application's DDL never waits for more than a chunk. The
+        // savepoint is released after that, or they would pile up, one for each chunk.
         let begin =
             format!("savepoint chunk; set local enable_seqscan = {seq}; set local enable_bitmapscan = {bitmap}");
         self.session.batch_execute(&begin).await.map_err(|e| failed(e, self.fault))?;
@@ -343,7 +371,10 @@ impl ChunkReader for Reader {
             (rows, bytes) = (rows + in_block, bytes + block.len() as u64);
             sink.block(in_block, block.freeze()).await?;
         }
-        self.session.batch_execute("rollback to savepoint chunk").await.map_err(|e| failed(e, self.fault))?;
+        self.session
+            .batch_execute("rollback to savepoint chunk; release savepoint chunk")
+            .await
+            .map_err(|e| failed(e, self.fault))?;
         let physical = crate::catalog::physical(&self.peek, &plan.source).await?;
         Ok(ChunkRead { rows, bytes, physical })
     }
@@ -352,14 +383,15 @@ impl ChunkReader for Reader {
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
             let values = drover_model::row::cells(key).map(|c| c.value().and_then(|v| std::str::from_utf8(v).ok()));
-            let condition: Vec<String> = key_columns(plan)
+            let keys = plan.key.iter().map(|&k| &plan.columns[usize::from(k)]);
+            let condition: Vec<String> = keys
                 .zip(values)
                 .map(|(column, value)| match value {
-                    Some(value) => format!("{}::text = {}", ident(column), literal(value)),
-                    None => format!("{} is null", ident(column)),
+                    Some(value) => format!("{} = {}::{}", ident(&column.source), literal(value), column.origin_type),
+                    None => format!("{} is null", ident(&column.source)),
                 })
                 .collect();
-            let columns: Vec<String> = plan.columns.iter().map(|c| format!("{}::text", ident(&c.source))).collect();
+            let columns: Vec<String> = plan.columns.iter().map(output).collect();
             let sql =
                 format!("select {} from {} where {}", columns.join(", "), from_clause(plan), condition.join(" and "));
             for row in self.texts(&sql, "cannot fetch an owed row").await.map_err(|e| e.table(&plan.source))? {

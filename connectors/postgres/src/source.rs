@@ -76,7 +76,8 @@ impl PgSource {
         let made = slot::create(&self.dialer, &mut replication, &names.slot, false).await?;
         let start = made.consistent_point;
         let hold = Holder::join(&self.dialer, &made.snapshot, position(start), None).await?;
-        self.start(replication, spec, names, start, Some(Box::new(hold))).await
+        let types = slot::types(&session, &spec.tables).await?;
+        self.start(replication, spec, types, names, start, Some(Box::new(hold))).await
     }
 
     async fn resumed(&self, spec: &StreamSpec, names: &Names) -> Result<Opened> {
@@ -100,13 +101,15 @@ impl PgSource {
         let mut replication = self.dialer.replication("stream").await?;
         let server = slot::server_of(&mut replication).await?;
         slot::assert_server(&session, names, &server).await?;
-        self.start(replication, spec, names, from, None).await
+        let types = slot::types(&session, &spec.tables).await?;
+        self.start(replication, spec, types, names, from, None).await
     }
 
     async fn start(
         &self,
         mut replication: crate::replication::ReplicationSession,
         spec: &StreamSpec,
+        types: Vec<Option<u32>>,
         names: &Names,
         from: Lsn,
         snapshot: Option<Box<dyn Hold>>,
@@ -121,9 +124,13 @@ impl PgSource {
             };
             Error::new(code, Fault::Source, retry, "cannot start streaming").cause(e)
         })?;
-        let heartbeat = slot::heartbeat(self.dialer.clone(), names.clone());
+        let heartbeat = {
+            // Partitions that are attached later have no identity of their own, unless the root's key gives them one.
+            let grows = |p: &&TablePlan| spec.may_set_identity && p.key.is_empty() && slot::is_partitioned(p);
+            slot::heartbeat(self.dialer.clone(), names.clone(), spec.tables.iter().filter(grows).cloned().collect())
+        };
         let spill = spec.spill.clone();
-        let changes = Changes::new(replication, Some(heartbeat), &spec.tables, from, spill, spec.batch_bytes);
+        let changes = Changes::new(replication, Some(heartbeat), &spec.tables, types, from, spill, spec.batch_bytes);
         Ok(Opened { start: position(from), snapshot, stream: Box::new(changes) })
     }
 }

@@ -1,12 +1,13 @@
 -- Tables of $1 (schemas), $2 (names), $3 (has a filter), partitions one by one, whose updates and deletes would be refused
--- once they are published: no primary key that is checked at once, no usable identity index, not FULL; filtered ones need FULL.
+-- once they are published. A root counts as well: the log sends old rows of its partitions as the root's identity says.
+-- Those are: no primary key that is checked at once, no usable identity index, not FULL; filtered ones need FULL.
 with recursive wanted as (
-    select c.oid, c.relkind, w.filtered
+    select c.oid, c.relkind, w.filtered, true as top
     from unnest($1::text[], $2::text[], $3::bool[]) as w(schema, name, filtered)
     join pg_namespace n on n.nspname = w.schema
     join pg_class c on c.relnamespace = n.oid and c.relname = w.name
   union all
-    select c.oid, c.relkind, w.filtered
+    select c.oid, c.relkind, w.filtered, false
     from wanted w
     join pg_inherits i on i.inhparent = w.oid
     join pg_class c on c.oid = i.inhrelid
@@ -16,7 +17,7 @@ select n.nspname::text, c.relname::text, c.relreplident::text
 from wanted w
 join pg_class c on c.oid = w.oid
 join pg_namespace n on n.oid = c.relnamespace
-where w.relkind = 'r'
+where (w.relkind = 'r' or w.relkind = 'p' and w.top)
   and c.relreplident <> 'f'
   and (w.filtered
     or c.relreplident = 'n'
