@@ -318,6 +318,15 @@ impl Deployment {
         found.with_context(|| self.tails(12))
     }
 
+    /// Waits until a cluster's migration is in this state, whatever that means, and gives what `migration show` says.
+    pub async fn wait_state(&self, state: &str) -> Result<Value> {
+        wait::until(state, PATIENCE, || async move {
+            let view = self.show().await?;
+            if view["state"] == state { Ok(Some(view)) } else { Err(anyhow!("{view}")) }
+        })
+        .await
+    }
+
     /// The ends of what all processes have written.
     pub fn tails(&mut self, lines: usize) -> String {
         self.processes().map(|p| p.tail(lines)).collect()
