@@ -116,7 +116,9 @@ async fn the_precheck_finds_what_stands_in_the_way() -> Result<()> {
     let found = items(&drover, "K11", "failed").await?;
     ensure!(found[0]["object"].as_str().is_some_and(|o| o.contains("public.a")), "{found:?}");
     let found = items(&drover, "K31", "failed").await?;
-    ensure!(found[0]["object"] == "public.b" && found[0]["remedy"].as_str().is_some_and(|r| r.contains("set_identity")));
+    ensure!(
+        found[0]["object"] == "public.b" && found[0]["remedy"].as_str().is_some_and(|r| r.contains("set_identity"))
+    );
     let done = call(&drover, "run", &[]).await?.expect(3)?;
     ensure!(["K25", "K11", "K31"].iter().all(|k| done.stderr.contains(k)), "{}", done.stderr);
     ensure!(compare::user_tables(&destination.connect("drover").await?).await?.len() == 1, "it made something");
@@ -172,7 +174,10 @@ async fn leaves_nothing(form: Form) -> Result<()> {
         scene.drover.start().await?;
         let done = call(&scene.drover, "validate", &["--json"]).await?.expect(0)?.json()?;
         validated(&done, true)?;
-        scene.destination.exec("drover", "UPDATE accounts SET note = 'x' WHERE id = 7; DELETE FROM swap WHERE id = 2").await?;
+        scene
+            .destination
+            .exec("drover", "UPDATE accounts SET note = 'x' WHERE id = 7; DELETE FROM swap WHERE id = 2")
+            .await?;
         let done = call(&scene.drover, "validate", &["--json"]).await?.expect(1)?.json()?;
         validated(&done, false)?;
         let of = |name: &str| done["tables"].as_array().and_then(|t| t.iter().find(|t| t["source"] == name)).cloned();
@@ -210,7 +215,10 @@ fn validated(json: &Value, equal: bool) -> Result<()> {
     let tables = json["tables"].as_array().context("tables")?;
     ensure!(tables.len() >= 10, "{json:#}");
     for table in tables {
-        ensure!(table["source"].is_string() && table["destination"].is_string() && table["truncated"].is_boolean(), "{table}");
+        ensure!(
+            table["source"].is_string() && table["destination"].is_string() && table["truncated"].is_boolean(),
+            "{table}"
+        );
         for key in ["rows", "missing", "extra", "different", "unsettled"] {
             ensure!(table[key].is_u64(), "{key} in {table}");
         }
@@ -227,7 +235,10 @@ fn shown(json: &Value) -> Result<()> {
         ensure!(stages["full"][key].as_u64().is_some_and(|n| n > 0), "{key} in {json:#}");
     }
     ensure!(stages["full"]["state"] == "completed" && stages["incremental"]["state"] == "running", "{json:#}");
-    ensure!(stages["incremental"]["lag_seconds"].is_number() && stages["incremental"]["position"].is_string(), "{json:#}");
+    ensure!(
+        stages["incremental"]["lag_seconds"].is_number() && stages["incremental"]["position"].is_string(),
+        "{json:#}"
+    );
     ensure!(stages["incremental"]["rows"].as_u64().is_some_and(|n| n > 0), "{json:#}");
     Ok(())
 }

@@ -84,7 +84,8 @@ async fn failpoints_in_a_cluster() -> Result<()> {
         (Role::Applier, ""),
     ];
     for (round, (role, next)) in plan.into_iter().enumerate() {
-        let status = scene.drover.workers(role)?[0].wait_exit(PATIENCE).await.with_context(|| format!("before {next}"))?;
+        let status =
+            scene.drover.workers(role)?[0].wait_exit(PATIENCE).await.with_context(|| format!("before {next}"))?;
         ensure!(status.signal() == Some(SIGABRT), "{role:?}: {status}\n{}", scene.drover.tails(20));
         scene.drover.workers(role)?.clear();
         touch(&scene, round as u64).await?;

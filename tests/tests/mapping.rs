@@ -63,7 +63,17 @@ async fn as_asked(form: Form) -> Result<()> {
     let count: i64 = to.query_one("SELECT count(*) FROM crm.client", &[]).await?.get(0);
     ensure!(count > 150, "{count} clients");
     let same = [
-        "accounts", "child", "counter", "journal", "keyless", "kinds", "parent", "swap", "wide", "emptied", "emptied_child",
+        "accounts",
+        "child",
+        "counter",
+        "journal",
+        "keyless",
+        "kinds",
+        "parent",
+        "swap",
+        "wide",
+        "emptied",
+        "emptied_child",
     ];
     let same: Vec<(&str, &str)> = same.iter().map(|name| (*name, *name)).collect();
     compare::expect_none(&compare::tables(&from, &to, &same).await?)?;

@@ -26,7 +26,8 @@ async fn bounded(form: Form) -> Result<()> {
     scene.quiet().await?;
     // In one process the run that has worked so far would end; its peak is read before.
     let to = scene.destination.connect("drover").await?;
-    let expected: i64 = scene.source.connect("drover").await?.query_one("SELECT sum(v)::bigint FROM big", &[]).await?.get(0);
+    let expected: i64 =
+        scene.source.connect("drover").await?.query_one("SELECT sum(v)::bigint FROM big", &[]).await?.get(0);
     drover_tests::wait::until("the large transactions are applied", drover_tests::deployment::PATIENCE, || async {
         let sum: Option<i64> = to.query_one("SELECT sum(v)::bigint FROM big", &[]).await?.get(0);
         ensure!(sum == Some(expected), "{sum:?} in place of {expected}");
