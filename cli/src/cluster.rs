@@ -66,17 +66,18 @@ pub fn on_signal(token: CancellationToken) -> Result<task::Owned<()>> {
     }))
 }
 
-/// How a coordinator is opened. `DROVER_CHUNK_BYTES` makes chunks smaller, so that tests get many of them out of few rows.
+/// How a coordinator is opened. For tests `DROVER_CHUNK_BYTES` makes chunks smaller, so that few rows give many of them, and
+/// `DROVER_LEASE_MS` makes leases run out earlier.
 pub fn options(folder: &Path, alone: bool) -> Options {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let mut options = Options::new(folder, alone);
     if alone {
         // Chunks wait in this process's memory: what is being copied and what waits must fit beside everything else.
         options.tuning.chunk_bytes = 16 << 20;
         options.tuning.bulk_bytes = 32 << 20;
     }
-    if let Some(bytes) = std::env::var("DROVER_CHUNK_BYTES").ok().and_then(|b| b.parse().ok()) {
-        options.tuning.chunk_bytes = bytes;
-    }
+    options.tuning.chunk_bytes = number("DROVER_CHUNK_BYTES").unwrap_or(options.tuning.chunk_bytes);
+    options.tuning.lease_ms = number("DROVER_LEASE_MS").unwrap_or(options.tuning.lease_ms);
     options
 }
 
@@ -85,12 +86,11 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<Exit> {
     let shutdown = CancellationToken::new();
     let _signals = on_signal(shutdown.clone())?;
     let coordinator = Coordinator::open(options(&args.store, false)).await?;
-    let (grpc, http) = tokio::join!(
+    // An address that cannot be used ends both.
+    tokio::try_join!(
         coordinator.serve_grpc(args.listen, shutdown.clone()),
         coordinator.serve_http(args.http, shutdown.clone())
-    );
-    grpc?;
-    http?;
+    )?;
     Ok(Exit::Done)
 }
 

@@ -44,7 +44,7 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Tuning {
-            lease_ms: 10_000,
+            lease_ms: 8_000,
             bulk_bytes: 256 << 20,
             bulk_partitions: 16,
             chunk_bytes: 32 << 20,

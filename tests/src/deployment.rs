@@ -160,13 +160,16 @@ impl Deployment {
                 while self.appliers.len() < 2 {
                     self.start_role(Role::Applier, environment).await?;
                 }
-                if !self.created {
-                    self.call(&["migration", "create", &self.file()]).await?.expect(0)?;
-                    self.created = true;
-                }
-                Ok(())
+                if self.created { Ok(()) } else { self.create().await }
             }
         }
+    }
+
+    /// `migration create`; done by [`Deployment::start`] where that is used.
+    pub async fn create(&mut self) -> Result<()> {
+        self.call(&["migration", "create", &self.file()]).await?.expect(0)?;
+        self.created = true;
+        Ok(())
     }
 
     /// Starts `drover run`, after taking down what ran.

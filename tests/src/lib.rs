@@ -7,7 +7,8 @@
 //! - [`workload`] changes a database while drover moves it and knows what must hold in any prefix of its history; [`bulk`]
 //!   fills the two large tables that all measurements use.
 //! - [`compare`] compares two databases row by row, both ways.
-//! - [`deployment`] runs drover in either form from one description; [`observer`] reads the invariant at the destination meanwhile.
+//! - [`deployment`] runs drover in either form from one description; [`scene`] puts servers, workload and it
+//!   together; [`observer`] reads the invariant at the destination meanwhile.
 //! - [`wait`] is the only place that may sleep: everything else waits for a condition, with a deadline.
 //!
 //! It depends on no other crate of drover, so that every crate's tests can use it.
@@ -21,6 +22,7 @@ pub mod observer;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod scene;
 pub mod scripts;
 pub mod wait;
 pub mod workload;
@@ -31,3 +33,4 @@ pub use kafka::Kafka;
 pub use observer::Observer;
 pub use postgres::{PgOptions, Postgres};
 pub use process::Process;
+pub use scene::Scene;

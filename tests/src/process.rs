@@ -65,6 +65,11 @@ impl Process {
         Ok(Process { name: name.to_owned(), child: start(command)?, exit: None, stdout, stderr })
     }
 
+    /// What it was called at its start.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

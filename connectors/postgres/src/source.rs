@@ -36,6 +36,27 @@ impl PgSource {
         self.dialer.session("inspect").await
     }
 
+    /// Whether this server and account can decode the log. Where they cannot there is no stream that a snapshot has to meet.
+    async fn decodes(&self) -> Result<bool> {
+        let sql = "select current_setting('wal_level') = 'logical' \
+            and exists (select from pg_roles where rolname = current_user and (rolreplication or rolsuper))";
+        let row = self.session().await?.query_one(sql, &[]).await;
+        Ok(row.map_err(|e| classify(&e, Fault::Source, "cannot ask whether the source decodes its log"))?.get(0))
+    }
+
+    /// A snapshot that belongs to no stream: for a copy alone. Its position is for people only.
+    async fn alone(&self) -> Result<Box<dyn Hold>> {
+        let failed = |e: tokio_postgres::Error| classify(&e, Fault::Source, "cannot take a snapshot");
+        let session = self.dialer.session("snapshot").await?;
+        session.batch_execute("begin isolation level repeatable read, read only").await.map_err(failed)?;
+        let sql = "select pg_export_snapshot(), \
+            (case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end)::text";
+        let row = session.query_one(sql, &[]).await.map_err(failed)?;
+        let (token, lsn): (String, Option<String>) = (row.get(0), row.get(1));
+        let lsn = lsn.and_then(|text| text.parse().ok()).unwrap_or(Lsn::ZERO);
+        Ok(Box::new(Holder::join(&self.dialer, &token, position(lsn), None).await?))
+    }
+
     async fn hold(&self, temporary: bool) -> Result<Box<dyn Hold>> {
         let mut replication = self.dialer.replication("snapshot").await?;
         let name = format!("dts_sync_snapshot_{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
@@ -130,7 +151,7 @@ impl Source for PgSource {
     }
 
     async fn new_snapshot(&self) -> Result<Box<dyn Hold>> {
-        self.hold(true).await
+        if self.decodes().await? { self.hold(true).await } else { self.alone().await }
     }
 
     async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>> {

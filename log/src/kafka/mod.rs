@@ -19,8 +19,8 @@ mod reader;
 mod topics;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +28,9 @@ use bytes::Bytes;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Result, Retry};
 use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::{Appender, Log, Offset, Reader, Span, Stream};
@@ -83,6 +86,12 @@ struct Shared {
     options: KafkaOptions,
     /// Messages and bytes seen, for estimates.
     seen: [(AtomicU64, AtomicU64); 2],
+    /// Clients cost connections and threads, so one asks, one rules, and consumers that have done their work wait for more.
+    asker: OnceLock<Arc<BaseConsumer>>,
+    admin: OnceLock<Arc<AdminClient<DefaultClientContext>>>,
+    idle: Mutex<Vec<StreamConsumer<reader::Quiet>>>,
+    /// Bulk partitions that `open` has seen to, plus one; zero before.
+    opened: AtomicU32,
 }
 
 impl Shared {
@@ -193,7 +202,14 @@ pub struct KafkaLog {
 impl KafkaLog {
     /// Prepares the clients; the brokers are first spoken to in [`Log::open`]. Errors: options that no client accepts.
     pub async fn connect(options: KafkaOptions) -> Result<KafkaLog> {
-        let shared = Arc::new(Shared { options, seen: Default::default() });
+        let shared = Arc::new(Shared {
+            options,
+            seen: Default::default(),
+            asker: OnceLock::new(),
+            admin: OnceLock::new(),
+            idle: Mutex::default(),
+            opened: AtomicU32::new(0),
+        });
         topics::admin(&shared)?;
         Ok(KafkaLog { shared, producer: Mutex::new(None) })
     }
@@ -218,6 +234,9 @@ impl KafkaLog {
 #[async_trait]
 impl Log for KafkaLog {
     async fn open(&self, bulk: u32) -> Result<()> {
+        if self.shared.opened.load(Ordering::Acquire) > bulk {
+            return Ok(());
+        }
         topics::ensure(&self.shared, bulk).await?;
         let partitions = std::iter::once(Stream::Changes).chain((0..bulk).map(Stream::Bulk));
         let shared = self.shared.clone();
@@ -238,7 +257,9 @@ impl Log for KafkaLog {
         }
         // Also after marking: of two who marked at once, the first is the owner.
         let firsts = streams.into_iter().zip(spans.into_iter().map(|s| s.first)).collect();
-        reader::check_owner(&self.shared, firsts).await
+        reader::check_owner(&self.shared, firsts).await?;
+        self.shared.opened.fetch_max(bulk + 1, Ordering::AcqRel);
+        Ok(())
     }
 
     async fn appender(&self, stream: Stream) -> Result<Box<dyn Appender>> {
@@ -286,6 +307,7 @@ impl Log for KafkaLog {
     }
 
     async fn remove(&self) -> Result<()> {
+        self.shared.opened.store(0, Ordering::Release);
         topics::delete(&self.shared).await
     }
 }

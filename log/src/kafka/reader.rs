@@ -14,7 +14,7 @@ use rdkafka::consumer::{Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::Offset as KafkaOffset;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::{HEADER, Kind, PART, REQUEST, Shared, blocking, kafka_error, never, topics};
 use crate::{Offset, Reader, Span, Stream};
@@ -36,7 +36,7 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-struct Quiet;
+pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -76,10 +76,22 @@ struct Fetch {
     consumer: Option<StreamConsumer<Quiet>>,
 }
 
+/// Consumers that are kept for later readers; each has a connection and some threads.
+const IDLE: usize = 4;
+
 impl Drop for Fetch {
     fn drop(&mut self) {
-        // Closing waits for librdkafka's threads.
-        if let (Some(consumer), Ok(runtime)) = (self.consumer.take(), tokio::runtime::Handle::try_current()) {
+        let Some(consumer) = self.consumer.take() else { return };
+        // What it had fetched is thrown away with the assignment; a consumer that cannot even do that is not kept.
+        if consumer.unassign().is_ok() {
+            let mut idle = self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < IDLE {
+                idle.push(consumer);
+                return;
+            }
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Closing waits for librdkafka's threads.
             runtime.spawn_blocking(move || drop(consumer));
         }
     }
@@ -90,7 +102,22 @@ impl Fetch {
         let Some((stream, _)) = at.first() else { return Err(Error::internal("nothing to read")) };
         let topic = shared.topic(*stream);
         let ahead = AHEAD.to_string();
-        let consumer: StreamConsumer<Quiet> = shared
+        let idle = shared.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let consumer = match idle {
+            Some(consumer) => consumer,
+            None => Fetch::consumer(&shared, &ahead)?,
+        };
+        let mut list = TopicPartitionList::new();
+        for (stream, offset) in at {
+            list.add_partition_offset(&topic, Shared::partition(*stream), KafkaOffset::Offset(*offset as i64))
+                .map_err(|e| kafka_error("cannot read from Kafka", e))?;
+        }
+        consumer.assign(&list).map_err(|e| kafka_error("cannot read from Kafka", e))?;
+        Ok(Fetch { shared, topic, consumer: Some(consumer) })
+    }
+
+    fn consumer(shared: &Shared, ahead: &str) -> Result<StreamConsumer<Quiet>> {
+        shared
             .config()
             // The client insists on a name; no group is joined.
             .set("group.id", format!("drover.{}", shared.options.name))
@@ -101,20 +128,13 @@ impl Fetch {
             .set("check.crcs", "true")
             .set("queued.max.messages.kbytes", (AHEAD >> 10).to_string())
             .set("queued.min.messages", "1000")
-            .set("max.partition.fetch.bytes", &ahead)
-            .set("fetch.max.bytes", &ahead)
+            .set("max.partition.fetch.bytes", ahead)
+            .set("fetch.max.bytes", ahead)
             .set("receive.message.max.bytes", (AHEAD + (1 << 20)).to_string())
             .set("fetch.wait.max.ms", "500")
             .set("fetch.error.backoff.ms", "100")
             .create_with_context(Quiet)
-            .map_err(|e| kafka_error("cannot make a Kafka consumer", e))?;
-        let mut list = TopicPartitionList::new();
-        for (stream, offset) in at {
-            list.add_partition_offset(&topic, Shared::partition(*stream), KafkaOffset::Offset(*offset as i64))
-                .map_err(|e| kafka_error("cannot read from Kafka", e))?;
-        }
-        consumer.assign(&list).map_err(|e| kafka_error("cannot read from Kafka", e))?;
-        Ok(Fetch { shared, topic, consumer: Some(consumer) })
+            .map_err(|e| kafka_error("cannot make a Kafka consumer", e))
     }
 
     /// The next message of any partition. `None`: librdkafka says that the place cannot be read, ask for the ends. Cancel-safe.

@@ -1,6 +1,7 @@
 //! Making, checking, trimming and deleting topics.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drover_model::{Error, Result};
@@ -17,8 +18,13 @@ use crate::{Offset, Span, Stream};
 /// How long a new topic may take until every broker knows it.
 const APPEARS: Duration = Duration::from_secs(30);
 
-pub(super) fn admin(shared: &Shared) -> Result<AdminClient<DefaultClientContext>> {
-    shared.config().create().map_err(|e| kafka_error("cannot make a Kafka client of the [log] options", e))
+pub(super) fn admin(shared: &Shared) -> Result<Arc<AdminClient<DefaultClientContext>>> {
+    if let Some(client) = shared.admin.get() {
+        return Ok(client.clone());
+    }
+    let client = shared.config().create();
+    let client = client.map_err(|e| kafka_error("cannot make a Kafka client of the [log] options", e))?;
+    Ok(shared.admin.get_or_init(|| Arc::new(client)).clone())
 }
 
 fn options() -> AdminOptions {
@@ -26,8 +32,12 @@ fn options() -> AdminOptions {
 }
 
 /// A client that asks and never reads.
-fn asker(shared: &Shared) -> Result<BaseConsumer> {
-    shared.config().create().map_err(|e| kafka_error("cannot make a Kafka client", e))
+fn asker(shared: &Shared) -> Result<Arc<BaseConsumer>> {
+    if let Some(client) = shared.asker.get() {
+        return Ok(client.clone());
+    }
+    let client = shared.config().create().map_err(|e| kafka_error("cannot make a Kafka client", e))?;
+    Ok(shared.asker.get_or_init(|| Arc::new(client)).clone())
 }
 
 /// Topics by name: replicas of each partition.

@@ -57,6 +57,14 @@ impl Report {
     /// Takes a run; of two runs of the same the one with the shorter wall time stays, with the higher memory of both.
     pub fn take(&mut self, work: &'static str, system: &str, rows: u64, sample: Sample) {
         let million = rows as f64 / 1e6;
+        // A long program that is interrupted should have said something.
+        eprintln!(
+            "    {work}, {system}: {:.2} s, {:.0} k rows/s, {:.1} CPU-s/M; MiB: {}",
+            sample.wall_seconds,
+            rows as f64 / sample.wall_seconds / 1e3,
+            sample.cpu_seconds.total() / million,
+            peaks(&sample)
+        );
         let line = |best: Sample, runs: u32| Line {
             work,
             system: system.to_owned(),
@@ -158,11 +166,9 @@ impl Report {
             }
         }
         println!("\nPeak memory, MiB");
-        for (work, title) in WORKS {
+        for (work, _) in WORKS {
             for line in self.lines.iter().filter(|line| line.work == work) {
-                let peaks: Vec<String> =
-                    line.best.peak_mib.iter().map(|(name, peak)| format!("{name} {peak:.0}")).collect();
-                println!("  {:<14} {:<22} {}", line.system, title.split(',').next().unwrap_or(work), peaks.join(", "));
+                println!("  {:<14} {work:<8} {}", line.system, peaks(&line.best));
             }
         }
         println!("  (of a database server: the largest private memory of one of its processes)");
@@ -223,4 +229,8 @@ impl Report {
             );
         }
     }
+}
+
+fn peaks(sample: &Sample) -> String {
+    sample.peak_mib.iter().map(|(name, peak)| format!("{name} {peak:.0}")).collect::<Vec<_>>().join(", ")
 }

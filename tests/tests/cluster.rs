@@ -1,0 +1,205 @@
+//! Faults that only a cluster has: parts that die one by one while the others go on, a broker that dies, an applier that stands
+//! still and comes back, records that come twice and late. A dead worker's work moves within 15 seconds.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use drover_tests::deployment::{Plan, current_lsn, lsn};
+use drover_tests::{Deployment, Form, Kafka, Observer, Role, Scene, wait};
+use rdkafka::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+/// The promise: so long may the work of a dead or frozen worker lie.
+const MOVES_WITHIN: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(60);
+const MANY: &str = "CREATE TABLE many (id bigint PRIMARY KEY, k integer NOT NULL, filler text);
+    INSERT INTO many SELECT i * 3, i % 97, repeat(md5(i::text), 6) FROM generate_series(1, 30000) i;
+    CREATE TABLE bare (a integer, filler text);
+    INSERT INTO bare SELECT i / 2, repeat(md5((i / 2)::text), 6) FROM generate_series(1, 10000) i;";
+
+/// Epoch and applied position at the destination.
+async fn progress(scene: &Scene) -> Result<(i64, u64)> {
+    let to = scene.destination.connect("drover").await?;
+    let row = to.query_one("SELECT epoch, position_text FROM drover.drover_progress", &[]).await?;
+    Ok((row.get(0), lsn(&row.get::<_, String>(1)).context("a position")?))
+}
+
+/// How long it takes until what the source commits from now on is at the destination.
+async fn passes(scene: &Scene) -> Result<Duration> {
+    let begin = Instant::now();
+    let now = lsn(&current_lsn(&scene.source.connect("drover").await?).await?).context("the source's position")?;
+    wait::until("changes flow again", SOON, || async {
+        let (epoch, at) = progress(scene).await?;
+        if at > now { Ok(Some(())) } else { Err(anyhow!("epoch {epoch}, {at:X} in place of {now:X}")) }
+    })
+    .await?;
+    Ok(begin.elapsed())
+}
+
+/// A cluster of one worker each that has come to consistency under load, with the usual term of leases; then a second of each.
+async fn one_and_one(sql: &str) -> Result<Scene> {
+    let mut scene = Scene::new(Form::Cluster, sql).await?;
+    scene.load().await?;
+    scene.drover.start_role(Role::Coordinator, &[]).await?;
+    for role in [Role::Extractor, Role::Applier] {
+        scene.drover.start_role(role, &[]).await?;
+    }
+    scene.drover.create().await?;
+    scene.drover.wait_consistent().await?;
+    for role in [Role::Extractor, Role::Applier] {
+        scene.drover.start_role(role, &[]).await?;
+    }
+    Ok(scene)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back() -> Result<()> {
+    let mut scene = one_and_one("").await?;
+    let observer = Observer::start(&scene.destination.url("drover"), scene.options).await?;
+    passes(&scene).await?;
+    let (before, _) = progress(&scene).await?;
+    scene.drover.workers(Role::Applier)?[0].freeze()?;
+    let took = passes(&scene).await?;
+    println!("a frozen applier's work moved within {took:?}");
+    ensure!(took < MOVES_WITHIN, "{took:?}");
+    let (after, _) = progress(&scene).await?;
+    ensure!(after == before + 1, "epoch {before}, then {after}: nobody took over");
+    scene.drover.workers(Role::Applier)?[0].thaw()?;
+    // Had the first one its way back, it would raise the epoch, or commit beside the second one and break the order.
+    scene.advance(240).await?;
+    passes(&scene).await?;
+    let (now, _) = progress(&scene).await?;
+    ensure!(now == after, "epoch {after}, then {now}");
+    ensure!(scene.drover.workers(Role::Applier)?.iter_mut().all(|p| p.running()), "{}", scene.drover.tails(10));
+    scene.finish().await?;
+    observer.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_work_of_dead_workers_moves() -> Result<()> {
+    let mut scene = one_and_one("").await?;
+    let observer = Observer::start(&scene.destination.url("drover"), scene.options).await?;
+    for role in [Role::Applier, Role::Extractor] {
+        passes(&scene).await?;
+        // The first one has the work: the second came later.
+        scene.drover.kill9(role, 0)?;
+        let took = passes(&scene).await?;
+        println!("the work of a dead {role:?} moved within {took:?}");
+        ensure!(took < MOVES_WITHIN, "{role:?}: {took:?}");
+    }
+    // Without a coordinator those who have work go on with it.
+    scene.drover.kill9(Role::Coordinator, 0)?;
+    let took = passes(&scene).await?;
+    ensure!(took < MOVES_WITHIN, "without a coordinator: {took:?}");
+    scene.advance(60).await?;
+    scene.drover.start_role(Role::Coordinator, &[]).await?;
+    scene.finish().await?;
+    observer.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_part_dies_in_turn() -> Result<()> {
+    let mut kafka = Kafka::start().await?;
+    let mut scene = Scene::new(Form::InProcess, MANY).await?;
+    let plan = Plan {
+        source: scene.source.url("drover"),
+        destination: scene.destination.url("drover"),
+        migrate: "set_identity = true".into(),
+        brokers: Some(kafka.brokers()),
+        ..Plan::default()
+    };
+    let drover = Deployment::of(Form::Cluster, &plan)?;
+    scene.drover = drover.env("DROVER_CHUNK_BYTES", "200000").env("DROVER_LEASE_MS", "3000");
+    scene.load().await?;
+    scene.drover.start().await?;
+    // In the copy.
+    for (chunks, role) in [(4, Role::Coordinator), (9, Role::Extractor), (14, Role::Applier)] {
+        scene.wait_chunks(chunks).await?;
+        scene.drover.kill9(role, 0)?;
+        scene.drover.start().await?;
+    }
+    scene.wait_chunks(18).await?;
+    kafka.kill9().await?;
+    kafka.restart().await?;
+    scene.drover.wait_consistent().await?;
+    // In the changes.
+    let observer = Observer::start(&scene.destination.url("drover"), scene.options).await?;
+    for role in [Role::Coordinator, Role::Extractor, Role::Applier] {
+        passes(&scene).await?;
+        scene.drover.kill9(role, 0)?;
+        scene.advance(20).await?;
+        scene.drover.start().await?;
+    }
+    kafka.kill9().await?;
+    scene.advance(20).await?;
+    kafka.restart().await?;
+    passes(&scene).await?;
+    kafka.restart().await?;
+    scene.finish().await?;
+    observer.stop().await?;
+    Ok(())
+}
+
+/// Appends the first `count` records of a topic to its end once more, byte for byte.
+fn repeat(brokers: &str, topic: &str, count: usize) -> Result<usize> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "none")
+        .set("enable.auto.commit", "false")
+        .create()?;
+    let (low, high) = consumer.fetch_watermarks(topic, 0, SOON)?;
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(topic, 0, Offset::Offset(low))?;
+    consumer.assign(&from)?;
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", brokers).set("message.max.bytes", "5000000").create()?;
+    let begin = Instant::now();
+    let mut copied = 0;
+    while copied < count && begin.elapsed() < SOON {
+        let Some(message) = consumer.poll(Duration::from_millis(200)) else { continue };
+        let message = message?.detach();
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).payload(message.payload().unwrap_or_default());
+        if let Some(headers) = message.headers() {
+            record = record.headers(headers.clone());
+        }
+        producer.send(record).map_err(|(error, _)| error)?;
+        copied += 1;
+        if message.offset() + 1 >= high {
+            break;
+        }
+    }
+    producer.flush(SOON)?;
+    Ok(copied)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_come_again_and_late_change_nothing() -> Result<()> {
+    let kafka = drover_tests::deployment::shared_kafka().await?;
+    let mut scene = one_and_one("").await?;
+    let observer = Observer::start(&scene.destination.url("drover"), scene.options).await?;
+    let topic = format!("drover.{}.changes", scene.drover.name);
+    for _ in 0..3 {
+        scene.advance(100).await?;
+        passes(&scene).await?;
+        let (brokers, topic) = (kafka.brokers(), topic.clone());
+        let copied = tokio::task::spawn_blocking(move || repeat(&brokers, &topic, 60)).await??;
+        ensure!(copied >= 5, "only {copied} records");
+    }
+    // Late records stand at the very end of the log when another extractor looks where it ends.
+    scene.quiet().await?;
+    scene.drover.wait_caught_up().await?;
+    scene.drover.workers(Role::Extractor)?.iter_mut().try_for_each(|p| p.kill9())?;
+    let brokers = kafka.brokers();
+    tokio::task::spawn_blocking(move || repeat(&brokers, &topic, 20)).await??;
+    scene.drover.workers(Role::Extractor)?.clear();
+    scene.drover.start_role(Role::Extractor, &[]).await?;
+    scene.load().await?;
+    passes(&scene).await?;
+    scene.finish().await?;
+    observer.stop().await?;
+    Ok(())
+}
