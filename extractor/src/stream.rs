@@ -24,13 +24,34 @@ pub struct News {
 /// Where the log ends: the position from which the stream has to go on, `None` for an empty log.
 pub async fn end_of_log(log: &dyn Log) -> Result<Option<Position>> {
     let Some((_, record)) = log.last(Stream::Changes).await? else { return Ok(None) };
-    let bad = |e: &dyn std::error::Error| {
-        Error::new(codes::LOG, Fault::Log, Retry::Never, format!("the last change record cannot be read: {e}"))
-    };
-    let (head, _) = parse::<ChangesHead>(record).map_err(|e| bad(&e))?;
+    let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
     // A transaction whose last piece is missing was not published: it comes again as a whole.
     let end = if head.pieces && !head.last_piece { &head.from } else { &head.to };
-    Position::from_bytes(end).map(Some).map_err(|e| bad(&e))
+    Position::from_bytes(end).map(Some).map_err(|e| unreadable(&e))
+}
+
+/// The same from all records: the last one may be a late one, of an extractor that stood still and came back after its work had
+/// gone to another. Epochs tell. Reads the whole log, heads and bodies.
+async fn newest_end(log: &dyn Log) -> Result<Option<Position>> {
+    let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
+    let mut reader = log.reader(Stream::Changes, log.span(Stream::Changes).await?.first).await?;
+    let (mut newest, mut end) = (0, None);
+    loop {
+        let (offset, record) = reader.next().await?;
+        let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
+        if head.epoch >= newest {
+            newest = head.epoch;
+            let to = if head.pieces && !head.last_piece { &head.from } else { &head.to };
+            end = end.max(Some(Position::from_bytes(to).map_err(|e| unreadable(&e))?));
+        }
+        if offset >= last {
+            return Ok(end);
+        }
+    }
+}
+
+fn unreadable(e: &dyn std::error::Error) -> Error {
+    Error::new(codes::LOG, Fault::Log, Retry::Never, format!("a change record cannot be read: {e}"))
 }
 
 /// What `run` publishes with.
@@ -45,7 +66,23 @@ pub struct Publisher<'a> {
 
 impl Publisher<'_> {
     /// Opens the stream; sees that it continues where the log ends.
-    pub async fn open(&self, source: &dyn Source, spec: StreamSpec) -> Result<Opened> {
+    pub async fn open(&self, source: &dyn Source, mut spec: StreamSpec) -> Result<Opened> {
+        let tried = self.open_at(source, spec.clone()).await;
+        match tried {
+            // Where the log seems to end the source has nothing any more: does it really end there?
+            Err(error) if error.code == codes::POSITION_LOST && spec.resume.is_some() => {
+                let end = newest_end(self.log).await?;
+                if end <= spec.resume {
+                    return Err(error);
+                }
+                spec.resume = end;
+                self.open_at(source, spec).await
+            }
+            other => other,
+        }
+    }
+
+    async fn open_at(&self, source: &dyn Source, spec: StreamSpec) -> Result<Opened> {
         let resume = spec.resume.clone();
         let found = source.open_stream(spec).await?;
         match resume.filter(|r| *r < found.start) {
