@@ -86,12 +86,11 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<Exit> {
     let shutdown = CancellationToken::new();
     let _signals = on_signal(shutdown.clone())?;
     let coordinator = Coordinator::open(options(&args.store, false)).await?;
-    let (grpc, http) = tokio::join!(
+    // An address that cannot be used ends both.
+    tokio::try_join!(
         coordinator.serve_grpc(args.listen, shutdown.clone()),
         coordinator.serve_http(args.http, shutdown.clone())
-    );
-    grpc?;
-    http?;
+    )?;
     Ok(Exit::Done)
 }
 

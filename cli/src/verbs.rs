@@ -118,13 +118,10 @@ fn render(value: &Value) -> String {
     }
 }
 
+/// One line of the log: when (seconds since the Unix epoch), how grave, what.
 fn log_line(line: &Value) -> String {
-    let text = |key: &str| line.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    match line {
-        Value::String(text) => text.clone(),
-        _ if line.get("text").is_some() => format!("{} {} {}", text("at"), text("level"), text("text")),
-        _ => line.to_string(),
-    }
+    let text = |key: &str| line[key].as_str().unwrap_or_default();
+    format!("{:.3} {:7} {}", line["at"].as_f64().unwrap_or_default() / 1e3, text("level"), text("message"))
 }
 
 fn summary(one: &Value) -> String {

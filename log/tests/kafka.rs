@@ -134,10 +134,12 @@ async fn topics_that_would_forget_and_messages_of_others_are_refused() {
     let alter = ["--alter", "--entity-type", "topics", "--entity-name", "drover.checks.changes"];
     let set = |what: &'static str, value: &'static str| [&alter[..], &[what, value]].concat();
     kafka.tool("kafka.admin.ConfigCommand", &set("--add-config", "retention.ms=1000000")).await.unwrap();
-    let error = log.open(2).await.unwrap_err();
+    // A process looks at the topics when it begins.
+    let started = connect(&brokers, "checks", id).await.unwrap();
+    let error = started.open(2).await.unwrap_err();
     assert!(error.code == codes::LOG && error.message.contains("retention.ms"), "{error}");
     kafka.tool("kafka.admin.ConfigCommand", &set("--add-config", "retention.ms=-1")).await.unwrap();
-    log.open(2).await.unwrap();
+    started.open(2).await.unwrap();
 
     // Another migration's appender that slipped in: the reader stops there.
     let other = connect(&brokers, "checks", MigrationId::new_v4()).await.unwrap();

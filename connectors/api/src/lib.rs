@@ -2,7 +2,7 @@
 //! database. Traits take and give blocks, never rows. Reading the schema, reading rows, reading changes, writing schema and
 //! writing data are things apart; what a database cannot do it declares in [`Abilities`], no method answers "unsupported".
 //!
-//! The reasons behind each method, thought through for a binlog source and a document store, stand in
+//! The reasons behind each method, thought through for other kinds of source and destination, stand in
 //! docs/decisions/0002-connector-traits.md.
 
 pub mod apply;

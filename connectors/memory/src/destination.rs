@@ -85,9 +85,7 @@ impl Destination for MemoryDestination {
     async fn prepare(&self, migration: MigrationId, name: &str) -> Result<Progress> {
         let mut inner = self.db.lock();
         if inner.progress.iter().any(|(id, row)| row.name == name && *id != migration) {
-            return Err(
-                state_lost("another migration of this name was here").remedy("run cleanup, or take over with --adopt")
-            );
+            return Err(state_lost("another migration of this name was here").remedy("run cleanup"));
         }
         let row = inner.progress.entry(migration).or_insert_with(|| ProgressRow {
             name: name.into(),

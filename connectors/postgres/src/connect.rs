@@ -223,10 +223,17 @@ pub fn client_config(tls: &Tls) -> Result<rustls::ClientConfig> {
     };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = rustls::RootCertStore::empty();
-    if let Some(ca) = &tls.ca {
-        for certificate in certificates(ca)? {
-            roots.add(certificate).map_err(wrong)?;
+    match &tls.ca {
+        Some(ca) => {
+            for certificate in certificates(ca)? {
+                roots.add(certificate).map_err(wrong)?;
+            }
         }
+        // Some of the system's certificates may be odd; the others serve.
+        None if tls.mode != TlsMode::Require => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        None => {}
     }
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

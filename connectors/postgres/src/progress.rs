@@ -100,7 +100,7 @@ pub async fn prepare(dialer: &Dialer, migration: MigrationId, name: &str) -> Res
             let what =
                 format!("the destination knows {name} as another migration ({}), not as {migration}", other.migration);
             Err(Error::new(codes::STATE_LOST, Fault::User, Retry::Never, what)
-                .remedy("go on with the state folder of that migration, adopt it with --adopt, or drop it with `drover cleanup`"))
+                .remedy("go on with the state that it began with, or begin anew after `drover cleanup`"))
         }
         None => Err(Error::internal(format!(
             "migration {migration} stands at the destination under another name than {name}"

@@ -225,11 +225,14 @@ async fn a_live_former_reader_is_ended() {
     let first = bench.text(pid).await;
     let mut follower = bench.follow(Some(start)).await;
     assert_ne!(bench.text(pid).await, first, "the same walsender");
-    let error = loop {
-        if let Err(error) = former.once().await {
-            break error;
+    let noticed = async {
+        loop {
+            if let Err(error) = former.once().await {
+                break error;
+            }
         }
     };
+    let error = tokio::time::timeout(PATIENCE, noticed).await.expect("the former reader reads on");
     let error = error.downcast::<drover_model::Error>().unwrap();
     assert_eq!(error.code, codes::CONNECTION, "{error}");
     bench.run("insert into t values (1, 'x')").await;

@@ -1,7 +1,7 @@
 //! A source on a server of its own, with plans for its tables.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use drover_connectors_api::{Connector, Opened, Side, Source, StreamSpec, Target};
+use drover_connectors_api::{Connector, Opened, Source, StreamSpec, Target};
 use drover_connectors_postgres::connector::Postgres as PgConnector;
 use drover_connectors_postgres::typemap;
 use drover_connectors_suite::world::{Before, Change, Follower, Transaction, Val};
@@ -142,6 +142,3 @@ pub fn inserted(transaction: &Transaction) -> Vec<u64> {
 pub fn update(table: u32, old: Before, new: &[Val]) -> Change {
     Change::Update { table, old, new: new.to_vec() }
 }
-
-/// Which side the plans are read by.
-pub const SIDE: Side = Side::Source;
