@@ -164,6 +164,14 @@ async fn leaves_nothing(form: Form) -> Result<()> {
         scene.advance(30).await?;
         scene.drover.start().await?;
         scene.advance(30).await?;
+    } else {
+        let name = scene.drover.name.clone();
+        scene.drover.call(&["migration", "pause", &name]).await?.expect(0)?;
+        scene.drover.wait_state("paused").await?;
+        scene.advance(30).await?;
+        scene.drover.call(&["migration", "resume", &name]).await?.expect(0)?;
+        scene.drover.wait_state("migrating").await?;
+        scene.drover.call(&["migration", "resume", "no-such-migration"]).await?.expect(2)?;
     }
     scene.finish().await?;
     for server in [&scene.source, &scene.destination] {
