@@ -351,7 +351,8 @@ fn a_dead_workers_orders_move_within_the_term_and_the_dead_one_is_refused() {
         }
         assert!(sim.now.mono_ms - died <= 15_000, "nobody took over");
     }
-    assert!(sim.now.mono_ms - died >= 9_000, "taken while the lease still held");
+    // The last renewal may lie up to a second before the death.
+    assert!(sim.now.mono_ms - died >= sim.desk.tuning().lease_ms - 1_000, "taken while the lease still held");
     let taken = sim.desk.leases().get(sim.id, &OrderKey::Apply).unwrap().grant.epoch;
     assert!(taken > lease.epoch);
     let failed = Outcome::Failed { error: boxed_error(Retry::Never) };

@@ -74,10 +74,14 @@ pub struct KafkaOptions {
     pub stall: Duration,
 }
 
+/// A broker that dies and comes back is silent for up to 15 s; a client that has got stuck over it is replaced after this. Much less, and slow
+/// brokers would be given up for nothing; much more, and changes would stand still for as long.
+const STALL: Duration = Duration::from_secs(30);
+
 impl KafkaOptions {
-    /// Without login or encryption, and a stall of two minutes.
+    /// Without login or encryption, and a stall of half a minute.
     pub fn new(brokers: Vec<String>, name: impl Into<String>, migration: MigrationId) -> Self {
-        KafkaOptions { brokers, sasl: None, tls: None, name: name.into(), migration, stall: Duration::from_secs(120) }
+        KafkaOptions { brokers, sasl: None, tls: None, name: name.into(), migration, stall: STALL }
     }
 }
 
