@@ -17,11 +17,13 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod binlog;
 pub mod cells;
 pub mod changes;
 pub mod connect;
 pub mod errors;
 pub mod flavor;
+pub mod gtid;
 pub mod position;
 pub mod sql;
 pub mod types;
