@@ -45,7 +45,7 @@ pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, bars
     let signals = crate::cluster::on_signal(shutdown.clone())?;
     let coordinator = Coordinator::open(crate::cluster::options(&dir.path, true)).await?;
     begin(&coordinator, &migration).await?;
-    let factories = Arc::new(Factories::new(Some(dir.path.clone())));
+    let factories = Arc::new(Factories::new(Some(dir.path.clone()), slots() as usize));
     let extractor: Arc<dyn Handler> = Arc::new(Extractor::new(factories.clone(), factories.clone(), dir.path.clone()));
     let applier: Arc<dyn Handler> = Arc::new(Applier::new(factories.clone(), factories.clone()));
     let stop = CancellationToken::new();
@@ -167,7 +167,7 @@ async fn watch(
 
 /// A mark in the source's log; if the source is away just now, it is tried again later.
 async fn try_mark(migration: &Migration, id: MigrationId) -> Option<Position> {
-    let marked = async { factories::source(migration, id).await?.mark().await };
+    let marked = async { factories::source(migration, id, 0).await?.mark().await };
     match marked.await {
         Ok(mark) => Some(mark),
         Err(error) => {
