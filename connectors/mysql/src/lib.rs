@@ -17,9 +17,11 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod changes;
 pub mod connect;
 pub mod errors;
 pub mod flavor;
+pub mod position;
 pub mod sql;
 pub mod types;
 
