@@ -5,6 +5,7 @@
 //! executes and commits in the source's order.
 
 pub mod apply;
+mod changed;
 pub mod compact;
 pub mod consume;
 pub mod load;

@@ -106,6 +106,8 @@ pub fn answer(order: &Order, worker: &str, time: u64, lease: u64) -> Option<Outc
         Order::ReadSequences => Outcome::Sequences { values: vec![("s".into(), "q".into(), 7, true)] },
         Order::Schema { .. } | Order::Restart { .. } | Order::SetSequences { .. } => done(),
         Order::CleanSource | Order::CleanDestination => done(),
+        Order::Mark => Outcome::Marked { position: at(time) },
+        Order::Digest { table, .. } => Outcome::Digested { rows: ROWS, sum: format!("sum {table}") },
         Order::Apply { .. } => return None,
     })
 }
