@@ -71,7 +71,7 @@ impl Engine {
         let (socket, control, until) = (dir.listen()?, coordinator.clone(), stop.clone());
         let door = task::spawn("verbs", async move { control.serve_unix(socket, until).await });
         let mut workers = Vec::new();
-        let factories = Arc::new(Factories::new(Some(dir.path.clone())));
+        let factories = Arc::new(Factories::new(Some(dir.path.clone()), slots() as usize));
         let extractor: Arc<dyn Handler> =
             Arc::new(Extractor::new(factories.clone(), factories.clone(), dir.path.clone()));
         let applier: Arc<dyn Handler> = Arc::new(Applier::new(factories.clone(), factories.clone()));
@@ -200,7 +200,7 @@ async fn watch(
 
 /// A mark in the source's log; if the source is away just now, it is tried again later.
 async fn try_mark(migration: &Migration, id: MigrationId) -> Option<Position> {
-    let marked = async { factories::source(migration, id).await?.mark().await };
+    let marked = async { factories::source(migration, id, 0).await?.mark().await };
     match marked.await {
         Ok(mark) => Some(mark),
         Err(error) => {

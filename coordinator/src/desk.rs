@@ -243,7 +243,7 @@ impl Desk {
             let mine = wants
                 .into_iter()
                 .filter(|w| w.role() == role && w.not_before_ms <= now.wall_ms)
-                .filter(|w| !matches!(&w.key, OrderKey::Hold { worker: only, .. } if only != worker));
+                .filter(|w| entry.state.may_take(&w.key, worker));
             let mut grants = Vec::new();
             for want in mine {
                 if reply.start.len() + grants.len() >= free {

@@ -67,6 +67,13 @@ pub struct Snap {
     pub refused: BTreeMap<String, u64>,
 }
 
+impl Snap {
+    /// Whether a worker can join it, or has.
+    pub fn may_read(&self, worker: &str) -> bool {
+        self.holders.contains_key(worker) || self.holders.values().all(|h| h.snapshot.shared)
+    }
+}
+
 /// Who holds a snapshot, by which order, and how others join through it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Holder {

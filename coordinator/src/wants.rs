@@ -86,7 +86,7 @@ impl State {
             && let Some(any) = snap.holders.values().next()
         {
             // The stream's holder joins as well: its hold should not hang on the stream's connection.
-            for worker in out.view.extractors {
+            for worker in out.view.extractors.iter().filter(|w| snap.may_read(w)) {
                 let key = OrderKey::Hold { number: snap.number, worker: worker.clone() };
                 out.push(key, || Order::Hold { number: snap.number, snapshot: any.snapshot.clone() });
             }
@@ -269,6 +269,15 @@ impl State {
                 key => self.cutover_wants(key),
             },
             _ => false,
+        }
+    }
+
+    /// Whether this worker may take an order: holds name theirs, and a snapshot that cannot be shared is read by its maker only.
+    pub fn may_take(&self, key: &OrderKey, worker: &str) -> bool {
+        match key {
+            OrderKey::Hold { worker: only, .. } => only == worker,
+            OrderKey::Plan { .. } | OrderKey::Copy { .. } => self.snapshot.as_ref().is_none_or(|s| s.may_read(worker)),
+            _ => true,
         }
     }
 

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{CHUNKS, ROWS, TABLES, answer};
+use common::{CHUNKS, ROWS, TABLES, answer, answer_as};
 use drover_coordinator::Tuning;
 use drover_coordinator::cutover::Step;
 use drover_coordinator::desk::{Desk, Now};
@@ -41,6 +41,8 @@ struct Sim {
     grants: BTreeMap<OrderKey, Grant>,
     epoch: u64,
     spawned: u32,
+    /// Whether snapshots can be joined by workers that did not make them.
+    shared: bool,
 }
 
 fn boxed_error(retry: Retry) -> Error {
@@ -65,6 +67,7 @@ impl Sim {
             grants: BTreeMap::new(),
             epoch: 0,
             spawned: 0,
+            shared: true,
         };
         sim.store(turn);
         for role in [v1::Role::Extractor, v1::Role::Extractor, v1::Role::Applier, v1::Role::Applier] {
@@ -177,7 +180,7 @@ impl Sim {
                 Some(Outcome::SnapshotLost { error: boxed_error(Retry::Other) })
             }
             2 if matches!(order, Order::Load { .. }) => Some(Outcome::BulkLost),
-            _ => answer(&order, &self.workers[i].id, self.now.wall_ms, lease.epoch),
+            _ => answer_as(&order, &self.workers[i].id, self.now.wall_ms, lease.epoch, self.shared),
         };
         let Some(outcome) = outcome else {
             self.workers[i].running[n].2 = true;
@@ -212,6 +215,19 @@ impl Sim {
     }
 
     fn check(&self) {
+        if let Some(snap) = self.state().snapshot.as_ref().filter(|_| !self.shared) {
+            assert_eq!(snap.holders.len(), 1, "a snapshot that cannot be shared has one holder");
+        }
+        for held in self.desk.leases().all().filter(|_| !self.shared) {
+            let (Order::Hold { snapshot, .. } | Order::Plan { snapshot, .. } | Order::Copy { snapshot, .. }) =
+                &held.grant.order
+            else {
+                continue;
+            };
+            // Tokens of the simulated source name their maker.
+            let maker = snapshot.token.split('/').next();
+            assert_eq!(maker, Some(&*held.grant.worker), "{} went to a worker that cannot read there", held.grant.key);
+        }
         for long in [OrderKey::Stream, OrderKey::Apply] {
             let valid =
                 self.workers.iter().flat_map(|w| w.running.iter().map(move |(l, ..)| (w, l))).filter(|(w, l)| {
@@ -330,6 +346,51 @@ fn a_quiet_migration_runs_through_its_stages() {
         assert_eq!(applying, stages.contains("incremental"), "{stages}");
         assert_eq!(sim.state().phase == Phase::Completed, !applying, "{stages}");
         assert!(!sim.journal.iter().any(|e| matches!(e, Event::Planned { .. })));
+    }
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_shared_is_read_by_its_maker_only_and_is_lost_with_it() {
+    for stages in [ALL, COPY] {
+        let mut sim = Sim::new(stages, true);
+        sim.shared = false;
+        let turns = |sim: &mut Sim, until: &dyn Fn(&Sim) -> bool| {
+            for _ in 0..200 {
+                for i in 0..sim.workers.len() {
+                    sim.poll(i);
+                    sim.check();
+                    sim.work(i, 0, 9);
+                    if until(sim) {
+                        return true;
+                    }
+                }
+                sim.pass(100);
+            }
+            false
+        };
+        let copied = |sim: &Sim| sim.state().tables.iter().any(|t| !t.copied.is_empty() && !t.pending.is_empty());
+        assert!(turns(&mut sim, &copied), "nothing is ever copied");
+        let maker = sim.state().snapshot.as_ref().unwrap().holders.keys().next().unwrap().clone();
+        let place = sim.workers.iter().position(|w| w.id == maker).unwrap();
+        // The other extractor has polled all the time, and got nothing of this snapshot.
+        let copies = |sim: &Sim, who: &str| {
+            let leases = sim.desk.leases();
+            leases
+                .of_worker(who)
+                .iter()
+                .filter(|(_, k)| matches!(k, OrderKey::Copy { .. } | OrderKey::Hold { .. }))
+                .count()
+        };
+        let other = sim.workers.iter().find(|w| w.role == v1::Role::Extractor && w.id != maker).unwrap().id.clone();
+        assert_eq!(copies(&sim, &other), 0);
+        // The maker dies: what remains is read by the other one, from a snapshot of its own.
+        sim.workers.remove(place);
+        let second = |sim: &Sim| sim.state().snapshot.as_ref().is_some_and(|s| s.number == 1);
+        assert!(turns(&mut sim, &second), "no second snapshot");
+        assert!(sim.state().snapshot.as_ref().unwrap().holders.contains_key(&other));
+        assert!(sim.journal.iter().any(|e| matches!(e, Event::SnapshotGone { number: 0, .. })));
+        sim.calm();
+        sim.verify();
     }
 }
 
@@ -555,8 +616,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_migration_ends_right(acts in acts(), incremental: bool, durable: bool) {
+    fn whatever_happens_the_migration_ends_right(acts in acts(), incremental: bool, durable: bool, shared: bool) {
         let mut sim = Sim::new(if incremental { ALL } else { COPY }, durable);
+        sim.shared = shared;
         for act in acts {
             let n = sim.workers.len();
             match act {

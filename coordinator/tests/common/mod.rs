@@ -78,7 +78,13 @@ pub fn plans() -> Vec<TablePlan> {
 
 /// Does an order at once. `time` is the source's position, `lease` the epoch.
 pub fn answer(order: &Order, worker: &str, time: u64, lease: u64) -> Option<Outcome> {
-    let snapshot = || SnapshotRef { position: at(time), token: format!("{worker}/{lease}"), proof: "p".into() };
+    answer_as(order, worker, time, lease, true)
+}
+
+/// The same for a source whose snapshots only their maker can read (`shared = false`).
+pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: bool) -> Option<Outcome> {
+    let token = || format!("{worker}/{lease}");
+    let snapshot = || SnapshotRef { position: at(time), token: token(), proof: "p".into(), shared };
     let done = || Outcome::Done { what: vec!["x".into()] };
     Some(match order {
         Order::Inspect => {
@@ -89,7 +95,7 @@ pub fn answer(order: &Order, worker: &str, time: u64, lease: u64) -> Option<Outc
         Order::Stream { resume } => Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot) },
         Order::Snapshot { .. } => Outcome::SnapshotTaken { snapshot: snapshot() },
         Order::Hold { snapshot, .. } => {
-            Outcome::Joined { snapshot: SnapshotRef { token: format!("{worker}/{lease}"), ..snapshot.clone() } }
+            Outcome::Joined { snapshot: SnapshotRef { token: token(), ..snapshot.clone() } }
         }
         Order::Plan { table, .. } => {
             let open = |_| Bounds::Keys { from: None, to: None };
