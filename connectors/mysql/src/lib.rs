@@ -22,6 +22,7 @@ pub mod connect;
 pub mod errors;
 pub mod flavor;
 pub mod sql;
+pub mod typemap;
 pub mod types;
 
 /// The row format that two of the family agree on: cells of `drover_model::row`, text in the source column's character set.
