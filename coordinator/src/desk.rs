@@ -238,7 +238,7 @@ impl Desk {
             let mine = wants
                 .into_iter()
                 .filter(|w| w.role() == role && w.not_before_ms <= now.wall_ms)
-                .filter(|w| !matches!(&w.key, OrderKey::Hold { worker: only, .. } if only != worker));
+                .filter(|w| entry.state.may_take(&w.key, worker));
             let mut grants = Vec::new();
             for want in mine {
                 if reply.start.len() + grants.len() >= free {
@@ -651,7 +651,7 @@ fn localize(mut want: Want, state: &State, worker: &str, used: &mut HashSet<u32>
             *partition = free;
             *snapshot = state.snapshot_for(worker)?.clone();
         }
-        Order::Plan { snapshot, .. } => *snapshot = state.snapshot_for(worker)?.clone(),
+        Order::Plan { snapshot, .. } | Order::Fetch { snapshot, .. } => *snapshot = state.snapshot_for(worker)?.clone(),
         _ => {}
     }
     Some(want)

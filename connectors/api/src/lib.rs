@@ -56,6 +56,8 @@ pub struct Target {
     /// The migration, for session names and owned objects.
     pub migration: MigrationId,
     pub name: String,
+    /// Chunks that this process reads at once. A source whose snapshots cannot be joined later opens as many sessions ahead.
+    pub readers: usize,
 }
 
 /// One family of databases. `connectors/all` lists them; the core looks them up by kind.

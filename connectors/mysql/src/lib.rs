@@ -18,9 +18,11 @@
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
 pub mod catalog;
+pub mod changes;
 pub mod connect;
 pub mod errors;
 pub mod flavor;
+pub mod position;
 pub mod sql;
 pub mod typemap;
 pub mod types;
