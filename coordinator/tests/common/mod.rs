@@ -47,6 +47,7 @@ pub fn catalog() -> Catalog {
         options: Default::default(),
     };
     Catalog {
+        scope: None,
         origin: "memory".into(),
         version: 1,
         version_text: "1".into(),
