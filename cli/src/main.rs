@@ -7,6 +7,7 @@ mod exit;
 mod factories;
 mod file;
 mod progress;
+mod reach;
 mod run;
 mod state;
 mod validate;
@@ -97,11 +98,14 @@ enum Command {
     Extractor(cluster::WorkerArgs),
     /// Start an applier: it writes destinations. Any number may join and leave.
     Applier(cluster::WorkerArgs),
-    /// Create and steer migrations of a cluster.
+    /// Create migrations of a cluster; show and steer these, or the one that `run` carries out.
     Migration {
         /// Address of the coordinator.
         #[arg(long, env = "DROVER_COORDINATOR", default_value = "http://127.0.0.1:7440", global = true)]
         coordinator: String,
+        /// Where the `run` of a FILE keeps its state (default: .drover/NAME beside the file).
+        #[arg(long, value_name = "DIR", global = true)]
+        state: Option<PathBuf>,
         #[command(subcommand)]
         verb: verbs::Verb,
     },
@@ -133,7 +137,7 @@ fn main() -> ExitCode {
             Command::Coordinator(args) => cluster::coordinator(args).await,
             Command::Extractor(args) => cluster::extractor(args).await,
             Command::Applier(args) => cluster::applier(args).await,
-            Command::Migration { coordinator, verb } => verbs::run(&coordinator, verb).await,
+            Command::Migration { coordinator, state, verb } => verbs::run(&coordinator, state, verb).await,
         }
     });
     // Blocking threads (file writers) end with the process.

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -311,6 +311,15 @@ impl Coordinator {
     /// The server failed.
     pub async fn serve_grpc_on(&self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
         crate::grpc::serve(self.clone(), listener, shutdown).await
+    }
+
+    /// Serves verbs on this machine over a Unix socket. Who may open the socket's file may do everything: its permissions
+    /// are the caller's to set.
+    ///
+    /// # Errors
+    /// The server failed.
+    pub async fn serve_unix(&self, listener: UnixListener, shutdown: CancellationToken) -> Result<(), Error> {
+        crate::grpc::serve_unix(self.clone(), listener, shutdown).await
     }
 
     /// Serves `/healthz`, `/readyz` and `/metrics` until `shutdown`.
