@@ -17,6 +17,7 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod cells;
 pub mod changes;
 pub mod connect;
 pub mod errors;
