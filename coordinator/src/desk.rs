@@ -651,7 +651,7 @@ fn localize(mut want: Want, state: &State, worker: &str, used: &mut HashSet<u32>
             *partition = free;
             *snapshot = state.snapshot_for(worker)?.clone();
         }
-        Order::Plan { snapshot, .. } => *snapshot = state.snapshot_for(worker)?.clone(),
+        Order::Plan { snapshot, .. } | Order::Fetch { snapshot, .. } => *snapshot = state.snapshot_for(worker)?.clone(),
         _ => {}
     }
     Some(want)

@@ -9,7 +9,7 @@ use drover_model::chunk::Chunk;
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
-use drover_proto::order::{Extent, Step};
+use drover_proto::order::{Extent, Owes, Step};
 use serde::{Deserialize, Serialize};
 
 /// A side of the migration.
@@ -133,6 +133,23 @@ pub enum Event {
     TableRestarted {
         table: u32,
         generation: u32,
+    },
+    /// The apply order owes rows that are to be fetched.
+    Owes {
+        owes: Owes,
+    },
+    /// They are in the log; `lease` is that of the apply order that owes them.
+    Fetched {
+        lease: u64,
+        round: u32,
+        rows: u64,
+    },
+    /// The apply order ended: what it owed is not asked for any more.
+    OwesVoid,
+    /// Owed rows of the table are fetched on a later snapshot: changes up to its position may be in some rows.
+    Widened {
+        table: u32,
+        position: Position,
     },
     SequencesRead {
         values: Vec<(String, String, i64, bool)>,

@@ -49,6 +49,13 @@ pub enum OrderKey {
         generation: u32,
     },
     Apply,
+    /// Rows that the apply order of this lease owes, on this snapshot.
+    Fetch {
+        table: u32,
+        snapshot: u32,
+        lease: u64,
+        round: u32,
+    },
     ReadSequences,
     SetSequences,
     CleanSource,
@@ -67,6 +74,7 @@ impl OrderKey {
             | Hold { .. }
             | Plan { .. }
             | Copy { .. }
+            | Fetch { .. }
             | ReadSequences
             | CleanSource => Role::Extractor,
             Survey
@@ -94,6 +102,7 @@ impl OrderKey {
             | Plan { table, .. }
             | Copy { table, .. }
             | Load { table, .. }
+            | Fetch { table, .. }
             | Restart { table, .. } => Some(*table),
             _ => None,
         }
@@ -118,6 +127,7 @@ impl fmt::Display for OrderKey {
             Load { table, generation, chunk } => write!(f, "load/{table}/{generation}/{chunk}"),
             Restart { table, generation } => write!(f, "restart/{table}/{generation}"),
             Apply => f.write_str("apply"),
+            Fetch { table, snapshot, lease, round } => write!(f, "fetch/{table}/{snapshot}/{lease}/{round}"),
             ReadSequences => f.write_str("sequences/read"),
             SetSequences => f.write_str("sequences/set"),
             CleanSource => f.write_str("clean/source"),
@@ -161,6 +171,10 @@ impl FromStr for OrderKey {
             ("load", [_, _, _]) => Load { table: number(0)?, generation: number(1)?, chunk: number(2)? },
             ("restart", [_, _]) => Restart { table: number(0)?, generation: number(1)? },
             ("apply", []) => Apply,
+            ("fetch", [_, _, lease, _]) => {
+                let lease = lease.parse().map_err(|_| bad())?;
+                Fetch { table: number(0)?, snapshot: number(1)?, lease, round: number(3)? }
+            }
             ("sequences", ["read"]) => ReadSequences,
             ("sequences", ["set"]) => SetSequences,
             ("clean", ["source"]) => CleanSource,
@@ -201,6 +215,7 @@ mod tests {
             Copy { table: 1, generation: 2, chunk: 3, snapshot: 4 },
             Load { table: 1, generation: 2, chunk: 3 },
             Restart { table: 9, generation: 1 },
+            Fetch { table: 1, snapshot: 2, lease: u64::MAX, round: 4 },
             ReadSequences,
             CleanDestination,
         ] {

@@ -10,7 +10,7 @@ use drover_model::check::{self, CheckItem};
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
-use drover_proto::order::{Step, Window};
+use drover_proto::order::{Owes, Step, Window};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -130,6 +130,9 @@ pub struct State {
     /// Table ids, the largest first.
     pub by_size: Vec<u32>,
     pub consistent: bool,
+    /// What the running apply order owes and waits for.
+    #[serde(default)]
+    pub owed: Vec<Owes>,
     pub sequences: Option<Vec<(String, String, i64, bool)>>,
     pub sequences_set: bool,
     pub failures: BTreeMap<OrderKey, Failing>,
@@ -165,6 +168,7 @@ impl State {
             tables: Vec::new(),
             by_size: Vec::new(),
             consistent: false,
+            owed: Vec::new(),
             sequences: None,
             sequences_set: false,
             failures: BTreeMap::new(),
@@ -239,6 +243,7 @@ impl State {
     pub fn keeps_snapshot(&self) -> bool {
         self.reads_remain()
             || self.may_owe()
+            || !self.owed.is_empty()
             || (!self.settings.durable_bulk && self.tables.iter().any(|t| !t.copied.is_empty()))
     }
 
@@ -253,6 +258,7 @@ impl State {
             && self.stream_start.is_some()
             && (!self.settings.schema || (self.base_done && (self.final_done || !self.final_before_apply())))
             && self.tables_done()
+            && !self.owes_without_snapshot()
     }
 
     /// For `Apply`: between which positions each table was read.
@@ -371,11 +377,13 @@ impl State {
             }
             Event::Failed { error } => {
                 self.phase = Phase::Failed;
+                self.owed.clear();
                 self.error = Some(error.clone());
                 self.failures.clear();
             }
             Event::Paused => {
                 self.phase = Phase::Paused;
+                self.owed.clear();
                 self.failures.clear();
             }
             Event::Resumed => {
@@ -389,6 +397,7 @@ impl State {
             Event::Stopped => {
                 self.phase = Phase::Completed;
                 self.snapshot = None;
+                self.owed.clear();
                 self.failures.clear();
                 self.clean_source = Cleaning::Wanted;
             }
@@ -417,6 +426,9 @@ impl State {
             }
             Event::Deleted => self.phase = Phase::Deleted,
             Event::Warned { .. } => {}
+            Event::Owes { .. } | Event::Fetched { .. } | Event::OwesVoid | Event::Widened { .. } => {
+                self.apply_owed(event);
+            }
             other => self.apply_copy(other),
         }
     }
@@ -469,6 +481,8 @@ impl State {
                     refused: BTreeMap::new(),
                 });
                 self.next_snapshot = number + 1;
+                // Whoever owed without a snapshot begins again and asks again.
+                self.owed.clear();
             }
             Event::Joined { number, snapshot, worker } => {
                 if let Some(snap) = self.snapshot.as_mut().filter(|s| s.number == *number) {

@@ -257,6 +257,14 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::TableReplanned { table: id } => info(format!("{}: will be read from the next snapshot", table(id))),
         Event::TableRestart { table: id, why, .. } => Some(("warning", format!("{}: begun again: {why}", table(id)))),
         Event::TableRestarted { table: id, .. } => info(format!("{}: emptied", table(id))),
+        Event::Owes { owes } => info(format!(
+            "{}: {} rows changed their keys while the snapshot was lost and are fetched from the source",
+            table(&owes.table),
+            owes.keys.rows
+        )),
+        Event::Widened { table: id, position } => {
+            info(format!("{}: rows are fetched as of {position}, consistent from there on", table(id)))
+        }
         Event::SequencesSet => info("sequences set".into()),
         Event::Consistent => info("the destination is consistent".into()),
         Event::Failure { key, error, at_ms, not_before_ms } => {
@@ -280,6 +288,8 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::HoldFailed { .. }
         | Event::Copied { .. }
         | Event::Loaded { .. }
+        | Event::Fetched { .. }
+        | Event::OwesVoid
         | Event::SequencesRead { .. }
         | Event::Deleted => None,
     }

@@ -177,17 +177,9 @@ impl State {
         }
         out.push(OrderKey::SchemaFinal, || Order::Schema { step: Step::Final });
         if let Some(start) = &self.stream_start {
-            out.push(OrderKey::Apply, || Order::Apply {
-                start: start.clone(),
-                windows: self.windows(start),
-                owed_snapshot: self
-                    .snapshot
-                    .as_ref()
-                    .filter(|_| self.may_owe())
-                    .and_then(|s| s.holders.values().next())
-                    .map(|h| h.snapshot.clone()),
-            });
+            out.push(OrderKey::Apply, || Order::Apply { start: start.clone(), windows: self.windows(start) });
         }
+        self.wants_fetches(out);
         out.push(OrderKey::ReadSequences, || Order::ReadSequences);
         out.push(OrderKey::SetSequences, || Order::SetSequences { values: self.sequences.clone().unwrap_or_default() });
     }
@@ -211,7 +203,7 @@ impl State {
                         *number == self.next_snapshot
                             && ready
                             && (!s.incremental || self.stream_start.is_some())
-                            && self.reads_remain()
+                            && (self.reads_remain() || self.owes_without_snapshot())
                     }
                     Some(snap) => snap.number == *number && snap.holders.values().any(|h| h.key == *key),
                 },
@@ -246,6 +238,7 @@ impl State {
                         && (self.final_before_apply() || self.consistent)
                 }
                 OrderKey::Apply => self.may_apply(),
+                key @ OrderKey::Fetch { .. } => self.still_fetches(key),
                 OrderKey::ReadSequences => {
                     s.full
                         && !s.incremental
@@ -288,7 +281,7 @@ impl State {
     }
 }
 
-struct Out<'a> {
+pub(crate) struct Out<'a> {
     state: &'a State,
     view: &'a View<'a>,
     list: Vec<Want>,
@@ -296,7 +289,7 @@ struct Out<'a> {
 
 impl Out<'_> {
     /// Adds an order if the state wants it and it does not run yet.
-    fn push(&mut self, key: OrderKey, order: impl FnOnce() -> Order) {
+    pub(crate) fn push(&mut self, key: OrderKey, order: impl FnOnce() -> Order) {
         if !self.state.still_wants(&key) || (self.view.running)(&key) {
             return;
         }

@@ -6,7 +6,7 @@
 //! ```text
 //! Inspect (extractor) → Survey (applier) → Schema base (applier) → Stream (extractor, long; makes the snapshot)
 //!   → Hold (every extractor, long) → Plan (per table) → Copy → Load (per chunk) → Schema table (per table)
-//!   → Schema final → Apply (applier, long)
+//!   → Schema final → Apply (applier, long) ⇄ Fetch (extractor; only after a lost snapshot)
 //! ```
 
 use drover_model::check::CheckItem;
@@ -63,6 +63,16 @@ pub struct Extent {
     pub bytes: u64,
     /// Lease epoch of the copy: other attempts' records between these offsets are skipped.
     pub lease: u64,
+}
+
+/// Rows that an apply order owes: they moved to other keys, and the change stream did not carry all of their values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owes {
+    pub table: u32,
+    /// Counts what one apply order asks for. Its lease is that of the keys.
+    pub round: u32,
+    /// Where the keys lie in the log: blocks of canonical key cells.
+    pub keys: Extent,
 }
 
 /// An order.
@@ -125,7 +135,11 @@ pub enum Order {
     Apply {
         start: Position,
         windows: Vec<Window>,
-        owed_snapshot: Option<SnapshotRef>,
+    },
+    /// Extractor: fetch the rows that an apply order owes, on the snapshot, and append them to the partition that their keys are in.
+    Fetch {
+        owes: Owes,
+        snapshot: SnapshotRef,
     },
     /// Extractor: sequences' values for the destination.
     ReadSequences,
@@ -180,6 +194,14 @@ pub enum Outcome {
     Joined {
         snapshot: SnapshotRef,
     },
+    /// Not an end: applying goes on when the log has the rows, behind the keys and in the same partition.
+    Owes {
+        owes: Owes,
+    },
+    /// The rows that were owed are in the log.
+    Fetched {
+        rows: u64,
+    },
     /// The snapshot, or the hold on it, is gone.
     SnapshotLost {
         error: Error,
@@ -207,7 +229,8 @@ pub enum Outcome {
 impl Outcome {
     /// Whether the order ends with this.
     pub fn ends(&self) -> bool {
-        !matches!(self, Outcome::StreamOpened { .. } | Outcome::SnapshotTaken { .. } | Outcome::Joined { .. })
+        use Outcome::{Joined, Owes, SnapshotTaken, StreamOpened};
+        !matches!(self, StreamOpened { .. } | SnapshotTaken { .. } | Joined { .. } | Owes { .. })
     }
 }
 
