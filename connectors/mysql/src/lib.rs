@@ -18,6 +18,7 @@
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
 pub mod catalog;
+pub mod cells;
 pub mod changes;
 pub mod connect;
 pub mod errors;
