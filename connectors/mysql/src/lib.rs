@@ -18,11 +18,13 @@
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
 pub mod catalog;
+pub mod binlog;
 pub mod cells;
 pub mod changes;
 pub mod connect;
 pub mod errors;
 pub mod flavor;
+pub mod gtid;
 pub mod position;
 pub mod sql;
 pub mod typemap;
