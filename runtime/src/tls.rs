@@ -1,50 +1,43 @@
-//! TLS of clients, the same for every kind of server: what of the server's certificate is verified, and by which provider of ciphers.
+//! The client side of TLS, as the `tls` of an endpoint asks for it. One provider (aws-lc-rs) for every connection.
 
 use drover_model::error::codes;
-use drover_model::migration::TlsMode;
+use drover_model::migration::{Tls, TlsMode};
 use drover_model::{Error, Fault, Result, Retry};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use std::path::Path;
 use std::sync::Arc;
 
-fn unreadable(path: &Path, error: impl std::error::Error) -> Error {
+fn unreadable(path: &std::path::Path, error: impl std::error::Error) -> Error {
     let what = format!("cannot read the TLS material in {}", path.display());
     Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, what).cause(error)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>> {
     let bytes = std::fs::read(path).map_err(|e| unreadable(path, e))?;
     rustls_pemfile::certs(&mut &bytes[..]).collect::<std::io::Result<_>>().map_err(|e| unreadable(path, e))
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+fn private_key(path: &std::path::Path) -> Result<PrivateKeyDer<'static>> {
     let bytes = std::fs::read(path).map_err(|e| unreadable(path, e))?;
     let key = rustls_pemfile::private_key(&mut &bytes[..]).map_err(|e| unreadable(path, e))?;
     key.ok_or_else(|| unreadable(path, std::io::Error::other("there is no private key in it")))
 }
 
-/// The client side of TLS. Without `ca` the system's certificates are trusted; `cert` and `key` are the client's own, where the server asks for
-/// them. Reads the files; the mode [`TlsMode::Off`] makes no sense here and is taken as [`TlsMode::VerifyFull`].
-pub fn client_config(
-    mode: TlsMode,
-    ca: Option<&Path>,
-    cert: Option<&Path>,
-    key: Option<&Path>,
-) -> Result<rustls::ClientConfig> {
+/// The client side of TLS for these settings.
+pub fn client_config(tls: &Tls) -> Result<rustls::ClientConfig> {
     let wrong = |e: rustls::Error| {
         Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, "the TLS material cannot be used").cause(e)
     };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = rustls::RootCertStore::empty();
-    match ca {
+    match &tls.ca {
         Some(ca) => {
             for certificate in certificates(ca)? {
                 roots.add(certificate).map_err(wrong)?;
             }
         }
         // Some of the system's certificates may be odd; the others serve.
-        None if mode != TlsMode::Require => {
+        None if tls.mode != TlsMode::Require => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
         None => {}
@@ -52,8 +45,8 @@ pub fn client_config(
     let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(wrong)?;
-    let builder = match mode {
-        TlsMode::Off | TlsMode::VerifyFull => builder.with_root_certificates(roots),
+    let builder = match tls.mode {
+        TlsMode::VerifyFull => builder.with_root_certificates(roots),
         mode => {
             let inner = (mode == TlsMode::VerifyCa)
                 .then(|| {
@@ -68,7 +61,7 @@ pub fn client_config(
             builder.dangerous().with_custom_certificate_verifier(Arc::new(NoName { inner, provider }))
         }
     };
-    match (cert, key) {
+    match (&tls.cert, &tls.key) {
         (Some(cert), Some(key)) => builder.with_client_auth_cert(certificates(cert)?, private_key(key)?).map_err(wrong),
         _ => Ok(builder.with_no_client_auth()),
     }

@@ -17,6 +17,7 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod catalog;
 pub mod binlog;
 pub mod cells;
 pub mod changes;
@@ -26,6 +27,7 @@ pub mod flavor;
 pub mod gtid;
 pub mod position;
 pub mod sql;
+pub mod typemap;
 pub mod types;
 
 /// The row format that two of the family agree on: cells of `drover_model::row`, text in the source column's character set.

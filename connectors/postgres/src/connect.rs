@@ -4,35 +4,17 @@
 use crate::errors::classify;
 use crate::replication::{Endpoint, ReplicationSession};
 use drover_model::error::codes;
+pub use drover_model::migration::{Tls, TlsMode};
 use drover_model::{Error, Fault, MigrationId, Result, Retry};
 use drover_runtime::task;
+use drover_runtime::tls::client_config;
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
-
-/// How far the server's certificate is verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsMode {
-    Off,
-    /// Encrypted, but anybody may answer.
-    Require,
-    VerifyCa,
-    VerifyFull,
-}
-
-/// TLS of one endpoint.
-#[derive(Debug, Clone)]
-pub struct Tls {
-    pub mode: TlsMode,
-    pub ca: Option<PathBuf>,
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-}
 
 /// Where and as whom to connect.
 #[derive(Debug, Clone)]
@@ -196,16 +178,4 @@ where
         ended.send_replace(true);
     });
     Session { client, closed, _connection: connection }
-}
-
-/// The client side of TLS for these settings.
-fn client_config(tls: &Tls) -> Result<rustls::ClientConfig> {
-    use drover_model::migration::TlsMode as Mode;
-    let mode = match tls.mode {
-        TlsMode::Off => Mode::Off,
-        TlsMode::Require => Mode::Require,
-        TlsMode::VerifyCa => Mode::VerifyCa,
-        TlsMode::VerifyFull => Mode::VerifyFull,
-    };
-    drover_runtime::tls::client_config(mode, tls.ca.as_deref(), tls.cert.as_deref(), tls.key.as_deref())
 }

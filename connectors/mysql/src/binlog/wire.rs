@@ -249,10 +249,7 @@ impl Wire {
     }
 
     async fn encrypt(&mut self, settings: &Settings) -> Result<(), Error> {
-        let tls = &settings.tls;
-        let config =
-            drover_runtime::tls::client_config(tls.mode, tls.ca.as_deref(), tls.cert.as_deref(), tls.key.as_deref())
-                .map_err(|e| Error::Tls(e.to_string()))?;
+        let config = drover_runtime::tls::client_config(&settings.tls).map_err(|e| Error::Tls(e.to_string()))?;
         if !self.input.is_empty() {
             return Err(Error::Protocol("clear text ahead of the encryption"));
         }
