@@ -17,8 +17,8 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
-pub mod catalog;
 pub mod binlog;
+pub mod catalog;
 pub mod cells;
 pub mod changes;
 pub mod connect;
