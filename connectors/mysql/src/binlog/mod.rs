@@ -9,6 +9,7 @@ pub mod event;
 pub mod json;
 pub mod json_diff;
 pub mod lex;
+pub mod payload;
 pub mod query;
 pub mod rows;
 pub mod table_map;
