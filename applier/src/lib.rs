@@ -12,6 +12,7 @@ mod roles;
 pub mod schedule;
 mod session;
 mod survey;
+mod trim;
 pub mod windows;
 
 pub use roles::{Applier, DestinationFactory};
