@@ -118,7 +118,7 @@ pub enum Order {
         snapshot: SnapshotRef,
         partition: u32,
     },
-    /// Applier: load a chunk. `trim`: everything before this offset of the partition is not needed any more.
+    /// Applier: load a chunk. `trim`: once it is loaded, nothing before this offset of its partition is needed any more.
     Load {
         table: u32,
         generation: u32,
