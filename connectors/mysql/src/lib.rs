@@ -25,6 +25,7 @@ pub mod flavor;
 pub mod position;
 pub mod sql;
 pub mod types;
+pub mod wire;
 
 /// The row format that two of the family agree on: cells of `drover_model::row`, text in the source column's character set.
 pub const CELLS: &str = "mysql-cells";
