@@ -41,8 +41,7 @@ pub struct Wire {
     sequence: u8,
     capabilities: CapabilityFlags,
     status: StatusFlags,
-    /// A command is under way: its answer was not read to the end.
-    busy: bool,
+    stage: Stage,
     id: u32,
     pub version: Version,
     pub fault: Fault,
@@ -53,6 +52,19 @@ impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "session {} at {}", self.id, self.at)
     }
+}
+
+/// How far the answer to the last command was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// To its end.
+    Idle,
+    /// Not at all.
+    First,
+    /// The columns are known, or being read; rows follow up to their end.
+    Rows,
+    /// An answer of another form: its end can be told by nobody who comes later.
+    Other,
 }
 
 /// A column of a prepared statement's result.
@@ -113,14 +125,14 @@ impl Wire {
     }
     /// Whether an answer is still to be read: the session cannot be used for anything else before.
     pub fn is_busy(&self) -> bool {
-        self.busy
+        self.stage != Stage::Idle
     }
 
     /// Asks whether the server is there.
     pub async fn ping(&mut self) -> Result<()> {
         let what = "cannot reach a session";
         let failed = |e: Broken| e.into_error(Fault::Source, what);
-        self.command(0x0e, b"").await.map_err(failed)?;
+        self.command(0x0e, b"", Stage::First).await.map_err(failed)?;
         self.simple().await.map_err(failed)
     }
 
@@ -142,7 +154,7 @@ impl Wire {
     }
 
     async fn query(&mut self, sql: &str) -> std::result::Result<Vec<Vec<TextRow>>, Broken> {
-        self.command(0x03, sql.as_bytes()).await?;
+        self.command(0x03, sql.as_bytes(), Stage::First).await?;
         let mut results = Vec::new();
         loop {
             let first = self.packet().await?;
@@ -151,6 +163,7 @@ impl Wire {
                 Some(0x00) => self.take_ok(&first)?,
                 Some(0xfb) => return Err(Broken::protocol("the server asks for a file")),
                 _ => {
+                    self.stage = Stage::Rows;
                     let columns =
                         read_lenenc(&mut &first[..]).ok_or_else(|| Broken::protocol("a result without columns"))?;
                     self.definitions(columns as usize).await?;
@@ -167,8 +180,8 @@ impl Wire {
                 }
             }
             results.push(rows);
-            if !self.status.contains(StatusFlags::SERVER_MORE_RESULTS_EXISTS) {
-                self.busy = false;
+            self.end_result();
+            if self.stage == Stage::Idle {
                 return Ok(results);
             }
         }
@@ -181,7 +194,7 @@ impl Wire {
     }
 
     async fn prepared(&mut self, sql: &str) -> std::result::Result<Statement, Broken> {
-        self.command(0x16, sql.as_bytes()).await?;
+        self.command(0x16, sql.as_bytes(), Stage::Other).await?;
         let packet = self.packet().await?;
         let mut rest = &packet[..];
         if rest.len() < 12 || rest.get_u8() != 0 {
@@ -192,7 +205,7 @@ impl Wire {
             return Err(Broken::protocol("a statement with parameters"));
         }
         let columns = self.definitions(usize::from(columns)).await?;
-        self.busy = false;
+        self.stage = Stage::Idle;
         Ok(Statement { id, columns })
     }
 
@@ -206,8 +219,9 @@ impl Wire {
         let mut body = statement.id.to_le_bytes().to_vec();
         // No cursor, one execution.
         body.extend_from_slice(&[0, 1, 0, 0, 0]);
-        self.command(0x17, &body).await?;
+        self.command(0x17, &body, Stage::First).await?;
         let first = self.packet().await?;
+        self.stage = Stage::Rows;
         let columns = read_lenenc(&mut &first[..]).unwrap_or(0);
         if columns == 0 || columns as usize != statement.columns.len() {
             return Err(Broken::protocol("a statement gave other columns than it was prepared with"));
@@ -248,7 +262,7 @@ impl Wire {
                             return Err(self.error(&end).into_error(fault, what));
                         }
                         self.take_end(&end).map_err(|e| e.into_error(fault, what))?;
-                        self.busy = false;
+                        self.end_result();
                         return Ok(Flow::End);
                     }
                     _ => return Err(Broken::protocol("a damaged row").into_error(fault, what)),
@@ -283,35 +297,71 @@ impl Wire {
     /// Forgets a prepared statement at the server.
     pub async fn close(&mut self, statement: &Statement) -> Result<()> {
         let failed = |e: Broken| e.into_error(Fault::Source, "cannot close a statement");
-        self.command(0x19, &statement.id.to_le_bytes()).await.map_err(failed)?;
+        self.command(0x19, &statement.id.to_le_bytes(), Stage::Other).await.map_err(failed)?;
         // There is no answer.
-        self.busy = false;
+        self.stage = Stage::Idle;
         Ok(())
     }
 
     /// Reads what is left of an answer and throws it away. An error of the server ends the answer, too.
     pub async fn drain(&mut self) -> Result<()> {
-        while self.busy {
-            match self.packet().await {
-                Ok(packet) if self.is_end(&packet) => {
-                    let failed = |e: Broken| e.into_error(Fault::Source, "cannot read an answer to its end");
-                    self.take_end(&packet).map_err(failed)?;
-                    self.busy = self.status.contains(StatusFlags::SERVER_MORE_RESULTS_EXISTS);
+        let fault = self.fault;
+        let failed = |e: Broken| e.into_error(fault, "cannot read an answer to its end");
+        if !self.joined.is_empty() {
+            // What follows is the rest of a long row, whatever its first byte is.
+            self.joined.clear();
+            loop {
+                let Some(length) = self.complete() else {
+                    self.fill().await.map_err(failed)?;
+                    continue;
+                };
+                self.advance(length);
+                if length < MAX_PAYLOAD {
+                    break;
                 }
-                Ok(_) | Err(Broken::Server(_)) => {}
-                Err(e) => return Err(e.into_error(self.fault, "cannot read an answer to its end")),
+            }
+        }
+        while self.stage != Stage::Idle {
+            if self.stage == Stage::Other {
+                return Err(failed(Broken::protocol("it was left in the middle of a preparation")));
+            }
+            let packet = match self.packet().await {
+                Ok(packet) => packet,
+                Err(Broken::Server(_)) => continue,
+                Err(e) => return Err(failed(e)),
+            };
+            match self.stage {
+                Stage::First if packet.first() == Some(&0x00) => {
+                    self.take_ok(&packet).map_err(failed)?;
+                    self.end_result();
+                }
+                Stage::First => self.stage = Stage::Rows,
+                // Old servers end the columns in the same way as the rows.
+                Stage::Rows if self.is_end(&packet) && self.deprecates_eof() => {
+                    self.take_end(&packet).map_err(failed)?;
+                    self.end_result();
+                }
+                Stage::Rows if self.is_end(&packet) => {
+                    return Err(failed(Broken::protocol("this server does not say what ended")));
+                }
+                _ => {}
             }
         }
         Ok(())
     }
 
+    fn end_result(&mut self) {
+        let more = self.status.contains(StatusFlags::SERVER_MORE_RESULTS_EXISTS);
+        self.stage = if more { Stage::First } else { Stage::Idle };
+    }
+
     // ---- packets ----
 
-    async fn command(&mut self, command: u8, body: &[u8]) -> std::result::Result<(), Broken> {
-        if self.busy {
+    async fn command(&mut self, command: u8, body: &[u8], answer: Stage) -> std::result::Result<(), Broken> {
+        if self.stage != Stage::Idle {
             return Err(Broken::protocol("a session was used while an answer was still to be read"));
         }
-        self.busy = true;
+        self.stage = answer;
         self.sequence = 0;
         let mut payload = Vec::with_capacity(body.len() + 1);
         payload.push(command);
@@ -380,7 +430,7 @@ impl Wire {
     async fn simple(&mut self) -> std::result::Result<(), Broken> {
         let packet = self.packet().await?;
         self.take_ok(&packet)?;
-        self.busy = false;
+        self.end_result();
         Ok(())
     }
 
@@ -427,7 +477,7 @@ impl Wire {
 
     /// The error in a packet. It ends the command.
     fn error(&mut self, packet: &[u8]) -> Broken {
-        self.busy = false;
+        self.stage = Stage::Idle;
         let mut rest = packet.get(1..).unwrap_or_default();
         if rest.len() < 2 {
             return Broken::protocol("a short error");

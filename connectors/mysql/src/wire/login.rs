@@ -55,7 +55,7 @@ pub(super) async fn open(dialer: &Dialer, purpose: &str) -> Result<Wire> {
         sequence: 0,
         capabilities: CapabilityFlags::empty(),
         status: StatusFlags::empty(),
-        busy: false,
+        stage: super::Stage::Idle,
         id: 0,
         version: Version { flavor: crate::flavor::Flavor::MySql, number: 0, text: String::new() },
         fault: s.fault,
@@ -125,7 +125,7 @@ pub(super) async fn open(dialer: &Dialer, purpose: &str) -> Result<Wire> {
         bytes
     };
     wire.send(&answer).await?;
-    authenticate(&mut wire, dialer, plugin, nonce, encrypted || s.host.starts_with('/')).await?;
+    authenticate(&mut wire, dialer, nonce, encrypted || s.host.starts_with('/')).await?;
     Ok(wire)
 }
 
@@ -145,13 +145,7 @@ async fn encrypt(mut wire: Wire, dialer: &Dialer) -> Result<Wire> {
 }
 
 /// Answers until the server is content. `private`: nobody else can read along.
-async fn authenticate(
-    wire: &mut Wire,
-    dialer: &Dialer,
-    mut plugin: AuthPlugin<'static>,
-    mut nonce: Vec<u8>,
-    private: bool,
-) -> Result<()> {
+async fn authenticate(wire: &mut Wire, dialer: &Dialer, mut nonce: Vec<u8>, private: bool) -> Result<()> {
     let password = dialer.settings().password.as_deref();
     // Each plugin needs a few rounds at most.
     for _ in 0..8 {
@@ -160,7 +154,7 @@ async fn authenticate(
             Some(0x00) => return wire.take_ok(&packet),
             Some(0xfe) if packet.len() > 1 => {
                 let switch = ParseBuf(&packet).parse::<AuthSwitchRequest<'_>>(()).map_err(Broken::Io)?;
-                plugin = switch.auth_plugin().into_owned();
+                let plugin = switch.auth_plugin().into_owned();
                 nonce = switch.plugin_data().to_vec();
                 let socket =
                     matches!(&plugin, AuthPlugin::Other(name) if matches!(&**name, b"auth_socket" | b"unix_socket"));
