@@ -5,6 +5,7 @@
 //! executes and commits in the source's order. What a batch owes (`owed`) is fetched from the source by way of an extractor.
 
 pub mod apply;
+mod changed;
 pub mod compact;
 pub mod consume;
 pub mod load;

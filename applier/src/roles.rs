@@ -5,7 +5,7 @@ use crate::load::{Chunk, Loaded, load};
 use crate::owed::Creditor;
 use crate::survey::survey;
 use async_trait::async_trait;
-use drover_connectors_api::{Destination, Loader, SchemaStep};
+use drover_connectors_api::{Destination, Loader, SchemaStep, Side};
 use drover_log::{Log, LogFactory, Stream};
 use drover_model::error::codes;
 use drover_model::migration::OnConflict;
@@ -188,8 +188,25 @@ impl Applier {
                 done(Vec::new())
             }
             Order::SetSequences { values } => {
-                self.destination(d).await?.set_sequences(values).await?;
-                done(Vec::new())
+                let destination = self.destination(d).await?;
+                let catalog =
+                    d.catalog.as_ref().ok_or_else(|| Error::internal("sequences came before the catalogue"))?;
+                let mapped = destination.map_sequences(catalog, &d.plans, &d.objects, values)?;
+                let (names, values): (Vec<_>, Vec<_>) = mapped.into_iter().unzip();
+                destination.set_sequences(&values).await?;
+                drover_runtime::failpoint("sequences-set-not-reported");
+                done(names)
+            }
+            Order::Digest { table, side: drover_proto::order::Side::Destination } => {
+                let mut rows = self.destination(d).await?.rows().await?;
+                let plan = plan_of(d, *table)?;
+                // A cancelled reading goes with its session.
+                let summary = tokio::select! {
+                    () = job.cancel.cancelled() => return Ok(None),
+                    summary = drover_validate::summary(&mut *rows, plan, Side::Destination) => summary?,
+                };
+                drover_runtime::failpoint("digested-not-reported");
+                Ok(Some(Outcome::Digested { rows: summary.rows, sum: summary.sum }))
             }
             Order::CleanDestination => {
                 self.with_loaders(|l| l.remove(&d.id));

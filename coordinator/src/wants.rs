@@ -185,6 +185,18 @@ impl State {
         self.wants_fetches(out);
         out.push(OrderKey::ReadSequences, || Order::ReadSequences);
         out.push(OrderKey::SetSequences, || Order::SetSequences { values: self.sequences.clone().unwrap_or_default() });
+        for key in self.cutover_keys() {
+            let order = match &key {
+                OrderKey::CutoverRead { .. } => Order::ReadSequences,
+                OrderKey::CutoverSet { .. } => {
+                    let values = self.cutover.as_ref().and_then(|c| c.sequences.clone());
+                    Order::SetSequences { values: values.unwrap_or_default() }
+                }
+                OrderKey::CutoverSum { side, table, .. } => Order::Digest { table: *table, side: *side },
+                _ => Order::Mark,
+            };
+            out.push(key, || order);
+        }
     }
 
     /// Whether an order, running or not, belongs to the work of this state. An order that does not is taken back.
@@ -250,7 +262,7 @@ impl State {
                         && self.sequences.is_none()
                 }
                 OrderKey::SetSequences => s.full && self.sequences.is_some() && !self.sequences_set,
-                _ => false,
+                key => self.cutover_wants(key),
             },
             _ => false,
         }

@@ -6,7 +6,7 @@ use crate::inspect;
 use crate::readers::Readers;
 use crate::stream::{self, Publisher, end_of_log};
 use async_trait::async_trait;
-use drover_connectors_api::{Hold, Source, StreamSpec};
+use drover_connectors_api::{Hold, Side, Source, StreamSpec};
 use drover_log::LogFactory;
 use drover_model::error::codes;
 use drover_model::plan::SnapshotRef;
@@ -237,6 +237,21 @@ impl Extractor {
             }
             Order::Copy { .. } => self.copy(job).await,
             Order::Fetch { owes, snapshot } => self.fetch(job, owes, snapshot).await,
+            Order::Mark => {
+                let position = self.source(d).await?.mark().await?;
+                drover_runtime::failpoint("marked-not-reported");
+                Ok(Some(Outcome::Marked { position }))
+            }
+            Order::Digest { table, side: drover_proto::order::Side::Source } => {
+                let mut rows = self.source(d).await?.rows().await?;
+                let plan = plan_of(d, *table)?;
+                // A cancelled reading goes with its session.
+                let summary = tokio::select! {
+                    () = job.cancel.cancelled() => return Ok(None),
+                    summary = drover_validate::summary(&mut *rows, plan, Side::Source) => summary?,
+                };
+                Ok(Some(Outcome::Digested { rows: summary.rows, sum: summary.sum }))
+            }
             Order::ReadSequences => Ok(Some(Outcome::Sequences { values: self.source(d).await?.sequences().await? })),
             Order::CleanSource => {
                 self.readers.close(d.id);

@@ -144,6 +144,13 @@ pub enum Order {
         owes: Owes,
         snapshot: SnapshotRef,
     },
+    /// Extractor: write a mark into the source's log.
+    Mark,
+    /// Extractor or applier: sum up all rows of a table on its side.
+    Digest {
+        table: u32,
+        side: Side,
+    },
     /// Extractor: sequences' values for the destination.
     ReadSequences,
     /// Applier: set them.
@@ -153,6 +160,14 @@ pub enum Order {
     /// Extractor / applier: drop what drover created on that side.
     CleanSource,
     CleanDestination,
+}
+
+/// A side of the migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Source,
+    Destination,
 }
 
 /// A step of creating schema, as data of an order (the connectors' `SchemaStep`).
@@ -224,6 +239,14 @@ pub enum Outcome {
     Sequences {
         values: Vec<(String, String, i64, bool)>,
     },
+    Marked {
+        position: Position,
+    },
+    /// Equal rows on both sides have equal `sum`s (a hash, as text).
+    Digested {
+        rows: u64,
+        sum: String,
+    },
     Failed {
         error: Error,
     },
@@ -270,5 +293,12 @@ pub enum Progress {
         transactions: u64,
         commit_micros: i64,
         consistent: bool,
+        /// Everything up to here was applied before this order began: it knows of no change before.
+        #[serde(default)]
+        from: Option<Position>,
+        /// Tables that changed last and where, the latest first; some at most. No later change than the first one's is applied
+        /// up to `applied`.
+        #[serde(default)]
+        changed: Vec<(u32, Position)>,
     },
 }

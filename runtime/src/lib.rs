@@ -5,6 +5,7 @@
 pub mod failpoint;
 pub mod retry;
 pub mod secret;
+pub mod spill;
 pub mod task;
 pub mod telemetry;
 pub mod tls;

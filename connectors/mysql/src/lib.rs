@@ -17,14 +17,18 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod catalog;
+pub mod binlog;
 pub mod cells;
 pub mod changes;
 pub mod connect;
 pub mod errors;
 pub mod flavor;
+pub mod gtid;
 pub mod position;
 pub mod snapshot;
 pub mod sql;
+pub mod typemap;
 pub mod types;
 pub mod wire;
 

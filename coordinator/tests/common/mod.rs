@@ -47,6 +47,7 @@ pub fn catalog() -> Catalog {
         options: Default::default(),
     };
     Catalog {
+        scope: None,
         origin: "memory".into(),
         version: 1,
         version_text: "1".into(),
@@ -119,5 +120,7 @@ pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: boo
             let keys = Extent { partition: 0, records: Some((lease, lease)), rows: 1, bytes: 9, lease };
             Outcome::Owes { owes: Owes { table, round: 0, keys } }
         }
+        Order::Mark => Outcome::Marked { position: at(time) },
+        Order::Digest { table, .. } => Outcome::Digested { rows: ROWS, sum: format!("sum {table}") },
     })
 }
