@@ -7,6 +7,7 @@ pub mod retry;
 pub mod secret;
 pub mod task;
 pub mod telemetry;
+pub mod tls;
 pub mod worker;
 
 pub use failpoint::failpoint;

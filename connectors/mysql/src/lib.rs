@@ -17,12 +17,15 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod catalog;
+pub mod cells;
 pub mod changes;
 pub mod connect;
 pub mod errors;
 pub mod flavor;
 pub mod position;
 pub mod sql;
+pub mod typemap;
 pub mod types;
 
 /// The row format that two of the family agree on: cells of `drover_model::row`, text in the source column's character set.
