@@ -79,7 +79,10 @@ impl State {
 
     fn wants_stages(&self, out: &mut Out<'_>) {
         out.push(OrderKey::SchemaBase, || Order::Schema { step: Step::Base });
-        out.push(OrderKey::Stream, || Order::Stream { resume: self.stream_start.is_some() });
+        out.push(OrderKey::Stream, || {
+            let start = self.stream_start.clone();
+            Order::Stream { resume: start.is_some(), start }
+        });
         let number = self.next_snapshot;
         out.push(OrderKey::Snapshot { number }, || Order::Snapshot { number });
         if let Some(snap) = &self.snapshot

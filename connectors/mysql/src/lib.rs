@@ -26,9 +26,11 @@ pub mod errors;
 pub mod flavor;
 pub mod gtid;
 pub mod position;
+pub mod snapshot;
 pub mod sql;
 pub mod typemap;
 pub mod types;
+pub mod wire;
 
 /// The row format that two of the family agree on: cells of `drover_model::row`, text in the source column's character set.
 pub const CELLS: &str = "mysql-cells";
