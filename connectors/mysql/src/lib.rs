@@ -23,6 +23,7 @@ pub mod connect;
 pub mod errors;
 pub mod flavor;
 pub mod position;
+pub mod schema;
 pub mod sql;
 pub mod typemap;
 pub mod types;
