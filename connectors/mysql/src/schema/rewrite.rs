@@ -124,13 +124,20 @@ pub fn mentions(text: &str, names: &BTreeSet<String>) -> Option<String> {
     lex::words(text).iter().filter_map(Token::name).map(|n| n.to_lowercase()).find(|n| names.contains(n))
 }
 
-/// Names of collations behind COLLATE, of character sets behind CHARSET and CHARACTER SET, as the destination calls them.
-pub fn collations(text: &str, known: &Known) -> String {
+/// Names of collations behind COLLATE, of character sets behind CHARSET and CHARACTER SET, as the destination calls them. MariaDB gets
+/// no `_utf8mb4'…'`: it stores such a literal without its escapes and cannot read it again; in drover's sessions the plain one is the same.
+pub fn dialect(text: &str, known: &Known) -> String {
     let words = lex::words(text);
     let mut out = String::with_capacity(text.len());
     let mut copied = 0;
     for (i, word) in words.iter().enumerate().skip(1) {
         let before = &words[i - 1];
+        let unicode = ["_utf8mb4", "_utf8mb3", "_utf8"].iter().any(|w| before.is(w));
+        if known.version.is_mariadb() && unicode && word.kind == Kind::Literal {
+            out.push_str(&text[copied..before.at]);
+            copied = word.at;
+            continue;
+        }
         let name = match word.name() {
             Some(name) => name,
             None => continue,

@@ -84,11 +84,11 @@ impl Work<'_> {
         };
         let my_type = MyType::parse(&type_text)?;
         let v = self.known.version.clone();
-        let mut out = format!("{} {}", sql::name(&name), self.typed(column, &type_text, &my_type));
+        let mut out = format!("{} {}", sql::name(&name), self.typed(table, column, &type_text, &my_type));
         let note = |work: &mut Self, what: &str, why: &str| work.note(plan, &column.name, what, why);
         if let Some((expression, stored)) = &definition.generated {
             let expression = match rewrite::columns(expression, &columns.renamed, &columns.dropped, false) {
-                Ok(e) => rewrite::collations(&e, self.known),
+                Ok(e) => rewrite::dialect(&e, self.known),
                 Err(why) => {
                     self.leave_out("column", &plan.source, &column.name, &why);
                     return None;
@@ -153,8 +153,17 @@ impl Work<'_> {
         Some(out)
     }
 
-    /// The type with character set and collation named: their defaults differ from server to server.
-    fn typed(&self, column: &Column, type_text: &str, my_type: &MyType) -> String {
+    /// Character set and collation of a table at the destination: named always, for defaults differ from server to server.
+    fn table_charset(&self, table: &Table) -> Option<(String, String)> {
+        let collation = table.options.get("collation")?;
+        let set = table.options.get("charset").map(String::as_str).or(collation.split('_').next())?;
+        let set = collate::charset(set, self.known)?;
+        let collation = collate::collation(collation, &set, self.known).name().to_owned();
+        Some((set, collation))
+    }
+
+    /// The type, with character set and collation where they are not the table's.
+    fn typed(&self, table: &Table, column: &Column, type_text: &str, my_type: &MyType) -> String {
         let Some(charset) = &my_type.charset else { return type_text.to_owned() };
         let bare = &type_text[..type_text.rfind(" character set ").unwrap_or(type_text.len())];
         let own = MyType::parse(&column.origin_type).and_then(|t| t.charset);
@@ -164,6 +173,9 @@ impl Work<'_> {
             _ if charset == "ascii" => "ascii_general_ci".to_owned(),
             _ => format!("{charset}_bin"),
         };
+        if self.table_charset(table).is_some_and(|(s, c)| s == *charset && c == collation) {
+            return bare.to_owned();
+        }
         format!("{bare} CHARACTER SET {charset} COLLATE {collation}")
     }
 
@@ -183,7 +195,7 @@ impl Work<'_> {
             || (words.len() == 2 && sign)
             || bits;
         let text = rewrite::columns(default, &columns.renamed, &columns.dropped, false)?;
-        let text = rewrite::collations(&text, self.known);
+        let text = rewrite::dialect(&text, self.known);
         let wide = matches!(my_type.kind, Kind::Text { .. } | Kind::Blob { .. } | Kind::Json | Kind::Geometry { .. });
         let is_null = words.len() == 1 && first.is("NULL");
         if literal && wide && !is_null && !v.is_mariadb() {
@@ -219,7 +231,7 @@ impl Work<'_> {
         }
         let check = definition.check.as_deref()?;
         match rewrite::columns(check, &columns.renamed, &columns.dropped, false) {
-            Ok(text) => Some(rewrite::collations(&text, self.known)),
+            Ok(text) => Some(rewrite::dialect(&text, self.known)),
             Err(why) => {
                 self.note(plan, &column.name, &format!("CHECK {check}"), &why);
                 None
@@ -229,7 +241,7 @@ impl Work<'_> {
 
     fn check_line(&mut self, plan: &TablePlan, part: &Object, columns: &Columns) -> Option<String> {
         let text = match rewrite::columns(&part.definition, &columns.renamed, &columns.dropped, false) {
-            Ok(text) => rewrite::collations(&text, self.known),
+            Ok(text) => rewrite::dialect(&text, self.known),
             Err(why) => {
                 self.leave_out("check", &plan.source, &part.name, &why);
                 return None;
@@ -345,7 +357,7 @@ impl Work<'_> {
                         return Err(format!("{v} has no indexes over expressions"));
                     }
                     let text = rewrite::columns(text, &columns.renamed, &columns.dropped, false)?;
-                    parts.push(rewrite::collations(&text, self.known));
+                    parts.push(rewrite::dialect(&text, self.known));
                 }
                 KeyPart::Expression { text } if v.is_mariadb() => parts.push(text.clone()),
                 KeyPart::Expression { .. } => return Err("MySQL has no periods".into()),
@@ -394,9 +406,11 @@ impl Work<'_> {
             let hidden = w.is("INVISIBLE") || w.is("IGNORED");
             if hidden && (v.mysql(80_000) || v.mariadb(100_600)) {
                 out.push(if v.is_mariadb() { "IGNORED" } else { "INVISIBLE" }.to_owned());
-            } else if w.is("USING") && words.get(from + 1).is_some_and(|t| t.is("HASH") || t.is("BTREE")) {
-                out.push(clause.to_owned());
-            } else if w.is("COMMENT") || w.is("KEY_BLOCK_SIZE") || (self.origin == v.flavor && !hidden) {
+            } else if w.is("COMMENT")
+                || w.is("KEY_BLOCK_SIZE")
+                || (w.is("USING") && words.get(from + 1).is_some_and(|t| t.is("HASH") || t.is("BTREE")))
+                || (self.origin == v.flavor && !hidden)
+            {
                 out.push(clause.to_owned());
             } else if w.is("NOT") || w.is("VISIBLE") {
                 // The rule.
@@ -410,12 +424,8 @@ impl Work<'_> {
     fn table_options(&mut self, plan: &TablePlan, table: &Table, partitioned: bool) -> String {
         let option = |name: &str| table.options.get(name).map(String::as_str);
         let mut out = format!(" ENGINE={}", self.engine(plan, option("engine").unwrap_or("InnoDB"), partitioned));
-        if let Some(collation) = option("collation") {
-            let set = option("charset").or(collation.split('_').next()).unwrap_or_default();
-            if let Some(set) = collate::charset(set, self.known) {
-                let collation = collate::collation(collation, &set, self.known).name().to_owned();
-                out.push_str(&format!(" DEFAULT CHARSET={set} COLLATE={collation}"));
-            }
+        if let Some((set, collation)) = self.table_charset(table) {
+            out.push_str(&format!(" DEFAULT CHARSET={set} COLLATE={collation}"));
         }
         let others: Vec<(String, String)> =
             option("options").and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();

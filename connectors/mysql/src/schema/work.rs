@@ -254,7 +254,7 @@ impl<'a> Work<'a> {
         let (algorithm, tail) = rewrite::view(&o.definition).ok_or("its definition is not understood")?;
         let mut known: BTreeSet<TableName> = self.catalog.tables.iter().map(|t| t.name.clone()).collect();
         known.extend(self.catalog.objects.iter().filter(|v| v.kind == "view" || v.kind == "sequence").map(named));
-        let tail = rewrite::collations(&self.renames.query(tail, &known)?, self.known);
+        let tail = rewrite::dialect(&self.renames.query(tail, &known)?, self.known);
         let name = self.renames.of(&named(o));
         let sql = format!("CREATE ALGORITHM={algorithm} SQL SECURITY INVOKER VIEW {} {tail}", sql::qualified(&name));
         self.views.insert(named(o).to_string());
@@ -272,7 +272,7 @@ impl<'a> Work<'a> {
             return Err("it is written in Oracle's language, which MySQL does not speak".into());
         }
         let (head, tail) = rewrite::routine(&o.definition).ok_or("its definition is not understood")?;
-        let head = rewrite::collations(head, self.known);
+        let head = rewrite::dialect(head, self.known);
         let name = self.renames.of(&named(o));
         let aggregate = o.kind == "function" && lex::words(&o.definition).iter().take(8).any(|t| t.is("AGGREGATE"));
         if aggregate && !self.known.version.is_mariadb() {
