@@ -27,6 +27,7 @@ pub mod flavor;
 pub mod gtid;
 pub mod position;
 pub mod snapshot;
+pub mod schema;
 pub mod sql;
 pub mod typemap;
 pub mod types;
