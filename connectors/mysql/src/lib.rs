@@ -18,10 +18,17 @@
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
 pub mod connect;
+pub mod encode;
 pub mod errors;
 pub mod flavor;
+pub mod load;
+pub mod progress;
+pub mod restart;
+pub mod sessions;
+mod shape;
 pub mod sql;
 pub mod types;
+mod warnings;
 
 /// The row format that two of the family agree on: cells of `drover_model::row`, text in the source column's character set.
 pub const CELLS: &str = "mysql-cells";
