@@ -7,8 +7,10 @@
 //! may have been their victim), and then ends the order: the coordinator decides about trying again. The progress at the destination,
 //! moved by each commit from the previous position to the next under our epoch, says what is done.
 
+use crate::changed::Changed;
 use crate::compact::{Folded, Shapes};
 use crate::consume::{Consumer, Record, Trail, Verdict};
+use crate::owed::{Creditor, Owing};
 use crate::schedule::{BatchId, Footprint, Schedule, State};
 use crate::session::{self, Command, Common, Reply, Work, mode_of};
 use crate::windows::{Mode, Windows};
@@ -22,9 +24,10 @@ use drover_model::{Error, Fault, Position, Result, Retry};
 use drover_proto::order::{Description, Progress, Window};
 use drover_runtime::{CancellationToken, task};
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio::time::Instant;
 
 /// How changes are applied.
@@ -71,6 +74,9 @@ pub struct Task {
     pub windows: Vec<Window>,
     pub options: Options,
     pub tell: Tell,
+    /// Lease of the order, and who hears of rows that it owes.
+    pub lease: u64,
+    pub creditor: Arc<dyn Creditor>,
 }
 
 /// Applies changes until it is cancelled (then `Ok`: everything applied is durable, the rest is not begun) or fails.
@@ -99,8 +105,18 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
     let consumer = Consumer::open(&*task.log, id, have.clone()).await?;
     let (feed, input) = mpsc::channel(4);
     let _reader = task::spawn("changes reader", read(consumer, feed));
+    let owing = Owing {
+        log: task.log.clone(),
+        migration: id,
+        lease: task.lease,
+        partitions: task.description.bulk_partitions,
+        creditor: task.creditor,
+        cancel: cancel.clone(),
+        rounds: AtomicU32::default(),
+        open: Mutex::default(),
+    };
     let common =
-        Arc::new(Common { destination: task.destination, migration: id, epoch: progress.epoch, plans, shapes });
+        Arc::new(Common { destination: task.destination, migration: id, epoch: progress.epoch, plans, shapes, owing });
     let (replies, answers) = mpsc::unbounded_channel();
     let mut run = Run {
         windows: Windows::new(task.windows),
@@ -114,6 +130,8 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
         replies,
         open: None,
         huge: None,
+        began_at: have.clone(),
+        changed: Changed::default(),
         committed: have.clone(),
         durable: have.clone(),
         flushing: None,
@@ -186,6 +204,9 @@ struct Run {
     replies: mpsc::UnboundedSender<(usize, Reply)>,
     open: Option<Open>,
     huge: Option<Huge>,
+    /// Everything up to here was applied before this order.
+    began_at: Position,
+    changed: Changed,
     committed: Position,
     durable: Position,
     /// A flush is under way, of everything committed up to here.
@@ -275,6 +296,7 @@ impl Run {
                     });
                 }
                 let Some(huge) = &mut self.huge else { return Ok(()) };
+                self.changed.note(first_table(&self.common.shapes, &payload)?.as_slice(), &admitted.to);
                 huge.slices.push_back(payload);
                 if let Verdict::Piece { last: true, .. } = admitted.verdict {
                     huge.complete = true;
@@ -336,6 +358,7 @@ impl Run {
                     transactions: 0,
                     rows: 0,
                     commit_micros: unit.commit_micros,
+                    owed: OnceCell::new(),
                 },
                 bytes: 0,
                 since: Instant::now(),
@@ -360,7 +383,9 @@ impl Run {
         let Some(Open { work, .. }) = self.open.take() else { return Ok(()) };
         let folded = Folded::new(self.common.shapes.clone(), &work.payloads, |t| mode_of(&work.modes, t))?;
         self.cut_to = work.next.clone();
-        let id = self.schedule.add(Footprint::Keys(folded.keys()));
+        let keys = folded.keys();
+        self.changed.note(&keys.tables, &work.next);
+        let id = self.schedule.add(Footprint::Keys(keys));
         self.works.insert(id, (Arc::new(work), Some(Box::new(folded))));
         Ok(())
     }
@@ -468,6 +493,9 @@ impl Run {
                     self.rows += work.rows;
                     self.transactions += work.transactions;
                     self.commit_micros = self.commit_micros.max(work.commit_micros);
+                    if let Some(found) = work.owed.get() {
+                        self.common.owing.paid(found).await?;
+                    }
                 } else if let Some(huge) = self.huge.take_if(|h| h.id == id) {
                     self.committed = huge.next;
                     self.rows += huge.rows;
@@ -609,6 +637,8 @@ impl Run {
             transactions: self.transactions,
             commit_micros: self.commit_micros,
             consistent: self.windows.consistent_at(&self.durable),
+            from: Some(self.began_at.clone()),
+            changed: self.changed.latest(),
         });
     }
 
@@ -652,6 +682,21 @@ fn units(shapes: &Shapes, payload: &Bytes, have: &Position) -> Result<Vec<Unit>>
                 }
             }
             Some(_) => changes += 1,
+        }
+    }
+}
+
+/// The table of a payload's first row.
+fn first_table(shapes: &Shapes, payload: &Bytes) -> Result<Option<u32>> {
+    let mut reader = Reader::new(payload, shapes);
+    loop {
+        match reader.next_item().map_err(crate::compact::damaged)? {
+            None => return Ok(None),
+            Some(Item::Insert { table, .. } | Item::Update { table, .. } | Item::Delete { table, .. }) => {
+                return Ok(Some(table));
+            }
+            Some(Item::Truncate { tables }) if !tables.is_empty() => return Ok(tables.into_iter().next()),
+            Some(_) => {}
         }
     }
 }

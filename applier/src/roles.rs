@@ -2,15 +2,17 @@
 
 use crate::apply;
 use crate::load::{Chunk, Loaded, load};
+use crate::owed::Creditor;
 use crate::survey::survey;
 use async_trait::async_trait;
-use drover_connectors_api::{Destination, Loader, SchemaStep};
+use drover_connectors_api::{Destination, Loader, SchemaStep, Side};
 use drover_log::{Log, LogFactory, Stream};
 use drover_model::error::codes;
 use drover_model::migration::OnConflict;
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
-use drover_proto::order::{Description, Order, Outcome, Progress, Step};
-use drover_runtime::worker::{Handler, Job};
+use drover_proto::order::{Description, Order, Outcome, Owes, Progress, Step};
+use drover_runtime::CancellationToken;
+use drover_runtime::worker::{Handler, Job, News};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -150,7 +152,7 @@ impl Applier {
 
     /// Ends by cancellation (then there is no outcome: the order goes on elsewhere or later) or by an error.
     async fn apply(&self, job: &Job) -> Result<Option<Outcome>> {
-        let Order::Apply { start, windows, owed_snapshot: _ } = &job.order else {
+        let Order::Apply { start, windows } = &job.order else {
             return Err(Error::internal("not an apply order"));
         };
         let d = &job.description;
@@ -163,6 +165,8 @@ impl Applier {
             windows: windows.clone(),
             options: apply::Options::default(),
             tell: Arc::new(move |progress| news.progress(progress)),
+            lease: job.lease.epoch,
+            creditor: Arc::new(Told { news: job.news.clone(), cancel: job.cancel.clone() }),
         };
         apply::apply(task, job.cancel.clone()).await.map(|()| None)
     }
@@ -184,8 +188,25 @@ impl Applier {
                 done(Vec::new())
             }
             Order::SetSequences { values } => {
-                self.destination(d).await?.set_sequences(values).await?;
-                done(Vec::new())
+                let destination = self.destination(d).await?;
+                let catalog =
+                    d.catalog.as_ref().ok_or_else(|| Error::internal("sequences came before the catalogue"))?;
+                let mapped = destination.map_sequences(catalog, &d.plans, &d.objects, values)?;
+                let (names, values): (Vec<_>, Vec<_>) = mapped.into_iter().unzip();
+                destination.set_sequences(&values).await?;
+                drover_runtime::failpoint("sequences-set-not-reported");
+                done(names)
+            }
+            Order::Digest { table, side: drover_proto::order::Side::Destination } => {
+                let mut rows = self.destination(d).await?.rows().await?;
+                let plan = plan_of(d, *table)?;
+                // A cancelled reading goes with its session.
+                let summary = tokio::select! {
+                    () = job.cancel.cancelled() => return Ok(None),
+                    summary = drover_validate::summary(&mut *rows, plan, Side::Destination) => summary?,
+                };
+                drover_runtime::failpoint("digested-not-reported");
+                Ok(Some(Outcome::Digested { rows: summary.rows, sum: summary.sum }))
             }
             Order::CleanDestination => {
                 self.with_loaders(|l| l.remove(&d.id));
@@ -196,6 +217,19 @@ impl Applier {
             }
             other => Err(Error::internal(format!("{other:?} is no order for an applier"))),
         }
+    }
+}
+
+/// Tells the coordinator what a running apply order owes.
+struct Told {
+    news: News,
+    cancel: CancellationToken,
+}
+
+#[async_trait]
+impl Creditor for Told {
+    async fn owes(&self, owes: Owes) -> bool {
+        self.news.outcome(&Outcome::Owes { owes }, &self.cancel).await
     }
 }
 

@@ -2,7 +2,7 @@
 //! order under way meaningless (a new snapshot, a new generation of a table) also gives its successor another key, so that an
 //! outcome can never be taken for that of its successor.
 
-use drover_proto::order::Role;
+use drover_proto::order::{Role, Side};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -49,8 +49,32 @@ pub enum OrderKey {
         generation: u32,
     },
     Apply,
+    /// Rows that the apply order of this lease owes, on this snapshot.
+    Fetch {
+        table: u32,
+        snapshot: u32,
+        lease: u64,
+        round: u32,
+    },
     ReadSequences,
     SetSequences,
+    CutoverMark {
+        attempt: u32,
+        mark: u32,
+    },
+    CutoverRead {
+        attempt: u32,
+        again: bool,
+    },
+    CutoverSet {
+        attempt: u32,
+    },
+    CutoverSum {
+        attempt: u32,
+        look: u32,
+        side: Side,
+        table: u32,
+    },
     CleanSource,
     CleanDestination,
 }
@@ -67,7 +91,11 @@ impl OrderKey {
             | Hold { .. }
             | Plan { .. }
             | Copy { .. }
+            | Fetch { .. }
             | ReadSequences
+            | CutoverMark { .. }
+            | CutoverRead { .. }
+            | CutoverSum { side: Side::Source, .. }
             | CleanSource => Role::Extractor,
             Survey
             | SchemaBase
@@ -77,6 +105,8 @@ impl OrderKey {
             | Restart { .. }
             | Apply
             | SetSequences
+            | CutoverSet { .. }
+            | CutoverSum { side: Side::Destination, .. }
             | CleanDestination => Role::Applier,
         }
     }
@@ -84,6 +114,12 @@ impl OrderKey {
     /// Runs until it is taken back, beside the slots that a worker counts.
     pub fn is_long(&self) -> bool {
         matches!(self, OrderKey::Stream | OrderKey::Snapshot { .. } | OrderKey::Hold { .. } | OrderKey::Apply)
+    }
+
+    /// Belongs to a cutover: if it cannot be carried out, the cutover fails and not the migration.
+    pub fn is_cutover(&self) -> bool {
+        use OrderKey::*;
+        matches!(self, CutoverMark { .. } | CutoverRead { .. } | CutoverSet { .. } | CutoverSum { .. })
     }
 
     /// The table that the order is about.
@@ -94,7 +130,9 @@ impl OrderKey {
             | Plan { table, .. }
             | Copy { table, .. }
             | Load { table, .. }
-            | Restart { table, .. } => Some(*table),
+            | Fetch { table, .. }
+            | Restart { table, .. }
+            | CutoverSum { table, .. } => Some(*table),
             _ => None,
         }
     }
@@ -118,8 +156,16 @@ impl fmt::Display for OrderKey {
             Load { table, generation, chunk } => write!(f, "load/{table}/{generation}/{chunk}"),
             Restart { table, generation } => write!(f, "restart/{table}/{generation}"),
             Apply => f.write_str("apply"),
+            Fetch { table, snapshot, lease, round } => write!(f, "fetch/{table}/{snapshot}/{lease}/{round}"),
             ReadSequences => f.write_str("sequences/read"),
             SetSequences => f.write_str("sequences/set"),
+            CutoverMark { attempt, mark } => write!(f, "cutover/mark/{attempt}/{mark}"),
+            CutoverRead { attempt, again } => write!(f, "cutover/sequences/{attempt}/{}", u8::from(*again)),
+            CutoverSet { attempt } => write!(f, "cutover/set/{attempt}"),
+            CutoverSum { attempt, look, side, table } => {
+                let side = if *side == Side::Source { "source" } else { "destination" };
+                write!(f, "cutover/sum/{attempt}/{look}/{side}/{table}")
+            }
             CleanSource => f.write_str("clean/source"),
             CleanDestination => f.write_str("clean/destination"),
         }
@@ -161,8 +207,21 @@ impl FromStr for OrderKey {
             ("load", [_, _, _]) => Load { table: number(0)?, generation: number(1)?, chunk: number(2)? },
             ("restart", [_, _]) => Restart { table: number(0)?, generation: number(1)? },
             ("apply", []) => Apply,
+            ("fetch", [_, _, lease, _]) => {
+                let lease = lease.parse().map_err(|_| bad())?;
+                Fetch { table: number(0)?, snapshot: number(1)?, lease, round: number(3)? }
+            }
             ("sequences", ["read"]) => ReadSequences,
             ("sequences", ["set"]) => SetSequences,
+            ("cutover", ["mark", _, _]) => CutoverMark { attempt: number(1)?, mark: number(2)? },
+            ("cutover", ["sequences", _, again @ ("0" | "1")]) => {
+                CutoverRead { attempt: number(1)?, again: *again == "1" }
+            }
+            ("cutover", ["set", _]) => CutoverSet { attempt: number(1)? },
+            ("cutover", ["sum", _, _, side @ ("source" | "destination"), _]) => {
+                let side = if *side == "source" { Side::Source } else { Side::Destination };
+                CutoverSum { attempt: number(1)?, look: number(2)?, side, table: number(4)? }
+            }
             ("clean", ["source"]) => CleanSource,
             ("clean", ["destination"]) => CleanDestination,
             _ => return Err(bad()),
@@ -201,7 +260,12 @@ mod tests {
             Copy { table: 1, generation: 2, chunk: 3, snapshot: 4 },
             Load { table: 1, generation: 2, chunk: 3 },
             Restart { table: 9, generation: 1 },
+            Fetch { table: 1, snapshot: 2, lease: u64::MAX, round: 4 },
             ReadSequences,
+            CutoverMark { attempt: 3, mark: 2 },
+            CutoverRead { attempt: 1, again: true },
+            CutoverSet { attempt: 9 },
+            CutoverSum { attempt: 1, look: 2, side: Side::Destination, table: 7 },
             CleanDestination,
         ] {
             assert_eq!(key.to_string().parse::<OrderKey>().unwrap(), key);

@@ -2,6 +2,7 @@
 //! always gives the same state, whichever process folds it; a restart of the coordinator is a fold of what was stored.
 //! What shall be worked on follows from the state alone ([`crate::wants`]), what an outcome means is decided in [`crate::decide`].
 
+use crate::cutover::Cutover;
 use crate::event::{Event, Side};
 use crate::key::OrderKey;
 use crate::settings::Settings;
@@ -10,7 +11,7 @@ use drover_model::check::{self, CheckItem};
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
-use drover_proto::order::{Step, Window};
+use drover_proto::order::{Owes, Step, Window};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -37,7 +38,7 @@ use std::collections::BTreeMap;
 /// | Migrating | start, resume | orders follow from stages and tables | goes on; leases that workers still hold stay theirs |
 /// | Paused | pause | no order runs, no snapshot is held; slot and log stay | waits |
 /// | Failed | an error that stayed to the end of its window | as Paused, and the error is kept | waits |
-/// | Completed | the last stage, stop | what drover left is being or was cleaned | goes on cleaning |
+/// | Completed | the last stage, cutover, stop | what drover left is being or was cleaned | goes on cleaning |
 /// | Deleted | delete, once both sides are clean | the name is free again | gone |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -64,6 +65,13 @@ pub struct Snap {
     /// Workers that could not join, and when to try again.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
+}
+
+impl Snap {
+    /// Whether a worker can join it, or has.
+    pub fn may_read(&self, worker: &str) -> bool {
+        self.holders.contains_key(worker) || self.holders.values().all(|h| h.snapshot.shared)
+    }
 }
 
 /// Who holds a snapshot, by which order, and how others join through it.
@@ -123,6 +131,9 @@ pub struct State {
     /// Table ids, the largest first.
     pub by_size: Vec<u32>,
     pub consistent: bool,
+    /// What the running apply order owes and waits for.
+    #[serde(default)]
+    pub owed: Vec<Owes>,
     pub sequences: Option<Vec<(String, String, i64, bool)>>,
     pub sequences_set: bool,
     pub failures: BTreeMap<OrderKey, Failing>,
@@ -130,6 +141,9 @@ pub struct State {
     pub clean_source: Cleaning,
     pub clean_destination: Cleaning,
     pub deleting: bool,
+    /// The latest cutover, under way or ended.
+    #[serde(default)]
+    pub cutover: Option<Cutover>,
 }
 
 impl State {
@@ -158,6 +172,7 @@ impl State {
             tables: Vec::new(),
             by_size: Vec::new(),
             consistent: false,
+            owed: Vec::new(),
             sequences: None,
             sequences_set: false,
             failures: BTreeMap::new(),
@@ -165,6 +180,7 @@ impl State {
             clean_source: Cleaning::No,
             clean_destination: Cleaning::No,
             deleting: false,
+            cutover: None,
         }
     }
 
@@ -232,6 +248,7 @@ impl State {
     pub fn keeps_snapshot(&self) -> bool {
         self.reads_remain()
             || self.may_owe()
+            || !self.owed.is_empty()
             || (!self.settings.durable_bulk && self.tables.iter().any(|t| !t.copied.is_empty()))
     }
 
@@ -246,6 +263,7 @@ impl State {
             && self.stream_start.is_some()
             && (!self.settings.schema || (self.base_done && (self.final_done || !self.final_before_apply())))
             && self.tables_done()
+            && !self.owes_without_snapshot()
     }
 
     /// For `Apply`: between which positions each table was read.
@@ -293,7 +311,7 @@ impl State {
             && self.tables_done()
             && (!s.schema || (self.base_done && self.final_done))
             && (!s.full || self.sequences_set);
-        ended.then_some(Event::Completed)
+        if ended { Some(Event::Completed) } else { self.cutover_follow_up() }
     }
 
     /// Folds one event in. Total: an event that does not fit (only a damaged journal has one) changes what it can.
@@ -363,12 +381,16 @@ impl State {
                 self.failures.remove(key);
             }
             Event::Failed { error } => {
+                self.drop_cutover("failed");
                 self.phase = Phase::Failed;
+                self.owed.clear();
                 self.error = Some(error.clone());
                 self.failures.clear();
             }
             Event::Paused => {
+                self.drop_cutover("was paused");
                 self.phase = Phase::Paused;
+                self.owed.clear();
                 self.failures.clear();
             }
             Event::Resumed => {
@@ -379,11 +401,10 @@ impl State {
                 self.settings.snapshot_ms = *snapshot_ms;
                 self.revision += 1;
             }
+            Event::Cutover { change } => self.apply_cutover(change),
             Event::Stopped => {
-                self.phase = Phase::Completed;
-                self.snapshot = None;
-                self.failures.clear();
-                self.clean_source = Cleaning::Wanted;
+                self.drop_cutover("was stopped");
+                self.complete_stopped();
             }
             Event::Completed => {
                 self.phase = Phase::Completed;
@@ -410,8 +431,20 @@ impl State {
             }
             Event::Deleted => self.phase = Phase::Deleted,
             Event::Warned { .. } => {}
+            Event::Owes { .. } | Event::Fetched { .. } | Event::OwesVoid | Event::Widened { .. } => {
+                self.apply_owed(event);
+            }
             other => self.apply_copy(other),
         }
+    }
+
+    /// Ended for good: what drover made at the source goes.
+    pub(crate) fn complete_stopped(&mut self) {
+        self.phase = Phase::Completed;
+        self.snapshot = None;
+        self.owed.clear();
+        self.failures.clear();
+        self.clean_source = Cleaning::Wanted;
     }
 
     fn set_clean(&mut self, side: Side, to: Cleaning) {
@@ -462,6 +495,8 @@ impl State {
                     refused: BTreeMap::new(),
                 });
                 self.next_snapshot = number + 1;
+                // Whoever owed without a snapshot begins again and asks again.
+                self.owed.clear();
             }
             Event::Joined { number, snapshot, worker } => {
                 if let Some(snap) = self.snapshot.as_mut().filter(|s| s.number == *number) {

@@ -86,7 +86,7 @@ impl State {
             && let Some(any) = snap.holders.values().next()
         {
             // The stream's holder joins as well: its hold should not hang on the stream's connection.
-            for worker in out.view.extractors {
+            for worker in out.view.extractors.iter().filter(|w| snap.may_read(w)) {
                 let key = OrderKey::Hold { number: snap.number, worker: worker.clone() };
                 out.push(key, || Order::Hold { number: snap.number, snapshot: any.snapshot.clone() });
             }
@@ -177,19 +177,23 @@ impl State {
         }
         out.push(OrderKey::SchemaFinal, || Order::Schema { step: Step::Final });
         if let Some(start) = &self.stream_start {
-            out.push(OrderKey::Apply, || Order::Apply {
-                start: start.clone(),
-                windows: self.windows(start),
-                owed_snapshot: self
-                    .snapshot
-                    .as_ref()
-                    .filter(|_| self.may_owe())
-                    .and_then(|s| s.holders.values().next())
-                    .map(|h| h.snapshot.clone()),
-            });
+            out.push(OrderKey::Apply, || Order::Apply { start: start.clone(), windows: self.windows(start) });
         }
+        self.wants_fetches(out);
         out.push(OrderKey::ReadSequences, || Order::ReadSequences);
         out.push(OrderKey::SetSequences, || Order::SetSequences { values: self.sequences.clone().unwrap_or_default() });
+        for key in self.cutover_keys() {
+            let order = match &key {
+                OrderKey::CutoverRead { .. } => Order::ReadSequences,
+                OrderKey::CutoverSet { .. } => {
+                    let values = self.cutover.as_ref().and_then(|c| c.sequences.clone());
+                    Order::SetSequences { values: values.unwrap_or_default() }
+                }
+                OrderKey::CutoverSum { side, table, .. } => Order::Digest { table: *table, side: *side },
+                _ => Order::Mark,
+            };
+            out.push(key, || order);
+        }
     }
 
     /// Whether an order, running or not, belongs to the work of this state. An order that does not is taken back.
@@ -211,7 +215,7 @@ impl State {
                         *number == self.next_snapshot
                             && ready
                             && (!s.incremental || self.stream_start.is_some())
-                            && self.reads_remain()
+                            && (self.reads_remain() || self.owes_without_snapshot())
                     }
                     Some(snap) => snap.number == *number && snap.holders.values().any(|h| h.key == *key),
                 },
@@ -246,6 +250,7 @@ impl State {
                         && (self.final_before_apply() || self.consistent)
                 }
                 OrderKey::Apply => self.may_apply(),
+                key @ OrderKey::Fetch { .. } => self.still_fetches(key),
                 OrderKey::ReadSequences => {
                     s.full
                         && !s.incremental
@@ -254,9 +259,18 @@ impl State {
                         && self.sequences.is_none()
                 }
                 OrderKey::SetSequences => s.full && self.sequences.is_some() && !self.sequences_set,
-                _ => false,
+                key => self.cutover_wants(key),
             },
             _ => false,
+        }
+    }
+
+    /// Whether this worker may take an order: holds name theirs, and a snapshot that cannot be shared is read by its maker only.
+    pub fn may_take(&self, key: &OrderKey, worker: &str) -> bool {
+        match key {
+            OrderKey::Hold { worker: only, .. } => only == worker,
+            OrderKey::Plan { .. } | OrderKey::Copy { .. } => self.snapshot.as_ref().is_none_or(|s| s.may_read(worker)),
+            _ => true,
         }
     }
 
@@ -279,7 +293,7 @@ impl State {
     }
 }
 
-struct Out<'a> {
+pub(crate) struct Out<'a> {
     state: &'a State,
     view: &'a View<'a>,
     list: Vec<Want>,
@@ -287,7 +301,7 @@ struct Out<'a> {
 
 impl Out<'_> {
     /// Adds an order if the state wants it and it does not run yet.
-    fn push(&mut self, key: OrderKey, order: impl FnOnce() -> Order) {
+    pub(crate) fn push(&mut self, key: OrderKey, order: impl FnOnce() -> Order) {
         if !self.state.still_wants(&key) || (self.view.running)(&key) {
             return;
         }

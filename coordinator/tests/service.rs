@@ -39,6 +39,8 @@ async fn worker(control: Arc<dyn Control>, name: &'static str, role: v1::Role, s
                     transactions: 1,
                     commit_micros: 2_000_000,
                     consistent: true,
+                    from: Some(common::at(1)),
+                    changed: Vec::new(),
                 },
                 _ => return None,
             };

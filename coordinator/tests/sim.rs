@@ -6,8 +6,9 @@
 
 mod common;
 
-use common::{CHUNKS, ROWS, TABLES, answer};
+use common::{CHUNKS, ROWS, TABLES, answer, answer_as};
 use drover_coordinator::Tuning;
+use drover_coordinator::cutover::Step;
 use drover_coordinator::desk::{Desk, Now};
 use drover_coordinator::event::Event;
 use drover_coordinator::key::OrderKey;
@@ -18,10 +19,10 @@ use drover_coordinator::turn::{Stored, Turn, Write};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::{Error, Fault, MigrationId, Retry};
-use drover_proto::order::{Order, Outcome, Progress};
+use drover_proto::order::{Order, Outcome, Progress, Window};
 use drover_proto::v1;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 struct Worker {
     id: String,
@@ -40,6 +41,12 @@ struct Sim {
     grants: BTreeMap<OrderKey, Grant>,
     epoch: u64,
     spawned: u32,
+    /// Whether snapshots can be joined by workers that did not make them.
+    shared: bool,
+    /// Leases of apply orders for which the owed rows are in the log.
+    fetched: BTreeSet<u64>,
+    /// Every order ever given out, by its lease.
+    leases: BTreeMap<u64, Order>,
 }
 
 fn boxed_error(retry: Retry) -> Error {
@@ -64,6 +71,9 @@ impl Sim {
             grants: BTreeMap::new(),
             epoch: 0,
             spawned: 0,
+            shared: true,
+            fetched: BTreeSet::new(),
+            leases: BTreeMap::new(),
         };
         sim.store(turn);
         for role in [v1::Role::Extractor, v1::Role::Extractor, v1::Role::Applier, v1::Role::Applier] {
@@ -85,6 +95,7 @@ impl Sim {
                     assert_eq!(seq, self.journal.len() as u64, "events are numbered without holes");
                 }
                 Write::Grant(grant) => {
+                    self.leases.insert(grant.epoch, grant.order.clone());
                     assert!(grant.epoch > self.epoch, "epochs only rise");
                     self.epoch = grant.epoch;
                     let before = self.grants.insert(grant.key.clone(), *grant);
@@ -105,16 +116,19 @@ impl Sim {
     fn poll(&mut self, i: usize) {
         let w = &self.workers[i];
         let place = common::at(self.now.wall_ms);
-        let progress = w.running.iter().filter_map(|(_, order, _)| {
+        let progress = w.running.iter().filter_map(|(lease, order, _)| {
             let migration = self.id;
             let news = match order {
-                Order::Apply { .. } => Progress::Apply {
+                Order::Apply { windows, .. } => Progress::Apply {
                     migration,
                     applied: place.clone(),
                     rows: 1,
                     transactions: 1,
                     commit_micros: 0,
-                    consistent: true,
+                    // A stretch is passed when what it owes is paid.
+                    consistent: windows.iter().all(|w| w.low == w.high) || self.fetched.contains(&lease.epoch),
+                    from: Some(common::at(0)),
+                    changed: Vec::new(),
                 },
                 Order::Stream { .. } => Progress::Stream {
                     migration,
@@ -170,19 +184,46 @@ impl Sim {
         let (lease, order, _) = self.workers[i].running[n].clone();
         let outcome = match how {
             0 => Some(Outcome::Failed { error: boxed_error(Retry::Connection) }),
-            1 if matches!(order, Order::Copy { .. } | Order::Plan { .. } | Order::Hold { .. }) => {
+            1 if matches!(
+                order,
+                Order::Copy { .. } | Order::Plan { .. } | Order::Hold { .. } | Order::Fetch { .. }
+            ) =>
+            {
                 Some(Outcome::SnapshotLost { error: boxed_error(Retry::Other) })
             }
             2 if matches!(order, Order::Load { .. }) => Some(Outcome::BulkLost),
-            _ => answer(&order, &self.workers[i].id, self.now.wall_ms, lease.epoch),
+            _ => answer_as(&order, &self.workers[i].id, self.now.wall_ms, lease.epoch, self.shared),
         };
         let Some(outcome) = outcome else {
             self.workers[i].running[n].2 = true;
             return;
         };
+        if let (Order::Fetch { owes, snapshot }, Outcome::Fetched { .. }) = (&order, &outcome) {
+            // Whoever holds that lease applies tolerantly up to the snapshot of the fetched rows.
+            if let Some(Order::Apply { windows, .. }) = self.leases.get(&owes.keys.lease) {
+                assert_eq!(windows[owes.table as usize].high, snapshot.position);
+            }
+            self.fetched.insert(owes.keys.lease);
+        }
         self.report(i, &lease, &outcome);
         let running = &mut self.workers[i].running;
         if outcome.ends() { drop(running.remove(n)) } else { running[n].2 = true }
+    }
+
+    /// Worker `i` ends the order of this key.
+    fn end(&mut self, i: usize, order: &OrderKey, outcome: &Outcome) {
+        let n = self.workers[i].running.iter().position(|(l, ..)| key(l) == *order).unwrap();
+        let (lease, ..) = self.workers[i].running.remove(n);
+        self.report(i, &lease, outcome);
+    }
+
+    /// Every holder of the snapshot says that it is gone.
+    fn lose_snapshot(&mut self) {
+        while let Some((worker, holder)) = self.state().snapshot.as_ref().and_then(|s| s.holders.first_key_value()) {
+            let (worker, key) = (worker.clone(), holder.key.clone());
+            let i = self.workers.iter().position(|w| w.id == worker).unwrap();
+            self.end(i, &key, &Outcome::SnapshotLost { error: boxed_error(Retry::Other) });
+        }
     }
 
     fn pass(&mut self, ms: u64) {
@@ -209,6 +250,19 @@ impl Sim {
     }
 
     fn check(&self) {
+        if let Some(snap) = self.state().snapshot.as_ref().filter(|_| !self.shared) {
+            assert_eq!(snap.holders.len(), 1, "a snapshot that cannot be shared has one holder");
+        }
+        for held in self.desk.leases().all().filter(|_| !self.shared) {
+            let (Order::Hold { snapshot, .. } | Order::Plan { snapshot, .. } | Order::Copy { snapshot, .. }) =
+                &held.grant.order
+            else {
+                continue;
+            };
+            // Tokens of the simulated source name their maker.
+            let maker = snapshot.token.split('/').next();
+            assert_eq!(maker, Some(&*held.grant.worker), "{} went to a worker that cannot read there", held.grant.key);
+        }
         for long in [OrderKey::Stream, OrderKey::Apply] {
             let valid =
                 self.workers.iter().flat_map(|w| w.running.iter().map(move |(l, ..)| (w, l))).filter(|(w, l)| {
@@ -331,6 +385,51 @@ fn a_quiet_migration_runs_through_its_stages() {
 }
 
 #[test]
+fn a_snapshot_that_cannot_be_shared_is_read_by_its_maker_only_and_is_lost_with_it() {
+    for stages in [ALL, COPY] {
+        let mut sim = Sim::new(stages, true);
+        sim.shared = false;
+        let turns = |sim: &mut Sim, until: &dyn Fn(&Sim) -> bool| {
+            for _ in 0..200 {
+                for i in 0..sim.workers.len() {
+                    sim.poll(i);
+                    sim.check();
+                    sim.work(i, 0, 9);
+                    if until(sim) {
+                        return true;
+                    }
+                }
+                sim.pass(100);
+            }
+            false
+        };
+        let copied = |sim: &Sim| sim.state().tables.iter().any(|t| !t.copied.is_empty() && !t.pending.is_empty());
+        assert!(turns(&mut sim, &copied), "nothing is ever copied");
+        let maker = sim.state().snapshot.as_ref().unwrap().holders.keys().next().unwrap().clone();
+        let place = sim.workers.iter().position(|w| w.id == maker).unwrap();
+        // The other extractor has polled all the time, and got nothing of this snapshot.
+        let copies = |sim: &Sim, who: &str| {
+            let leases = sim.desk.leases();
+            leases
+                .of_worker(who)
+                .iter()
+                .filter(|(_, k)| matches!(k, OrderKey::Copy { .. } | OrderKey::Hold { .. }))
+                .count()
+        };
+        let other = sim.workers.iter().find(|w| w.role == v1::Role::Extractor && w.id != maker).unwrap().id.clone();
+        assert_eq!(copies(&sim, &other), 0);
+        // The maker dies: what remains is read by the other one, from a snapshot of its own.
+        sim.workers.remove(place);
+        let second = |sim: &Sim| sim.state().snapshot.as_ref().is_some_and(|s| s.number == 1);
+        assert!(turns(&mut sim, &second), "no second snapshot");
+        assert!(sim.state().snapshot.as_ref().unwrap().holders.contains_key(&other));
+        assert!(sim.journal.iter().any(|e| matches!(e, Event::SnapshotGone { number: 0, .. })));
+        sim.calm();
+        sim.verify();
+    }
+}
+
+#[test]
 fn a_dead_workers_orders_move_within_the_term_and_the_dead_one_is_refused() {
     let mut sim = Sim::new(ALL, true);
     for _ in 0..200 {
@@ -360,6 +459,58 @@ fn a_dead_workers_orders_move_within_the_term_and_the_dead_one_is_refused() {
     sim.poll(holder);
     assert!(sim.workers[holder].running.iter().all(|(l, ..)| key(l) != OrderKey::Apply), "and is told to stop");
     assert_eq!(sim.state().phase, Phase::Migrating);
+}
+
+#[test]
+fn a_cutover_goes_on_only_while_it_is_asked_for() {
+    let mut sim = Sim::new(ALL, true);
+    let ask = |sim: &mut Sim, argument: serde_json::Value| {
+        let turn = sim.desk.cutover("shop", &argument, sim.now).unwrap();
+        sim.store(turn);
+    };
+    let step = |sim: &Sim| sim.state().cutover.as_ref().unwrap().step;
+    while !sim.state().consistent {
+        (0..4).for_each(|i| {
+            sim.poll(i);
+            sim.work(i, 0, 9);
+        });
+        sim.pass(100);
+    }
+    ask(&mut sim, serde_json::Value::Null);
+    for _ in 0..10 {
+        sim.pass(20_000);
+        ask(&mut sim, serde_json::json!({"number": 1}));
+    }
+    // Asking for another one is no asking for this one, and begins nothing.
+    for _ in 0..3 {
+        assert_eq!(step(&sim), Step::ZeroLag);
+        sim.restart();
+        sim.pass(10_000);
+        ask(&mut sim, serde_json::json!({"number": 7}));
+    }
+    assert_eq!(step(&sim), Step::ZeroLag, "each restart gives a moment to show up");
+    sim.pass(30_000);
+    assert_eq!(step(&sim), Step::Failed);
+    let error = sim.state().cutover.clone().unwrap().error.unwrap();
+    assert!(error.message.contains("gone") && sim.state().phase == Phase::Migrating, "{error}");
+    ask(&mut sim, serde_json::json!({"number": 1}));
+    assert_eq!(step(&sim), Step::Failed, "what has ended is not begun again by its number");
+    ask(&mut sim, serde_json::Value::Null);
+    assert_eq!(step(&sim), Step::ZeroLag);
+    ask(&mut sim, serde_json::json!({"cancel": true}));
+    assert_eq!(step(&sim), Step::Failed);
+    ask(&mut sim, serde_json::Value::Null);
+    for _ in 0..200 {
+        for i in 0..4 {
+            sim.poll(i);
+            (0..4).for_each(|_| sim.work(i, 0, 9));
+        }
+        ask(&mut sim, serde_json::json!({"number": 3}));
+        sim.pass(100);
+    }
+    assert_eq!((step(&sim), sim.state().phase), (Step::Done, Phase::Completed));
+    let replayed = State::replay(sim.journal.iter()).unwrap();
+    assert_eq!(serde_json::to_value(&replayed).unwrap(), serde_json::to_value(sim.state()).unwrap());
 }
 
 #[test]
@@ -442,6 +593,106 @@ fn an_error_that_stays_fails_the_migration_at_the_end_of_its_window_and_not_befo
     sim.verify();
 }
 
+/// A migration whose first table was read from two snapshots, at the moment when its apply order has told what it owes. Gives
+/// the lease of that order and its windows.
+fn owing(sim: &mut Sim) -> (u64, Vec<Window>) {
+    let mut lost = false;
+    for _ in 0..400 {
+        for i in 0..sim.workers.len() {
+            sim.poll(i);
+            // The second half of the first table waits for the loss, and fetches are what tests are about.
+            let may = |order: &Order| match order {
+                Order::Fetch { .. } => false,
+                Order::Copy { table: 0, chunk, .. } => lost || *chunk < 2,
+                _ => true,
+            };
+            let next = |w: &Worker| w.running.iter().filter(|r| !r.2).position(|(_, o, _)| may(o));
+            while let Some(n) = next(&sim.workers[i]) {
+                sim.work(i, n, 9);
+                if let Some(owes) = sim.state().owed.first() {
+                    let lease = owes.keys.lease;
+                    let Order::Apply { windows, .. } = &sim.leases[&lease] else { panic!() };
+                    return (lease, windows.clone());
+                }
+            }
+            if sim.state().tables.first().is_some_and(|t| t.loaded.len() == 2) && !std::mem::replace(&mut lost, true) {
+                sim.lose_snapshot();
+            }
+        }
+        sim.pass(100);
+    }
+    panic!("nothing was ever owed: {:?}", sim.state().tables);
+}
+
+#[test]
+fn what_is_owed_is_fetched_on_the_snapshot_which_is_kept_until_then() {
+    let mut sim = Sim::new(ALL, true);
+    let (lease, windows) = owing(&mut sim);
+    let snap = sim.state().snapshot.clone().unwrap();
+    assert!(windows[0].low < windows[0].high && windows[0].high == snap.position);
+    // Long after: the snapshot is held, the report may come again, and the order stays with its holder.
+    for _ in 0..20 {
+        (0..4).for_each(|i| sim.poll(i));
+        sim.pass(1_000);
+    }
+    assert_eq!(sim.state().snapshot.as_ref().map(|s| s.number), Some(snap.number));
+    let applier = sim.workers.iter().position(|w| w.running.iter().any(|(l, ..)| l.epoch == lease)).unwrap();
+    let order = sim.workers[applier].running.iter().find(|(l, ..)| l.epoch == lease).unwrap().clone();
+    let owes = answer(&order.1, "w", 1, lease).unwrap();
+    assert!(sim.report(applier, &order.0, &owes));
+    assert_eq!(sim.state().owed.len(), 1);
+    assert!(!sim.state().consistent && !sim.state().final_done);
+    sim.restart();
+    sim.calm();
+    assert!(sim.state().consistent && sim.state().owed.is_empty() && sim.fetched.contains(&lease));
+    let taken = |e: &&Event| matches!(e, Event::SnapshotTaken { .. });
+    assert_eq!(sim.journal.iter().filter(taken).count(), 2);
+    (0..20).for_each(|_| (0..4).for_each(|i| sim.poll(i)));
+    assert!(sim.state().snapshot.is_none(), "then it is let go");
+    sim.verify();
+}
+
+#[test]
+fn owed_rows_without_a_snapshot_get_a_later_one_and_wider_windows() {
+    let mut sim = Sim::new(ALL, true);
+    let (lease, windows) = owing(&mut sim);
+    let number = sim.state().snapshot.as_ref().unwrap().number;
+    sim.lose_snapshot();
+    // Nobody applies until there is another snapshot.
+    assert!(sim.desk.leases().get(sim.id, &OrderKey::Apply).is_none());
+    (2..4).for_each(|i| sim.poll(i));
+    assert!(sim.desk.leases().get(sim.id, &OrderKey::Apply).is_none());
+    sim.pass(500);
+    sim.calm();
+    let state = sim.state();
+    let high = state.tables[0].high.clone().unwrap();
+    assert!(high > windows[0].high && state.tables[0].low.as_ref() == Some(&windows[0].low));
+    assert!(state.consistent && state.next_snapshot == number + 2);
+    assert!(!sim.fetched.contains(&lease), "what the former asked for is void");
+    let (_, last) = sim.leases.iter().rev().find(|(_, o)| matches!(o, Order::Apply { .. })).unwrap();
+    let Order::Apply { windows, .. } = last else { panic!() };
+    assert_eq!(windows[0].high, high);
+    sim.verify();
+}
+
+#[test]
+fn who_takes_an_apply_order_over_asks_for_itself() {
+    let mut sim = Sim::new(ALL, true);
+    let (lease, _) = owing(&mut sim);
+    let applier = sim.workers.iter().position(|w| w.running.iter().any(|(l, ..)| l.epoch == lease)).unwrap();
+    sim.workers.remove(applier);
+    while !sim.state().owed.is_empty() {
+        sim.pass(1_000);
+        (0..3).for_each(|i| sim.poll(i));
+        assert!(sim.now.mono_ms < 60_000, "what it asked for outlives its lease");
+    }
+    let number = sim.state().snapshot.as_ref().unwrap().number;
+    sim.calm();
+    assert_eq!(sim.state().next_snapshot, number + 1, "on the same snapshot");
+    assert!(sim.state().consistent && !sim.fetched.contains(&lease));
+    sim.verify();
+}
+
 #[test]
 fn a_table_that_was_rewritten_is_named() {
     let mut sim = Sim::new(ALL, true);
@@ -500,8 +751,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_migration_ends_right(acts in acts(), incremental: bool, durable: bool) {
+    fn whatever_happens_the_migration_ends_right(acts in acts(), incremental: bool, durable: bool, shared: bool) {
         let mut sim = Sim::new(if incremental { ALL } else { COPY }, durable);
+        sim.shared = shared;
         for act in acts {
             let n = sim.workers.len();
             match act {

@@ -5,6 +5,7 @@
 //! only when everything up to it is durable in the log; the snapshot is held until the coordinator lets go of it.
 
 mod copy;
+mod fetch;
 mod inspect;
 mod readers;
 mod roles;

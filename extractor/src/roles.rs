@@ -1,16 +1,17 @@
 //! The extractor as a handler of work orders.
 
 use crate::copy::{Attempt, copy};
+use crate::fetch::fetch;
 use crate::inspect;
 use crate::readers::Readers;
 use crate::stream::{self, Publisher, end_of_log};
 use async_trait::async_trait;
-use drover_connectors_api::{Hold, Source, StreamSpec};
+use drover_connectors_api::{Hold, Side, Source, StreamSpec};
 use drover_log::LogFactory;
 use drover_model::error::codes;
 use drover_model::plan::SnapshotRef;
 use drover_model::{Error, MigrationId, Result, TablePlan};
-use drover_proto::order::{Description, Order, Outcome, Progress};
+use drover_proto::order::{Description, Order, Outcome, Owes, Progress};
 use drover_runtime::worker::{Handler, Job};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -200,6 +201,21 @@ impl Extractor {
         Ok(Some(Outcome::Copied { extent, physical }))
     }
 
+    async fn fetch(&self, job: &Job, owes: &Owes, snapshot: &SnapshotRef) -> Result<Option<Outcome>> {
+        let d = &*job.description;
+        let source = self.source(d).await?;
+        let log = self.logs.log(d).await?;
+        log.open(d.bulk_partitions).await?;
+        let mut reader = self.readers.take(d.id, &*source, snapshot).await?;
+        let plan = plan_of(d, owes.table)?;
+        let rows = tokio::select! {
+            () = job.cancel.cancelled() => return Ok(None),
+            rows = fetch(&*log, &mut *reader, d.id, plan, owes, job.lease.epoch) => rows?,
+        };
+        self.readers.give(d.id, snapshot, reader);
+        Ok(Some(Outcome::Fetched { rows }))
+    }
+
     async fn dispatch(&self, job: &Job) -> Result<Option<Outcome>> {
         let d = &*job.description;
         match &job.order {
@@ -220,6 +236,22 @@ impl Extractor {
                 self.plan(job, *table, snapshot, *target_bytes, *keyed).await.map(Some)
             }
             Order::Copy { .. } => self.copy(job).await,
+            Order::Fetch { owes, snapshot } => self.fetch(job, owes, snapshot).await,
+            Order::Mark => {
+                let position = self.source(d).await?.mark().await?;
+                drover_runtime::failpoint("marked-not-reported");
+                Ok(Some(Outcome::Marked { position }))
+            }
+            Order::Digest { table, side: drover_proto::order::Side::Source } => {
+                let mut rows = self.source(d).await?.rows().await?;
+                let plan = plan_of(d, *table)?;
+                // A cancelled reading goes with its session.
+                let summary = tokio::select! {
+                    () = job.cancel.cancelled() => return Ok(None),
+                    summary = drover_validate::summary(&mut *rows, plan, Side::Source) => summary?,
+                };
+                Ok(Some(Outcome::Digested { rows: summary.rows, sum: summary.sum }))
+            }
             Order::ReadSequences => Ok(Some(Outcome::Sequences { values: self.source(d).await?.sequences().await? })),
             Order::CleanSource => {
                 self.readers.close(d.id);

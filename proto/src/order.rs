@@ -6,7 +6,7 @@
 //! ```text
 //! Inspect (extractor) → Survey (applier) → Schema base (applier) → Stream (extractor, long; makes the snapshot)
 //!   → Hold (every extractor, long) → Plan (per table) → Copy → Load (per chunk) → Schema table (per table)
-//!   → Schema final → Apply (applier, long)
+//!   → Schema final → Apply (applier, long) ⇄ Fetch (extractor; only after a lost snapshot)
 //! ```
 
 use drover_model::check::CheckItem;
@@ -63,6 +63,16 @@ pub struct Extent {
     pub bytes: u64,
     /// Lease epoch of the copy: other attempts' records between these offsets are skipped.
     pub lease: u64,
+}
+
+/// Rows that an apply order owes: they moved to other keys, and the change stream did not carry all of their values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owes {
+    pub table: u32,
+    /// Counts what one apply order asks for. Its lease is that of the keys.
+    pub round: u32,
+    /// Where the keys lie in the log: blocks of canonical key cells.
+    pub keys: Extent,
 }
 
 /// An order.
@@ -125,7 +135,18 @@ pub enum Order {
     Apply {
         start: Position,
         windows: Vec<Window>,
-        owed_snapshot: Option<SnapshotRef>,
+    },
+    /// Extractor: fetch the rows that an apply order owes, on the snapshot, and append them to the partition that their keys are in.
+    Fetch {
+        owes: Owes,
+        snapshot: SnapshotRef,
+    },
+    /// Extractor: write a mark into the source's log.
+    Mark,
+    /// Extractor or applier: sum up all rows of a table on its side.
+    Digest {
+        table: u32,
+        side: Side,
     },
     /// Extractor: sequences' values for the destination.
     ReadSequences,
@@ -136,6 +157,14 @@ pub enum Order {
     /// Extractor / applier: drop what drover created on that side.
     CleanSource,
     CleanDestination,
+}
+
+/// A side of the migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Source,
+    Destination,
 }
 
 /// A step of creating schema, as data of an order (the connectors' `SchemaStep`).
@@ -180,6 +209,14 @@ pub enum Outcome {
     Joined {
         snapshot: SnapshotRef,
     },
+    /// Not an end: applying goes on when the log has the rows, behind the keys and in the same partition.
+    Owes {
+        owes: Owes,
+    },
+    /// The rows that were owed are in the log.
+    Fetched {
+        rows: u64,
+    },
     /// The snapshot, or the hold on it, is gone.
     SnapshotLost {
         error: Error,
@@ -199,6 +236,14 @@ pub enum Outcome {
     Sequences {
         values: Vec<(String, String, i64, bool)>,
     },
+    Marked {
+        position: Position,
+    },
+    /// Equal rows on both sides have equal `sum`s (a hash, as text).
+    Digested {
+        rows: u64,
+        sum: String,
+    },
     Failed {
         error: Error,
     },
@@ -207,7 +252,8 @@ pub enum Outcome {
 impl Outcome {
     /// Whether the order ends with this.
     pub fn ends(&self) -> bool {
-        !matches!(self, Outcome::StreamOpened { .. } | Outcome::SnapshotTaken { .. } | Outcome::Joined { .. })
+        use Outcome::{Joined, Owes, SnapshotTaken, StreamOpened};
+        !matches!(self, StreamOpened { .. } | SnapshotTaken { .. } | Joined { .. } | Owes { .. })
     }
 }
 
@@ -244,5 +290,12 @@ pub enum Progress {
         transactions: u64,
         commit_micros: i64,
         consistent: bool,
+        /// Everything up to here was applied before this order began: it knows of no change before.
+        #[serde(default)]
+        from: Option<Position>,
+        /// Tables that changed last and where, the latest first; some at most. No later change than the first one's is applied
+        /// up to `applied`.
+        #[serde(default)]
+        changed: Vec<(u32, Position)>,
     },
 }

@@ -1,6 +1,6 @@
 //! The harness of drover's tests, benchmarks and demo: real servers, the real program, and the means to judge the outcome.
 //!
-//! - [`postgres`] and [`kafka`] start servers in temporary folders on free ports. They die with the test process, however
+//! - [`postgres`], [`mysql`] and [`kafka`] start servers in temporary folders on free ports. They die with the test process, however
 //!   that ends; nothing of the machine's own services is touched.
 //! - [`process`] holds a child process: its output, its signals, its memory and CPU. [`drover`] finds and starts the program
 //!   under test with it.
@@ -18,6 +18,7 @@ pub mod compare;
 pub mod deployment;
 pub mod drover;
 pub mod kafka;
+pub mod mysql;
 pub mod observer;
 pub mod ports;
 pub mod postgres;
@@ -30,6 +31,7 @@ pub mod workload;
 pub use deployment::{Deployment, Form, Role};
 pub use drover::Drover;
 pub use kafka::Kafka;
+pub use mysql::{MySql, Release};
 pub use observer::Observer;
 pub use postgres::{PgOptions, Postgres};
 pub use process::Process;

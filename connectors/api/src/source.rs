@@ -154,6 +154,9 @@ pub trait ChunkReader: Send {
     async fn plan(&mut self, plan: &TablePlan, target_bytes: u64, keyed: bool) -> Result<Vec<Chunk>>;
     /// Reads one chunk in the plan's format. On `Err` the blocks already given out are void.
     async fn read(&mut self, plan: &TablePlan, bounds: &Bounds, sink: &mut dyn BlockSink) -> Result<ChunkRead>;
-    /// Fetches single rows by key (canonical key cells), on the snapshot, as rows of canonical cells in change form: for rows that are owed.
-    async fn fetch(&mut self, plan: &TablePlan, keys: &[Bytes]) -> Result<Vec<Bytes>>;
+    /// Fetches rows by key (canonical key cells), on the snapshot, for rows that are owed: for each key, in order, its row as canonical cells
+    /// in change form, or `None` if the snapshot has none (or the plan's filter leaves it out). One round trip, not one for each key; the caller
+    /// gives as many keys as it can take the rows of. TABLE_CHANGED when the table is not the one that was planned any more: the snapshot may
+    /// show no rows then.
+    async fn fetch(&mut self, plan: &TablePlan, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>>;
 }

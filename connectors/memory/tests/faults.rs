@@ -33,7 +33,7 @@ fn target(host: &str, migration: Uuid) -> Target {
     let (scheme, host) = ("memory".to_owned(), host.to_owned());
     let url = Url { scheme, host, port: None, user: None, database: None, params: vec![] };
     let endpoint = Endpoint { kind: "memory".into(), url, password: None, tls: Tls::default() };
-    Target { endpoint, password: None, migration, name: "faults".into() }
+    Target { endpoint, password: None, migration, name: "faults".into(), readers: 2 }
 }
 
 /// One database is both sides: the table `s.t` moves to `d.t`.

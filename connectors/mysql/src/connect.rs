@@ -4,23 +4,13 @@
 use crate::errors::classify;
 use crate::flavor::Version;
 use drover_model::error::codes;
-use drover_model::migration::TlsMode;
+pub use drover_model::migration::{Tls, TlsMode};
 use drover_model::{Error, Fault, MigrationId, Result, Retry};
 use mysql_async::prelude::Queryable;
 use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, SslOpts};
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// TLS of one endpoint.
-#[derive(Debug, Clone)]
-pub struct Tls {
-    pub mode: TlsMode,
-    pub ca: Option<PathBuf>,
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-}
 
 /// Where and as whom to connect.
 #[derive(Debug, Clone)]

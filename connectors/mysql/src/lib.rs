@@ -17,16 +17,23 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod binlog;
+pub mod catalog;
+pub mod cells;
+pub mod changes;
 pub mod connect;
 pub mod encode;
 pub mod errors;
 pub mod flavor;
+pub mod gtid;
 pub mod load;
+pub mod position;
 pub mod progress;
 pub mod restart;
 pub mod sessions;
 mod shape;
 pub mod sql;
+pub mod typemap;
 pub mod types;
 mod warnings;
 
