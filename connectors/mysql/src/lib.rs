@@ -28,20 +28,17 @@ pub mod flavor;
 pub mod gtid;
 pub mod load;
 pub mod position;
-pub mod snapshot;
-pub mod schema;
-pub mod sql;
-pub mod typemap;
-pub mod types;
-pub mod wire;
 pub mod progress;
 pub mod restart;
+pub mod schema;
 pub mod sessions;
 mod shape;
+pub mod snapshot;
 pub mod sql;
 pub mod typemap;
 pub mod types;
 mod warnings;
+pub mod wire;
 
 /// The row format that two of the family agree on: cells of `drover_model::row`, text in the source column's character set.
 pub const CELLS: &str = "mysql-cells";
