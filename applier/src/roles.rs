@@ -4,11 +4,12 @@ use crate::apply;
 use crate::load::{Chunk, Loaded, load};
 use crate::owed::Creditor;
 use crate::survey::survey;
+use crate::trim::Trimmer;
 use async_trait::async_trait;
 use drover_connectors_api::{Destination, Loader, SchemaStep, Side};
-use drover_log::{Log, LogFactory, Stream};
+use drover_log::{Log, LogFactory};
 use drover_model::error::codes;
-use drover_model::migration::OnConflict;
+use drover_model::migration::{OnConflict, Stage};
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
 use drover_proto::order::{Description, Order, Outcome, Owes, Progress, Step};
 use drover_runtime::CancellationToken;
@@ -38,6 +39,7 @@ pub struct Applier {
     open: tokio::sync::Mutex<HashMap<MigrationId, Arc<dyn Destination>>>,
     prepared: tokio::sync::Mutex<HashSet<MigrationId>>,
     loaders: Mutex<HashMap<MigrationId, Idle>>,
+    trimmers: Mutex<HashMap<MigrationId, Trimmer>>,
 }
 
 impl Applier {
@@ -48,6 +50,7 @@ impl Applier {
             open: tokio::sync::Mutex::default(),
             prepared: tokio::sync::Mutex::default(),
             loaders: Mutex::default(),
+            trimmers: Mutex::default(),
         }
     }
 
@@ -104,7 +107,12 @@ impl Applier {
             Step::Final => SchemaStep::Final,
         };
         let allowed = d.migration.on_conflict == OnConflict::Ignore;
-        let what = destination.schema(d.id, &step, catalog, &d.plans, &d.objects, allowed).await?;
+        let mut what = destination.schema(d.id, &step, catalog, &d.plans, &d.objects, allowed).await?;
+        if step == SchemaStep::Final && !d.migration.has(Stage::Incremental) {
+            // Nothing will be applied: what waits for the switch need not wait.
+            let last = SchemaStep::Cutover;
+            what.extend(destination.schema(d.id, &last, catalog, &d.plans, &d.objects, allowed).await?);
+        }
         Ok(Outcome::Done { what })
     }
 
@@ -141,11 +149,14 @@ impl Applier {
             loaded = load(&*log, &mut *loader, &what, &news) => loaded?,
         };
         self.with_loaders(|l| l.entry(d.id).or_default().push((Instant::now(), loader)));
-        if *trim > 0 {
-            log.trim(Stream::Bulk(extent.partition), *trim).await?;
-        }
         Ok(Some(match loaded {
-            Loaded::Rows(rows) => Outcome::Loaded { rows },
+            Loaded::Rows(rows) => {
+                if *trim > 0 {
+                    let mut trimmers = self.trimmers.lock().unwrap_or_else(PoisonError::into_inner);
+                    trimmers.entry(d.id).or_insert_with(|| Trimmer::new(log)).trim(extent.partition, *trim)?;
+                }
+                Outcome::Loaded { rows }
+            }
             Loaded::Lost => Outcome::BulkLost,
         }))
     }
@@ -210,6 +221,7 @@ impl Applier {
             }
             Order::CleanDestination => {
                 self.with_loaders(|l| l.remove(&d.id));
+                self.trimmers.lock().unwrap_or_else(PoisonError::into_inner).remove(&d.id);
                 self.prepared.lock().await.remove(&d.id);
                 let what = self.destination(d).await?.cleanup(Some(d.id), &d.migration.name).await?;
                 self.logs.log(d).await?.remove().await?;

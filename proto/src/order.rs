@@ -89,9 +89,12 @@ pub enum Order {
     Schema {
         step: Step,
     },
-    /// Extractor, long: open the change stream at `resume`, publish to the log. Reports `StreamOpened` first.
+    /// Extractor, long: open the change stream, anew or (`resume`) where the log ends, and publish to the log. Reports `StreamOpened` first.
+    /// `start`: where the stream began; it goes on there while the log is empty.
     Stream {
         resume: bool,
+        #[serde(default)]
+        start: Option<Position>,
     },
     /// Extractor, long: take a new exact snapshot and hold it. Reports `Snapshot` first.
     Snapshot {
@@ -118,7 +121,7 @@ pub enum Order {
         snapshot: SnapshotRef,
         partition: u32,
     },
-    /// Applier: load a chunk. `trim`: everything before this offset of the partition is not needed any more.
+    /// Applier: load a chunk. `trim`: once it is loaded, nothing before this offset of its partition is needed any more.
     Load {
         table: u32,
         generation: u32,

@@ -92,7 +92,7 @@ impl Session {
 
 /// Set at the start of every session. Strict, with every date that a table may hold; zero is a value of an auto-increment column like others;
 /// timestamps are UTC; nobody is cut off while the other side is slow.
-const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION', \
+pub(crate) const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION', \
     SESSION time_zone = '+00:00', SESSION wait_timeout = 86400, SESSION net_read_timeout = 3600, \
     SESSION net_write_timeout = 3600, SESSION sql_auto_is_null = 0, SESSION group_concat_max_len = 1048576, \
     NAMES utf8mb4";

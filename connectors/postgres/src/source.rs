@@ -150,7 +150,7 @@ impl Source for PgSource {
         if spec.fresh { self.fresh(&spec, &names).await } else { self.resumed(&spec, &names).await }
     }
 
-    async fn new_snapshot(&self) -> Result<Box<dyn Hold>> {
+    async fn new_snapshot(&self, _tables: &[TablePlan]) -> Result<Box<dyn Hold>> {
         if self.decodes().await? { self.hold(true).await } else { self.alone().await }
     }
 

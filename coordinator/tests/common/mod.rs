@@ -93,7 +93,7 @@ pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: boo
         }
         Order::Survey => Outcome::Surveyed { plans: plans(), objects: Vec::new(), items: Vec::new() },
         Order::CheckSource => Outcome::Checked { items: Vec::new() },
-        Order::Stream { resume } => Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot) },
+        Order::Stream { resume, .. } => Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot) },
         Order::Snapshot { .. } => Outcome::SnapshotTaken { snapshot: snapshot() },
         Order::Hold { snapshot, .. } => {
             Outcome::Joined { snapshot: SnapshotRef { token: token(), ..snapshot.clone() } }
