@@ -5,6 +5,7 @@
 
 pub mod bind;
 pub mod bytes;
+pub mod dump;
 pub mod event;
 pub mod json;
 pub mod json_diff;
@@ -14,4 +15,3 @@ pub mod query;
 pub mod rows;
 pub mod table_map;
 pub mod values;
-pub mod wire;
