@@ -3,3 +3,5 @@
 
 mod basics;
 mod bench;
+mod probe;
+mod values;
