@@ -397,18 +397,15 @@ pub fn compare(plan: &TablePlan, wanted: &HashMap<Vec<u8>, Row>, found: &HashMap
     assert_eq!(wanted.len(), found.len(), "rows");
     for (key, row) in wanted {
         for (i, (a, b)) in row.iter().zip(&found[key]).enumerate() {
-            let show = |v: &Option<Vec<u8>>| {
-                v.as_ref().map(|v| String::from_utf8_lossy(v).chars().take(200).collect::<String>())
+            let show = |v: &Option<Vec<u8>>| match v {
+                None => "null".to_owned(),
+                Some(v) => {
+                    format!("{} ({:02x?})", String::from_utf8_lossy(&v[..v.len().min(200)]), &v[..v.len().min(40)])
+                }
             };
-            let column = &plan.columns[i];
+            let kind: String = plan.columns[i].origin_type.chars().take(60).collect();
             let id = String::from_utf8_lossy(key);
-            assert!(
-                a == b,
-                "row {id}, {}: SELECT {:?}, the log {:?}\n{a:02x?}\n{b:02x?}",
-                column.origin_type.chars().take(60).collect::<String>(),
-                show(a),
-                show(b)
-            );
+            assert!(a == b, "row {id}, {kind}: SELECT {}, the log {}", show(a), show(b));
         }
     }
 }
