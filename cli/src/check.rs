@@ -26,7 +26,8 @@ pub async fn run(path: &Path, as_json: bool) -> Result<Exit> {
 /// Opens both sides; a side that cannot be reached is an item, not an error.
 async fn items(migration: &Migration) -> Result<Vec<CheckItem>> {
     let id = MigrationId::nil();
-    let (source, destination) = tokio::join!(factories::source(migration, id), factories::destination(migration, id));
+    let (source, destination) =
+        tokio::join!(factories::source(migration, id, 0), factories::destination(migration, id));
     let mut items = Vec::new();
     for (item, side, error) in
         [("K1", "source", source.as_ref().err()), ("K3", "destination", destination.as_ref().err())]

@@ -43,7 +43,7 @@ pub async fn run(path: &Path, state: Option<PathBuf>) -> Result<Exit> {
         );
         return Ok(Exit::Done);
     };
-    let source = factories::source(&migration, id).await?;
+    let source = factories::source(&migration, id, 0).await?;
     let mut did = source.cleanup(id).await?;
     did.extend(destination.cleanup(Some(id), &migration.name).await?);
     if migration.log.kafka.is_some() {
@@ -56,7 +56,7 @@ pub async fn run(path: &Path, state: Option<PathBuf>) -> Result<Exit> {
             objects: Vec::new(),
             bulk_partitions: 0,
         };
-        Factories::new(None).log(&description).await?.remove().await?;
+        Factories::new(None, 0).log(&description).await?.remove().await?;
         did.push("deleted the topics".into());
     }
     if let Some(dir) = dir {

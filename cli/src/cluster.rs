@@ -103,7 +103,7 @@ async fn work(args: WorkerArgs, role: Role) -> Result<Exit> {
     let _signals = on_signal(shutdown.clone())?;
     let name = args.name.unwrap_or_else(host_name);
     let control = Arc::new(Remote::lazy(&args.coordinator)?);
-    let factories = Arc::new(Factories::new(None));
+    let factories = Arc::new(Factories::new(None, args.slots.max(1) as usize));
     let handler: Arc<dyn Handler> = match role {
         Role::Extractor => {
             let work_dir = args.work_dir.unwrap_or_else(|| std::env::temp_dir().join(format!("drover-{name}")));

@@ -24,19 +24,19 @@ fn connector(kind: &str) -> Result<Arc<dyn Connector>> {
     })
 }
 
-fn target(endpoint: &Endpoint, id: MigrationId, name: &str) -> Result<Target> {
+fn target(endpoint: &Endpoint, id: MigrationId, name: &str, readers: usize) -> Result<Target> {
     let password = endpoint.password.as_ref().map(secret::resolve).transpose()?;
-    Ok(Target { endpoint: endpoint.clone(), password, migration: id, name: name.to_owned() })
+    Ok(Target { endpoint: endpoint.clone(), password, migration: id, name: name.to_owned(), readers })
 }
 
-/// Opens the source of a migration.
-pub async fn source(migration: &Migration, id: MigrationId) -> Result<Box<dyn Source>> {
-    connector(&migration.source.kind)?.source(target(&migration.source, id, &migration.name)?).await
+/// Opens the source of a migration; `readers` is how many chunks will be read at once.
+pub async fn source(migration: &Migration, id: MigrationId, readers: usize) -> Result<Box<dyn Source>> {
+    connector(&migration.source.kind)?.source(target(&migration.source, id, &migration.name, readers)?).await
 }
 
 /// Opens the destination of a migration.
 pub async fn destination(migration: &Migration, id: MigrationId) -> Result<Box<dyn Destination>> {
-    connector(&migration.destination.kind)?.destination(target(&migration.destination, id, &migration.name)?).await
+    connector(&migration.destination.kind)?.destination(target(&migration.destination, id, &migration.name, 0)?).await
 }
 
 /// Blocks of chunks in memory: more than `run` lets lie between copying and loading, so that they are written to disk only when
@@ -47,13 +47,16 @@ const BULK_MEMORY: usize = 80 << 20;
 pub struct Factories {
     /// Where logs without a broker lie.
     state: Option<PathBuf>,
+    /// Chunks read at once.
+    readers: usize,
     logs: tokio::sync::Mutex<HashMap<MigrationId, Arc<dyn Log>>>,
 }
 
 impl Factories {
-    /// `state` is the folder of `drover run`; a cluster's worker has none and needs a broker.
-    pub fn new(state: Option<PathBuf>) -> Self {
-        Factories { state, logs: tokio::sync::Mutex::default() }
+    /// `state` is the folder of `drover run`; a cluster's worker has none and needs a broker. `readers`: chunks that will be read
+    /// at once.
+    pub fn new(state: Option<PathBuf>, readers: usize) -> Self {
+        Factories { state, readers, logs: tokio::sync::Mutex::default() }
     }
 
     async fn open_log(&self, migration: &Migration, id: MigrationId) -> Result<Arc<dyn Log>> {
@@ -92,7 +95,7 @@ fn kafka_options(kafka: &Kafka, name: &str, id: MigrationId) -> Result<KafkaOpti
 #[async_trait]
 impl SourceFactory for Factories {
     async fn source(&self, description: &Description) -> Result<Box<dyn Source>> {
-        source(&description.migration, description.id).await
+        source(&description.migration, description.id, self.readers).await
     }
 }
 

@@ -3,10 +3,12 @@
 mod check;
 mod cleanup;
 mod cluster;
+mod cutover;
 mod exit;
 mod factories;
 mod file;
 mod progress;
+mod reach;
 mod run;
 mod state;
 mod validate;
@@ -83,6 +85,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Switch over: catch up, set the sequences, compare every row, and end the migration; only if nothing selected changes at the
+    /// source meanwhile, so stop its writers first. Status 1 if the sides differ; 4 if the source is still written to.
+    Cutover(cutover::CutoverArgs),
     /// Drop all that drover created on either side, and the state. The migrated data stay.
     Cleanup {
         /// The migration file.
@@ -97,11 +102,14 @@ enum Command {
     Extractor(cluster::WorkerArgs),
     /// Start an applier: it writes destinations. Any number may join and leave.
     Applier(cluster::WorkerArgs),
-    /// Create and steer migrations of a cluster.
+    /// Create migrations of a cluster; show and steer these, or the one that `run` carries out.
     Migration {
         /// Address of the coordinator.
         #[arg(long, env = "DROVER_COORDINATOR", default_value = "http://127.0.0.1:7440", global = true)]
         coordinator: String,
+        /// Where the `run` of a FILE keeps its state (default: .drover/NAME beside the file).
+        #[arg(long, value_name = "DIR", global = true)]
+        state: Option<PathBuf>,
         #[command(subcommand)]
         verb: verbs::Verb,
     },
@@ -129,11 +137,12 @@ fn main() -> ExitCode {
             Command::Check { file, json } => check::run(&file, json).await,
             Command::Run { file, until, state } => run::run(&file, until, state, bars).await,
             Command::Validate { file, table, json } => validate::run(&file, &table, json, bars).await,
+            Command::Cutover(args) => cutover::run(args).await,
             Command::Cleanup { file, state } => cleanup::run(&file, state).await,
             Command::Coordinator(args) => cluster::coordinator(args).await,
             Command::Extractor(args) => cluster::extractor(args).await,
             Command::Applier(args) => cluster::applier(args).await,
-            Command::Migration { coordinator, verb } => verbs::run(&coordinator, verb).await,
+            Command::Migration { coordinator, state, verb } => verbs::run(&coordinator, state, verb).await,
         }
     });
     // Blocking threads (file writers) end with the process.

@@ -43,32 +43,61 @@ pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, bars
     let dir = StateDir::lock(&file::state_dir(path, &migration.name, state))?;
     let shutdown = CancellationToken::new();
     let signals = crate::cluster::on_signal(shutdown.clone())?;
-    let coordinator = Coordinator::open(crate::cluster::options(&dir.path, true)).await?;
-    begin(&coordinator, &migration).await?;
-    let factories = Arc::new(Factories::new(Some(dir.path.clone())));
-    let extractor: Arc<dyn Handler> = Arc::new(Extractor::new(factories.clone(), factories.clone(), dir.path.clone()));
-    let applier: Arc<dyn Handler> = Arc::new(Applier::new(factories.clone(), factories.clone()));
-    let stop = CancellationToken::new();
-    let mut workers = Vec::new();
-    for (role, name, handler) in [(Role::Extractor, "extractor", extractor), (Role::Applier, "applier", applier)] {
-        let control = Arc::new(coordinator.clone());
-        let options = worker::Options { control, role, name: name.into(), slots: slots() };
-        workers.push(task::spawn(name, worker::run(options, handler, stop.clone())));
-    }
+    let engine = Engine::start(dir, &migration).await?;
     let mut display = Display::new(bars);
-    let ended = watch(&coordinator, &migration, until, &mut display, &shutdown).await;
+    let ended = watch(&engine.coordinator, &migration, until, &mut display, &shutdown).await;
     display.end();
-    stop.cancel();
-    for mut worker in workers {
-        match worker.join().await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a worker ended badly"),
-            Err(error) => tracing::warn!(%error, "a worker broke"),
+    engine.end().await;
+    drop(signals);
+    ended
+}
+
+/// All roles at work on one migration, and the socket by which verbs reach them.
+pub struct Engine {
+    pub coordinator: Coordinator,
+    stop: CancellationToken,
+    door: task::Owned<Result<()>>,
+    workers: Vec<task::Owned<Result<()>>>,
+    /// Unlocked last.
+    _dir: StateDir,
+}
+
+impl Engine {
+    /// Begins, or goes on with what the state folder has.
+    pub async fn start(dir: StateDir, migration: &Migration) -> Result<Engine> {
+        let coordinator = Coordinator::open(crate::cluster::options(&dir.path, true)).await?;
+        begin(&coordinator, migration).await?;
+        let stop = CancellationToken::new();
+        let (socket, control, until) = (dir.listen()?, coordinator.clone(), stop.clone());
+        let door = task::spawn("verbs", async move { control.serve_unix(socket, until).await });
+        let mut workers = Vec::new();
+        let factories = Arc::new(Factories::new(Some(dir.path.clone()), slots() as usize));
+        let extractor: Arc<dyn Handler> =
+            Arc::new(Extractor::new(factories.clone(), factories.clone(), dir.path.clone()));
+        let applier: Arc<dyn Handler> = Arc::new(Applier::new(factories.clone(), factories.clone()));
+        for (role, name, handler) in [(Role::Extractor, "extractor", extractor), (Role::Applier, "applier", applier)] {
+            let control = Arc::new(coordinator.clone());
+            let options = worker::Options { control, role, name: name.into(), slots: slots() };
+            workers.push(task::spawn(name, worker::run(options, handler, stop.clone())));
+        }
+        Ok(Engine { coordinator, stop, door, workers, _dir: dir })
+    }
+
+    /// Stops all of it.
+    pub async fn end(mut self) {
+        self.stop.cancel();
+        for mut worker in self.workers {
+            match worker.join().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "a worker ended badly"),
+                Err(error) => tracing::warn!(%error, "a worker broke"),
+            }
+        }
+        // Answers under way go out; who stays connected without asking anything is not waited for.
+        if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(2), self.door.join()).await {
+            tracing::warn!(%error, "the socket for verbs ended badly");
         }
     }
-    drop(signals);
-    drop(dir);
-    ended
 }
 
 /// Creates the migration, or takes up the one that the state folder has.
@@ -115,7 +144,7 @@ async fn watch(
     shutdown: &CancellationToken,
 ) -> Result<Exit> {
     let mut mark: Option<Position> = None;
-    let (mut retried, mut consistent) = (None, false);
+    let (mut retried, mut consistent, mut paused) = (None, false, false);
     loop {
         let view = coordinator.snapshot_view(&migration.name)?;
         display.show(&view);
@@ -133,11 +162,15 @@ async fn watch(
                 eprintln!("drover: the migration failed: {error}");
                 return Ok(Exit::Failed);
             }
-            "completed" => {
+            // What drover made at the source is dropped first, if it was asked to stop.
+            "completed" if !view.cleaning => {
                 tracing::info!("completed: {} rows in {} tables", view.rows, view.tables.len());
                 return Ok(Exit::Done);
             }
             _ => {}
+        }
+        if std::mem::replace(&mut paused, view.state == "paused") != (view.state == "paused") {
+            tracing::info!("{}", if paused { "paused; `drover migration resume FILE` goes on" } else { "resumed" });
         }
         if let Some(error) = view.error.as_ref().filter(|e| retried.as_ref() != Some(*e)) {
             tracing::warn!("trying again: {error}");
@@ -167,7 +200,7 @@ async fn watch(
 
 /// A mark in the source's log; if the source is away just now, it is tried again later.
 async fn try_mark(migration: &Migration, id: MigrationId) -> Option<Position> {
-    let marked = async { factories::source(migration, id).await?.mark().await };
+    let marked = async { factories::source(migration, id, 0).await?.mark().await };
     match marked.await {
         Ok(mark) => Some(mark),
         Err(error) => {

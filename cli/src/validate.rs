@@ -14,7 +14,7 @@ use std::path::Path;
 pub async fn run(path: &Path, tables: &[String], as_json: bool, bars: Bars) -> Result<Exit> {
     let migration = file::read(path)?;
     let (source, destination) = tokio::try_join!(
-        factories::source(&migration, MigrationId::nil()),
+        factories::source(&migration, MigrationId::nil(), 0),
         factories::destination(&migration, MigrationId::nil())
     )?;
     let (_, plans) = check::plans(&*source, &*destination, &migration).await?;

@@ -1,18 +1,26 @@
-//! `drover migration …`: the operator's calls to the coordinator of a cluster.
+//! `drover migration …`: the operator's calls to the coordinator of a cluster, or to the `drover run` that works on a file.
 
 use crate::exit::Exit;
 use crate::file;
-use clap::Subcommand;
+use crate::reach::{self, Who};
+use clap::{Args, Subcommand};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
-use drover_proto::control::{Remote, from_status};
+use drover_proto::control::Remote;
 use drover_proto::v1;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
+#[derive(Args)]
+pub struct Which {
+    /// The migration's file, or its name in a cluster.
+    #[arg(value_name = "N|FILE")]
+    migration: String,
+}
+
 #[derive(Subcommand)]
 pub enum Verb {
-    /// Store a migration, precheck it and start it.
+    /// Store a migration in a cluster, precheck it and start it.
     Create {
         /// The migration file.
         file: PathBuf,
@@ -22,60 +30,93 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// List all migrations.
+    /// List all migrations of a cluster.
     List {
         #[arg(long)]
         json: bool,
     },
     /// Show one migration: state, stages, tables, lag, error.
     Show {
-        name: String,
+        #[command(flatten)]
+        which: Which,
         #[arg(long)]
         json: bool,
     },
     /// Stop its work, to be resumed.
-    Pause { name: String },
+    Pause {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Go on with a paused or failed migration, or start a draft.
-    Resume { name: String },
+    Resume {
+        #[command(flatten)]
+        which: Which,
+    },
     /// End it for good: it counts as completed, and what drover created at the source is dropped.
-    Stop { name: String },
-    /// Remove a completed migration and what drover created on both sides.
-    Delete { name: String },
+    Stop {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Remove a completed migration of a cluster and what drover created on both sides.
+    Delete {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Change limits while it runs, as KEY=VALUE, for example full.rows_per_second=5000 (0: unlimited).
     Limits {
-        name: String,
+        #[command(flatten)]
+        which: Which,
         #[arg(required = true, value_name = "KEY=VALUE")]
         limits: Vec<String>,
     },
     /// What happened, line by line.
     Log {
-        name: String,
+        #[command(flatten)]
+        which: Which,
         #[arg(long)]
         json: bool,
     },
 }
 
-fn unreadable(e: serde_json::Error) -> Error {
-    Error::internal("the coordinator's answer cannot be read").cause(e)
-}
-
-/// Carries a verb out.
-pub async fn run(coordinator: &str, verb: Verb) -> Result<Exit> {
-    let mut client = Remote::lazy(coordinator)?.client();
-    let (reply, as_json) = match verb {
+/// Carries a verb out. `state`: the state folder of a migration that is given by its file.
+pub async fn run(coordinator: &str, state: Option<PathBuf>, verb: Verb) -> Result<Exit> {
+    let reached = async |which: &Which| reach::reach(&which.migration, state.clone(), coordinator).await;
+    let act = async |which: &Which, action: &str, argument: Value| {
+        let r = reached(which).await?;
+        r.who.act(&r.name, action, argument).await
+    };
+    let (value, as_json) = match &verb {
         Verb::Create { file, draft, json } => {
-            let migration = file::read(&file)?;
-            let body = serde_json::to_vec(&migration).map_err(unreadable)?;
-            (client.create(v1::CreateRequest { migration: body.into(), draft }).await, json)
+            let migration = file::read(file)?;
+            let body =
+                serde_json::to_vec(&migration).map_err(|e| Error::internal("a migration has no JSON form").cause(e))?;
+            let request = v1::CreateRequest { migration: body.into(), draft: *draft };
+            (reach::answer(Remote::lazy(coordinator)?.client().create(request).await)?, *json)
         }
-        Verb::List { json } => (client.list(v1::ListRequest {}).await, json),
-        Verb::Show { name, json } => (client.show(v1::NameRequest { name }).await, json),
-        Verb::Log { name, json } => (client.log(v1::LogRequest { name, after: 0 }).await, json),
-        Verb::Pause { name } => (client.act(act(name, "pause", Value::Null)).await, false),
-        Verb::Resume { name } => (client.act(act(name, "resume", Value::Null)).await, false),
-        Verb::Stop { name } => (client.act(act(name, "stop", Value::Null)).await, false),
-        Verb::Delete { name } => (client.act(act(name, "delete", Value::Null)).await, false),
-        Verb::Limits { name, limits } => {
+        Verb::List { json } => {
+            (reach::answer(Remote::lazy(coordinator)?.client().list(v1::ListRequest {}).await)?, *json)
+        }
+        Verb::Show { which, json } => {
+            let r = reached(which).await?;
+            (r.who.show(&r.name).await?, *json)
+        }
+        Verb::Log { which, json } => {
+            let r = reached(which).await?;
+            (r.who.log(&r.name).await?, *json)
+        }
+        Verb::Pause { which } => (act(which, "pause", Value::Null).await?, false),
+        Verb::Resume { which } => (act(which, "resume", Value::Null).await?, false),
+        Verb::Stop { which } => (act(which, "stop", Value::Null).await?, false),
+        Verb::Delete { which } => {
+            let r = reached(which).await?;
+            if !matches!(r.who, Who::Cluster(_)) {
+                let text = format!("{} runs in one process: there is nothing to delete but its traces", r.name);
+                return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
+                    .remedy("end `drover run`, then `drover cleanup FILE`"));
+            }
+            (r.who.act(&r.name, "delete", Value::Null).await?, false)
+        }
+        Verb::Limits { which, limits } => {
             let mut argument = serde_json::Map::new();
             for limit in limits {
                 let Some((key, value)) = limit.split_once('=') else {
@@ -89,22 +130,15 @@ pub async fn run(coordinator: &str, verb: Verb) -> Result<Exit> {
                 };
                 argument.insert(key.to_owned(), Value::String(value.to_owned()));
             }
-            (client.act(act(name, "limits", Value::Object(argument))).await, false)
+            (act(which, "limits", Value::Object(argument)).await?, false)
         }
     };
-    let reply = reply.map_err(|s| from_status(&s))?.into_inner();
-    let value: Value = serde_json::from_slice(&reply.json).map_err(unreadable)?;
     if as_json {
         println!("{value}");
     } else {
         print!("{}", render(&value));
     }
     Ok(Exit::Done)
-}
-
-fn act(name: String, action: &str, argument: Value) -> v1::ActRequest {
-    let argument = if argument.is_null() { Vec::new() } else { argument.to_string().into_bytes() };
-    v1::ActRequest { name, action: action.into(), argument: argument.into() }
 }
 
 fn render(value: &Value) -> String {

@@ -8,27 +8,48 @@ use drover_proto::v1;
 use drover_proto::v1::control_server::{Control as Service, ControlServer};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 struct Grpc(Coordinator);
 
+fn service(coordinator: Coordinator) -> ControlServer<Grpc> {
+    ControlServer::new(Grpc(coordinator)).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+}
+
+fn failed(e: tonic::transport::Error) -> Error {
+    Error::internal("the coordinator's gRPC server failed").cause(e)
+}
+
 pub(crate) async fn serve(
     coordinator: Coordinator,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let service = ControlServer::new(Grpc(coordinator))
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tonic::transport::Server::builder()
-        .add_service(service)
+        .add_service(service(coordinator))
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await
-        .map_err(|e| Error::internal("the coordinator's gRPC server failed").cause(e))
+        .map_err(failed)
+}
+
+pub(crate) async fn serve_unix(
+    coordinator: Coordinator,
+    listener: UnixListener,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let incoming = futures::stream::unfold(listener, |listener| async move {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        Some((accepted, listener))
+    });
+    tonic::transport::Server::builder()
+        .add_service(service(coordinator))
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
+        .await
+        .map_err(failed)
 }
 
 fn reply(value: &Value) -> Response<v1::JsonReply> {

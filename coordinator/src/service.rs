@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -218,8 +218,8 @@ impl Coordinator {
         self.inner.turn(|desk, _| Ok(((), desk.update(&name, migration)?))).await
     }
 
-    /// An operator's action: `pause`, `resume`, `stop`, `delete` (argument `{"force": true}`: without cleaning) or `limits` (argument
-    /// as `[limits]` of the file). Gives the JSON of `show`.
+    /// An operator's action: `pause`, `resume`, `stop`, `delete` (argument `{"force": true}`: without cleaning), `limits` (argument
+    /// as `[limits]` of the file) or `cutover` (see [`Desk::cutover`]: to be repeated while it is wanted). Gives the JSON of `show`.
     ///
     /// # Errors
     /// The action is not allowed in the present state; the message says what is.
@@ -229,6 +229,8 @@ impl Coordinator {
                 let argument = argument.unwrap_or(Value::Null);
                 let turn = if action == "limits" {
                     desk.limits(name, &argument, now)?
+                } else if action == "cutover" {
+                    desk.cutover(name, &argument, now)?
                 } else {
                     let force = argument.get("force").and_then(Value::as_bool).unwrap_or(false);
                     desk.act(name, action, force, now)?
@@ -311,6 +313,15 @@ impl Coordinator {
     /// The server failed.
     pub async fn serve_grpc_on(&self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
         crate::grpc::serve(self.clone(), listener, shutdown).await
+    }
+
+    /// Serves verbs on this machine over a Unix socket. Who may open the socket's file may do everything: its permissions
+    /// are the caller's to set.
+    ///
+    /// # Errors
+    /// The server failed.
+    pub async fn serve_unix(&self, listener: UnixListener, shutdown: CancellationToken) -> Result<(), Error> {
+        crate::grpc::serve_unix(self.clone(), listener, shutdown).await
     }
 
     /// Serves `/healthz`, `/readyz` and `/metrics` until `shutdown`.

@@ -6,8 +6,9 @@
 
 mod common;
 
-use common::{CHUNKS, ROWS, TABLES, answer};
+use common::{CHUNKS, ROWS, TABLES, answer, answer_as};
 use drover_coordinator::Tuning;
+use drover_coordinator::cutover::Step;
 use drover_coordinator::desk::{Desk, Now};
 use drover_coordinator::event::Event;
 use drover_coordinator::key::OrderKey;
@@ -40,6 +41,8 @@ struct Sim {
     grants: BTreeMap<OrderKey, Grant>,
     epoch: u64,
     spawned: u32,
+    /// Whether snapshots can be joined by workers that did not make them.
+    shared: bool,
     /// Leases of apply orders for which the owed rows are in the log.
     fetched: BTreeSet<u64>,
     /// Every order ever given out, by its lease.
@@ -68,6 +71,7 @@ impl Sim {
             grants: BTreeMap::new(),
             epoch: 0,
             spawned: 0,
+            shared: true,
             fetched: BTreeSet::new(),
             leases: BTreeMap::new(),
         };
@@ -123,6 +127,8 @@ impl Sim {
                     commit_micros: 0,
                     // A stretch is passed when what it owes is paid.
                     consistent: windows.iter().all(|w| w.low == w.high) || self.fetched.contains(&lease.epoch),
+                    from: Some(common::at(0)),
+                    changed: Vec::new(),
                 },
                 Order::Stream { .. } => Progress::Stream {
                     migration,
@@ -144,6 +150,7 @@ impl Sim {
             running: w.running.iter().map(|(l, ..)| l.clone()).collect(),
             leaving: false,
             progress: progress.collect(),
+            number: 0,
         };
         let (reply, turn) = self.desk.poll(&request, self.now).unwrap();
         self.store(turn);
@@ -186,7 +193,7 @@ impl Sim {
                 Some(Outcome::SnapshotLost { error: boxed_error(Retry::Other) })
             }
             2 if matches!(order, Order::Load { .. }) => Some(Outcome::BulkLost),
-            _ => answer(&order, &self.workers[i].id, self.now.wall_ms, lease.epoch),
+            _ => answer_as(&order, &self.workers[i].id, self.now.wall_ms, lease.epoch, self.shared),
         };
         let Some(outcome) = outcome else {
             self.workers[i].running[n].2 = true;
@@ -244,6 +251,19 @@ impl Sim {
     }
 
     fn check(&self) {
+        if let Some(snap) = self.state().snapshot.as_ref().filter(|_| !self.shared) {
+            assert_eq!(snap.holders.len(), 1, "a snapshot that cannot be shared has one holder");
+        }
+        for held in self.desk.leases().all().filter(|_| !self.shared) {
+            let (Order::Hold { snapshot, .. } | Order::Plan { snapshot, .. } | Order::Copy { snapshot, .. }) =
+                &held.grant.order
+            else {
+                continue;
+            };
+            // Tokens of the simulated source name their maker.
+            let maker = snapshot.token.split('/').next();
+            assert_eq!(maker, Some(&*held.grant.worker), "{} went to a worker that cannot read there", held.grant.key);
+        }
         for long in [OrderKey::Stream, OrderKey::Apply] {
             let valid =
                 self.workers.iter().flat_map(|w| w.running.iter().map(move |(l, ..)| (w, l))).filter(|(w, l)| {
@@ -263,6 +283,13 @@ impl Sim {
         distinct.sort_unstable();
         distinct.dedup();
         assert_eq!(distinct.len(), partitions.len(), "two copies own one partition");
+        let waiting = || self.state().tables.iter().flat_map(|t| t.copied.values());
+        for held in self.desk.leases().all() {
+            let Order::Load { extent, trim, .. } = &held.grant.order else { continue };
+            let others = waiting().filter(|e| e.partition == extent.partition && *e != extent);
+            let kept = others.filter_map(|e| e.records).all(|(first, _)| *trim <= first);
+            assert!(kept, "{:?} deletes what another load still reads", held.grant);
+        }
     }
 
     fn at_end(&self) -> bool {
@@ -366,6 +393,51 @@ fn a_quiet_migration_runs_through_its_stages() {
 }
 
 #[test]
+fn a_snapshot_that_cannot_be_shared_is_read_by_its_maker_only_and_is_lost_with_it() {
+    for stages in [ALL, COPY] {
+        let mut sim = Sim::new(stages, true);
+        sim.shared = false;
+        let turns = |sim: &mut Sim, until: &dyn Fn(&Sim) -> bool| {
+            for _ in 0..200 {
+                for i in 0..sim.workers.len() {
+                    sim.poll(i);
+                    sim.check();
+                    sim.work(i, 0, 9);
+                    if until(sim) {
+                        return true;
+                    }
+                }
+                sim.pass(100);
+            }
+            false
+        };
+        let copied = |sim: &Sim| sim.state().tables.iter().any(|t| !t.copied.is_empty() && !t.pending.is_empty());
+        assert!(turns(&mut sim, &copied), "nothing is ever copied");
+        let maker = sim.state().snapshot.as_ref().unwrap().holders.keys().next().unwrap().clone();
+        let place = sim.workers.iter().position(|w| w.id == maker).unwrap();
+        // The other extractor has polled all the time, and got nothing of this snapshot.
+        let copies = |sim: &Sim, who: &str| {
+            let leases = sim.desk.leases();
+            leases
+                .of_worker(who)
+                .iter()
+                .filter(|(_, k)| matches!(k, OrderKey::Copy { .. } | OrderKey::Hold { .. }))
+                .count()
+        };
+        let other = sim.workers.iter().find(|w| w.role == v1::Role::Extractor && w.id != maker).unwrap().id.clone();
+        assert_eq!(copies(&sim, &other), 0);
+        // The maker dies: what remains is read by the other one, from a snapshot of its own.
+        sim.workers.remove(place);
+        let second = |sim: &Sim| sim.state().snapshot.as_ref().is_some_and(|s| s.number == 1);
+        assert!(turns(&mut sim, &second), "no second snapshot");
+        assert!(sim.state().snapshot.as_ref().unwrap().holders.contains_key(&other));
+        assert!(sim.journal.iter().any(|e| matches!(e, Event::SnapshotGone { number: 0, .. })));
+        sim.calm();
+        sim.verify();
+    }
+}
+
+#[test]
 fn a_dead_workers_orders_move_within_the_term_and_the_dead_one_is_refused() {
     let mut sim = Sim::new(ALL, true);
     for _ in 0..200 {
@@ -395,6 +467,58 @@ fn a_dead_workers_orders_move_within_the_term_and_the_dead_one_is_refused() {
     sim.poll(holder);
     assert!(sim.workers[holder].running.iter().all(|(l, ..)| key(l) != OrderKey::Apply), "and is told to stop");
     assert_eq!(sim.state().phase, Phase::Migrating);
+}
+
+#[test]
+fn a_cutover_goes_on_only_while_it_is_asked_for() {
+    let mut sim = Sim::new(ALL, true);
+    let ask = |sim: &mut Sim, argument: serde_json::Value| {
+        let turn = sim.desk.cutover("shop", &argument, sim.now).unwrap();
+        sim.store(turn);
+    };
+    let step = |sim: &Sim| sim.state().cutover.as_ref().unwrap().step;
+    while !sim.state().consistent {
+        (0..4).for_each(|i| {
+            sim.poll(i);
+            sim.work(i, 0, 9);
+        });
+        sim.pass(100);
+    }
+    ask(&mut sim, serde_json::Value::Null);
+    for _ in 0..10 {
+        sim.pass(20_000);
+        ask(&mut sim, serde_json::json!({"number": 1}));
+    }
+    // Asking for another one is no asking for this one, and begins nothing.
+    for _ in 0..3 {
+        assert_eq!(step(&sim), Step::ZeroLag);
+        sim.restart();
+        sim.pass(10_000);
+        ask(&mut sim, serde_json::json!({"number": 7}));
+    }
+    assert_eq!(step(&sim), Step::ZeroLag, "each restart gives a moment to show up");
+    sim.pass(30_000);
+    assert_eq!(step(&sim), Step::Failed);
+    let error = sim.state().cutover.clone().unwrap().error.unwrap();
+    assert!(error.message.contains("gone") && sim.state().phase == Phase::Migrating, "{error}");
+    ask(&mut sim, serde_json::json!({"number": 1}));
+    assert_eq!(step(&sim), Step::Failed, "what has ended is not begun again by its number");
+    ask(&mut sim, serde_json::Value::Null);
+    assert_eq!(step(&sim), Step::ZeroLag);
+    ask(&mut sim, serde_json::json!({"cancel": true}));
+    assert_eq!(step(&sim), Step::Failed);
+    ask(&mut sim, serde_json::Value::Null);
+    for _ in 0..200 {
+        for i in 0..4 {
+            sim.poll(i);
+            (0..4).for_each(|_| sim.work(i, 0, 9));
+        }
+        ask(&mut sim, serde_json::json!({"number": 3}));
+        sim.pass(100);
+    }
+    assert_eq!((step(&sim), sim.state().phase), (Step::Done, Phase::Completed));
+    let replayed = State::replay(sim.journal.iter()).unwrap();
+    assert_eq!(serde_json::to_value(&replayed).unwrap(), serde_json::to_value(sim.state()).unwrap());
 }
 
 #[test]
@@ -635,8 +759,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_migration_ends_right(acts in acts(), incremental: bool, durable: bool) {
+    fn whatever_happens_the_migration_ends_right(acts in acts(), incremental: bool, durable: bool, shared: bool) {
         let mut sim = Sim::new(if incremental { ALL } else { COPY }, durable);
+        sim.shared = shared;
         for act in acts {
             let n = sim.workers.len();
             match act {

@@ -217,7 +217,7 @@ mod tests {
                 let all: Vec<Cell<'_>> = cells(&payload).collect();
                 for pair in all.chunks(2) {
                     let n: usize = std::str::from_utf8(pair[0].value().unwrap()).unwrap().parse().unwrap();
-                    assert_eq!(pair[1].value().map(<[u8]>::len), (n % 2 == 0).then_some(bytes));
+                    assert_eq!(pair[1].value().map(<[u8]>::len), n.is_multiple_of(2).then_some(bytes));
                     answered.push(n);
                 }
                 if head.owed == Some(Owed { apply: 5, round: 1, last: true }) {

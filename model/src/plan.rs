@@ -91,4 +91,12 @@ pub struct SnapshotRef {
     pub token: String,
     /// What a session that joined must see itself on, as the source writes it.
     pub proof: String,
+    /// Whether sessions of other processes can join it. If not, only the process that made it can hold it and read on it, and it is lost
+    /// with that process.
+    #[serde(default = "yes")]
+    pub shared: bool,
+}
+
+fn yes() -> bool {
+    true
 }

@@ -3,7 +3,7 @@
 
 use crate::v1;
 use drover_model::{Error, Fault, Retry, error::codes};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 /// What a worker asks of the coordinator.
 #[tonic::async_trait]
@@ -26,9 +26,9 @@ pub struct Remote {
 pub const MAX_MESSAGE: usize = 256 << 20;
 
 impl Remote {
-    /// Connects lazily: the coordinator may come later, and may go and come back.
+    /// Connects lazily: the coordinator may come later, and may go and come back. `url` is `http://HOST:PORT` or `unix://PATH`.
     pub fn lazy(url: &str) -> Result<Self, Error> {
-        let endpoint = Channel::from_shared(url.to_owned()).map_err(|e| {
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| {
             Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, format!("{url} is no coordinator's address"))
                 .cause(e)
                 .remedy("give it as http://HOST:PORT")

@@ -10,7 +10,7 @@ pub mod destination;
 pub mod source;
 
 pub use apply::{ApplySession, Committed, Keys, Norm, Step, UniqueColumns};
-pub use destination::{Destination, Existing, LoadOutcome, Loader, MappedTable, Progress, SchemaStep};
+pub use destination::{Destination, Existing, LoadOutcome, Loader, MappedTable, Progress, SchemaStep, SequenceValue};
 pub use source::{
     Batch, BlockSink, ChangeStream, ChunkRead, ChunkReader, Hold, Opened, Piece, Snapshot, Source, StreamSpec,
 };
@@ -56,6 +56,8 @@ pub struct Target {
     /// The migration, for session names and owned objects.
     pub migration: MigrationId,
     pub name: String,
+    /// Chunks that this process reads at once. A source whose snapshots cannot be joined later opens as many sessions ahead.
+    pub readers: usize,
 }
 
 /// One family of databases. `connectors/all` lists them; the core looks them up by kind.

@@ -16,6 +16,7 @@ pub fn catalog(db: &Database, name: &str) -> Catalog {
         Table { rows: data.rows.len() as u64, bytes, ..data.def.clone() }
     };
     Catalog {
+        scope: None,
         origin: KIND.into(),
         version: 1,
         version_text: "1".into(),

@@ -66,7 +66,8 @@ impl MemorySource {
         let (token, lineage) = (format!("{id}-{}", inner.tokens), inner.lineage);
         let snapshot = inner.snapshots.get_mut(&id).ok_or_else(lost)?;
         snapshot.holders.insert(token.clone());
-        let reference = SnapshotRef { position: position(lineage, snapshot.at), token, proof: proof(id, snapshot.at) };
+        let proof = proof(id, snapshot.at);
+        let reference = SnapshotRef { position: position(lineage, snapshot.at), token, proof, shared: true };
         Ok(MemoryHold { db: self.db.clone(), id, reference, lost: snapshot.lost.subscribe() })
     }
 
@@ -157,7 +158,7 @@ impl Source for MemorySource {
         Ok(Opened { start, snapshot, stream: Box::new(stream) })
     }
 
-    async fn new_snapshot(&self) -> Result<Box<dyn Hold>> {
+    async fn new_snapshot(&self, _tables: &[TablePlan]) -> Result<Box<dyn Hold>> {
         Ok(Box::new(self.take()?))
     }
 

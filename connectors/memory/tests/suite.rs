@@ -58,7 +58,7 @@ impl Fixture for InMemory {
             params: vec![],
         };
         let endpoint = Endpoint { kind: KIND.into(), url, password: None, tls: Tls::default() };
-        Target { endpoint, password: None, migration: self.migration, name: "suite".into() }
+        Target { endpoint, password: None, migration: self.migration, name: "suite".into(), readers: 2 }
     }
 
     fn schema(&self) -> &str {

@@ -73,7 +73,7 @@ impl Fixture for OnServer {
             params: vec![],
         };
         let endpoint = Endpoint { kind: KIND.into(), url, password: None, tls: Tls::default() };
-        Target { endpoint, password: None, migration: self.migration, name: "suite".into() }
+        Target { endpoint, password: None, migration: self.migration, name: "suite".into(), readers: 2 }
     }
 
     fn schema(&self) -> &str {

@@ -47,6 +47,7 @@ pub fn catalog() -> Catalog {
         options: Default::default(),
     };
     Catalog {
+        scope: None,
         origin: "memory".into(),
         version: 1,
         version_text: "1".into(),
@@ -78,7 +79,13 @@ pub fn plans() -> Vec<TablePlan> {
 
 /// Does an order at once. `time` is the source's position, `lease` the epoch.
 pub fn answer(order: &Order, worker: &str, time: u64, lease: u64) -> Option<Outcome> {
-    let snapshot = || SnapshotRef { position: at(time), token: format!("{worker}/{lease}"), proof: "p".into() };
+    answer_as(order, worker, time, lease, true)
+}
+
+/// The same for a source whose snapshots only their maker can read (`shared = false`).
+pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: bool) -> Option<Outcome> {
+    let token = || format!("{worker}/{lease}");
+    let snapshot = || SnapshotRef { position: at(time), token: token(), proof: "p".into(), shared };
     let done = || Outcome::Done { what: vec!["x".into()] };
     Some(match order {
         Order::Inspect => {
@@ -86,10 +93,10 @@ pub fn answer(order: &Order, worker: &str, time: u64, lease: u64) -> Option<Outc
         }
         Order::Survey => Outcome::Surveyed { plans: plans(), objects: Vec::new(), items: Vec::new() },
         Order::CheckSource => Outcome::Checked { items: Vec::new() },
-        Order::Stream { resume } => Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot) },
+        Order::Stream { resume, .. } => Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot) },
         Order::Snapshot { .. } => Outcome::SnapshotTaken { snapshot: snapshot() },
         Order::Hold { snapshot, .. } => {
-            Outcome::Joined { snapshot: SnapshotRef { token: format!("{worker}/{lease}"), ..snapshot.clone() } }
+            Outcome::Joined { snapshot: SnapshotRef { token: token(), ..snapshot.clone() } }
         }
         Order::Plan { table, .. } => {
             let open = |_| Bounds::Keys { from: None, to: None };
@@ -113,5 +120,7 @@ pub fn answer(order: &Order, worker: &str, time: u64, lease: u64) -> Option<Outc
             let keys = Extent { partition: 0, records: Some((lease, lease)), rows: 1, bytes: 9, lease };
             Outcome::Owes { owes: Owes { table, round: 0, keys } }
         }
+        Order::Mark => Outcome::Marked { position: at(time) },
+        Order::Digest { table, .. } => Outcome::Digested { rows: ROWS, sum: format!("sum {table}") },
     })
 }

@@ -37,7 +37,7 @@ pub async fn source(server: &Postgres, migration: MigrationId) -> Box<dyn Source
         params: vec![],
     };
     let endpoint = Endpoint { kind: "postgres".into(), url, password: None, tls: Tls::default() };
-    let target = Target { endpoint, password: None, migration, name: "bench-1".into() };
+    let target = Target { endpoint, password: None, migration, name: "bench-1".into(), readers: 2 };
     PgConnector::default().source(target).await.unwrap()
 }
 

@@ -1,0 +1,143 @@
+//! Who answers a verb. A migration is named by its file or by its name. A file leads to the `drover run` that works on it, by the socket
+//! in its state folder; to the folder itself where no process works; and, if its log lies in Kafka, to the coordinator of a cluster where there is no such folder. A name
+//! leads to the coordinator.
+
+use crate::file;
+use crate::state::{Door, StateDir};
+use drover_coordinator::service::{Coordinator, Options};
+use drover_model::error::codes;
+use drover_model::migration::Migration;
+use drover_model::{Error, Fault, Result, Retry};
+use drover_proto::control::{Remote, from_status};
+use drover_proto::v1;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// How a verb's argument names a migration.
+pub enum Named {
+    Name(String),
+    File(PathBuf),
+}
+
+impl Named {
+    /// What cannot be a migration's name is a file.
+    pub fn parse(text: &str) -> Named {
+        let is_name = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if is_name { Named::Name(text.to_owned()) } else { Named::File(PathBuf::from(text)) }
+    }
+}
+
+/// One who answers.
+pub enum Who {
+    /// The coordinator of a cluster.
+    Cluster(Remote),
+    /// The process that works in the state folder.
+    Running(Door),
+    /// Nobody works there: what the state folder tells.
+    Stored { coordinator: Coordinator, dir: StateDir },
+}
+
+/// A migration and who answers for it.
+pub struct Reached {
+    pub name: String,
+    pub who: Who,
+    /// Its file, where that was given.
+    pub local: Option<Local>,
+}
+
+/// A migration given by its file.
+pub struct Local {
+    pub migration: Migration,
+    pub folder: PathBuf,
+}
+
+impl Local {
+    /// Reads the file.
+    pub fn read(path: &Path, state: Option<PathBuf>) -> Result<Local> {
+        let migration = file::read(path)?;
+        let folder = file::state_dir(path, &migration.name, state);
+        Ok(Local { migration, folder })
+    }
+
+    /// Whether a migration of this file has begun on this machine.
+    pub fn is_here(&self) -> bool {
+        self.folder.join("coordinator.sqlite").exists()
+    }
+}
+
+/// Finds who answers.
+pub async fn reach(named: &str, state: Option<PathBuf>, coordinator: &str) -> Result<Reached> {
+    let local = match Named::parse(named) {
+        Named::Name(name) => {
+            return Ok(Reached { name, who: Who::Cluster(Remote::lazy(coordinator)?), local: None });
+        }
+        Named::File(path) => Local::read(&path, state)?,
+    };
+    let name = local.migration.name.clone();
+    let who = match Door::of(&local.folder)? {
+        Some(door) => Who::Running(door),
+        None if local.is_here() => {
+            let dir = StateDir::lock(&local.folder)?;
+            let coordinator = Coordinator::open(Options::new(&dir.path, true)).await?;
+            Who::Stored { coordinator, dir }
+        }
+        None if local.migration.log.kafka.is_some() => Who::Cluster(Remote::lazy(coordinator)?),
+        None => {
+            let text = format!("{name} has not begun here: there is no state in {}", local.folder.display());
+            return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
+                .remedy("start it by `drover run FILE`, or give the folder that it runs with by --state"));
+        }
+    };
+    Ok(Reached { name, who, local: Some(local) })
+}
+
+fn unreadable(e: serde_json::Error) -> Error {
+    Error::internal("the coordinator's answer cannot be read").cause(e)
+}
+
+/// The JSON of a reply.
+pub fn answer(reply: std::result::Result<tonic::Response<v1::JsonReply>, tonic::Status>) -> Result<Value> {
+    let reply = reply.map_err(|s| from_status(&s))?.into_inner();
+    serde_json::from_slice(&reply.json).map_err(unreadable)
+}
+
+impl Who {
+    /// Somebody who can be asked to do something.
+    fn control(&self) -> Option<&Remote> {
+        match self {
+            Who::Cluster(remote) => Some(remote),
+            Who::Running(door) => Some(&door.control),
+            Who::Stored { .. } => None,
+        }
+    }
+
+    pub async fn show(&self, name: &str) -> Result<Value> {
+        match self {
+            Who::Stored { coordinator, .. } => coordinator.show(name),
+            Who::Cluster(remote) | Who::Running(Door { control: remote, .. }) => {
+                answer(remote.client().show(v1::NameRequest { name: name.to_owned() }).await)
+            }
+        }
+    }
+
+    pub async fn log(&self, name: &str) -> Result<Value> {
+        match self {
+            Who::Stored { coordinator, .. } => coordinator.log(name, 0).await,
+            Who::Cluster(remote) | Who::Running(Door { control: remote, .. }) => {
+                answer(remote.client().log(v1::LogRequest { name: name.to_owned(), after: 0 }).await)
+            }
+        }
+    }
+
+    /// An operator's action; `argument` may be null.
+    pub async fn act(&self, name: &str, action: &str, argument: Value) -> Result<Value> {
+        let Some(remote) = self.control() else {
+            let text = format!("no drover process works on {name} now");
+            return Err(Error::new(codes::STATE, Fault::Drover, Retry::Other, text)
+                .remedy(format!("start `drover run` with its file; `{action}` then reaches it")));
+        };
+        let argument = if argument.is_null() { Vec::new() } else { argument.to_string().into_bytes() };
+        let request = v1::ActRequest { name: name.to_owned(), action: action.into(), argument: argument.into() };
+        answer(remote.client().act(request).await)
+    }
+}

@@ -1,0 +1,52 @@
+//! From the server's error numbers to drover's errors. Connectors only classify: by number, never by message text.
+//! Numbers: the server's error reference (`mysqld_error`), the same in both flavors where listed here.
+
+use drover_model::error::codes;
+use drover_model::{Error, Fault, Retry};
+
+/// What a server's error number means for trying again.
+fn policy(number: u16) -> (&'static str, Retry) {
+    match number {
+        // Too many connections, shutting down, killed, interrupted, aborted connection, server gone, lost.
+        1040 | 1053 | 1152 | 1158..=1161 | 1203 | 1226 | 1927 | 2006 | 2013 | 3169 | 4031 => {
+            (codes::CONNECTION, Retry::Connection)
+        }
+        // Access denied: user, database, table, column, routine, privilege; read-only server; host not allowed.
+        1044 | 1045 | 1130 | 1142 | 1143 | 1227 | 1290 | 1370 | 1698 | 1792 | 1836 | 3118 | 3159 => {
+            (codes::PERMISSION, Retry::Other)
+        }
+        // Unknown database.
+        1049 => (codes::CONFIGURATION, Retry::Other),
+        // Lock wait timeout, deadlock, query interrupted or timed out, kill.
+        1205 | 1213 | 1317 | 1969 | 3024 | 3572 => (codes::TIMEOUT, Retry::Other),
+        // Purged binary log, missing GTIDs, both by the number that a dump ends with.
+        1236 | 1789 => (codes::POSITION_LOST, Retry::Never),
+        _ => (codes::STATEMENT, Retry::Other),
+    }
+}
+
+/// The server's error number, if the error came from the server.
+pub fn number(error: &mysql_async::Error) -> Option<u16> {
+    match error {
+        mysql_async::Error::Server(server) => Some(server.code),
+        _ => None,
+    }
+}
+
+/// Turns an error of the client library into drover's: `what` says what drover was trying to do, `fault` whose server it was.
+pub fn classify(error: &mysql_async::Error, fault: Fault, what: impl Into<String>) -> Error {
+    let what = what.into();
+    match error {
+        mysql_async::Error::Server(server) => {
+            let (code, retry) = policy(server.code);
+            let mut out = Error::new(code, fault, retry, what);
+            out.causes.push(format!("{} (error {}, SQLSTATE {})", server.message, server.code, server.state));
+            out
+        }
+        mysql_async::Error::Io(_) => Error::new(codes::CONNECTION, fault, Retry::Connection, what).cause(error),
+        mysql_async::Error::Driver(
+            mysql_async::DriverError::ConnectionClosed | mysql_async::DriverError::PoolDisconnected,
+        ) => Error::new(codes::CONNECTION, fault, Retry::Connection, what).cause(error),
+        _ => Error::new(codes::STATEMENT, fault, Retry::Other, what).cause(error),
+    }
+}
