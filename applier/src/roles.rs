@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use drover_connectors_api::{Destination, Loader, SchemaStep, Side};
 use drover_log::{Log, LogFactory};
 use drover_model::error::codes;
-use drover_model::migration::OnConflict;
+use drover_model::migration::{OnConflict, Stage};
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
 use drover_proto::order::{Description, Order, Outcome, Owes, Progress, Step};
 use drover_runtime::CancellationToken;
@@ -107,7 +107,12 @@ impl Applier {
             Step::Final => SchemaStep::Final,
         };
         let allowed = d.migration.on_conflict == OnConflict::Ignore;
-        let what = destination.schema(d.id, &step, catalog, &d.plans, &d.objects, allowed).await?;
+        let mut what = destination.schema(d.id, &step, catalog, &d.plans, &d.objects, allowed).await?;
+        if step == SchemaStep::Final && !d.migration.has(Stage::Incremental) {
+            // Nothing will be applied: what waits for the switch need not wait.
+            let last = SchemaStep::Cutover;
+            what.extend(destination.schema(d.id, &last, catalog, &d.plans, &d.objects, allowed).await?);
+        }
         Ok(Outcome::Done { what })
     }
 

@@ -5,3 +5,8 @@
 
 pub mod bytes;
 pub mod event;
+pub mod json;
+pub mod json_diff;
+pub mod table_map;
+pub mod values;
+pub mod wire;
