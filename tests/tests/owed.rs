@@ -30,8 +30,7 @@ async fn half_loaded(form: Form) -> Result<Scene> {
     } else {
         scene.drover.kill9_all()?;
     }
-    let to = scene.destination.connect("drover").await?;
-    let marks = scene::marks(&to).await?;
+    let marks = scene.marks().await?;
     let largest = scene::largest(&marks)?;
     let count = marks.iter().filter(|m| m.0 == largest).count();
     // Otherwise the kill came too early or too late to show anything.
@@ -78,7 +77,7 @@ async fn moves(scene: &Scene, round: i64) -> Result<()> {
         "DELETE FROM pairs WHERE name LIKE 'b a n 35%'".to_owned(),
     ];
     for line in lines {
-        scene.source.exec("drover", &line).await.with_context(|| line.clone())?;
+        scene.exec(&line).await.with_context(|| line.clone())?;
     }
     Ok(())
 }
