@@ -19,6 +19,7 @@
 
 pub mod catalog;
 pub mod changes;
+pub mod check;
 pub mod connect;
 pub mod errors;
 pub mod flavor;
