@@ -7,6 +7,7 @@
 //! may have been their victim), and then ends the order: the coordinator decides about trying again. The progress at the destination,
 //! moved by each commit from the previous position to the next under our epoch, says what is done.
 
+use crate::changed::Changed;
 use crate::compact::{Folded, Shapes};
 use crate::consume::{Consumer, Record, Trail, Verdict};
 use crate::owed::{Creditor, Owing};
@@ -129,6 +130,8 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
         replies,
         open: None,
         huge: None,
+        began_at: have.clone(),
+        changed: Changed::default(),
         committed: have.clone(),
         durable: have.clone(),
         flushing: None,
@@ -201,6 +204,9 @@ struct Run {
     replies: mpsc::UnboundedSender<(usize, Reply)>,
     open: Option<Open>,
     huge: Option<Huge>,
+    /// Everything up to here was applied before this order.
+    began_at: Position,
+    changed: Changed,
     committed: Position,
     durable: Position,
     /// A flush is under way, of everything committed up to here.
@@ -290,6 +296,7 @@ impl Run {
                     });
                 }
                 let Some(huge) = &mut self.huge else { return Ok(()) };
+                self.changed.note(first_table(&self.common.shapes, &payload)?.as_slice(), &admitted.to);
                 huge.slices.push_back(payload);
                 if let Verdict::Piece { last: true, .. } = admitted.verdict {
                     huge.complete = true;
@@ -376,7 +383,9 @@ impl Run {
         let Some(Open { work, .. }) = self.open.take() else { return Ok(()) };
         let folded = Folded::new(self.common.shapes.clone(), &work.payloads, |t| mode_of(&work.modes, t))?;
         self.cut_to = work.next.clone();
-        let id = self.schedule.add(Footprint::Keys(folded.keys()));
+        let keys = folded.keys();
+        self.changed.note(&keys.tables, &work.next);
+        let id = self.schedule.add(Footprint::Keys(keys));
         self.works.insert(id, (Arc::new(work), Some(Box::new(folded))));
         Ok(())
     }
@@ -628,6 +637,8 @@ impl Run {
             transactions: self.transactions,
             commit_micros: self.commit_micros,
             consistent: self.windows.consistent_at(&self.durable),
+            from: Some(self.began_at.clone()),
+            changed: self.changed.latest(),
         });
     }
 
@@ -671,6 +682,21 @@ fn units(shapes: &Shapes, payload: &Bytes, have: &Position) -> Result<Vec<Unit>>
                 }
             }
             Some(_) => changes += 1,
+        }
+    }
+}
+
+/// The table of a payload's first row.
+fn first_table(shapes: &Shapes, payload: &Bytes) -> Result<Option<u32>> {
+    let mut reader = Reader::new(payload, shapes);
+    loop {
+        match reader.next_item().map_err(crate::compact::damaged)? {
+            None => return Ok(None),
+            Some(Item::Insert { table, .. } | Item::Update { table, .. } | Item::Delete { table, .. }) => {
+                return Ok(Some(table));
+            }
+            Some(Item::Truncate { tables }) if !tables.is_empty() => return Ok(tables.into_iter().next()),
+            Some(_) => {}
         }
     }
 }

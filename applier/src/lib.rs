@@ -5,6 +5,7 @@
 //! executes and commits in the source's order. What a batch owes (`owed`) is fetched from the source by way of an extractor.
 
 pub mod apply;
+mod changed;
 pub mod compact;
 pub mod consume;
 pub mod load;
@@ -13,6 +14,7 @@ mod roles;
 pub mod schedule;
 mod session;
 mod survey;
+mod trim;
 pub mod windows;
 
 pub use owed::Creditor;

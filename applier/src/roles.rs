@@ -4,9 +4,10 @@ use crate::apply;
 use crate::load::{Chunk, Loaded, load};
 use crate::owed::Creditor;
 use crate::survey::survey;
+use crate::trim::Trimmer;
 use async_trait::async_trait;
-use drover_connectors_api::{Destination, Loader, SchemaStep};
-use drover_log::{Log, LogFactory, Stream};
+use drover_connectors_api::{Destination, Loader, SchemaStep, Side};
+use drover_log::{Log, LogFactory};
 use drover_model::error::codes;
 use drover_model::migration::{OnConflict, Stage};
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
@@ -38,6 +39,7 @@ pub struct Applier {
     open: tokio::sync::Mutex<HashMap<MigrationId, Arc<dyn Destination>>>,
     prepared: tokio::sync::Mutex<HashSet<MigrationId>>,
     loaders: Mutex<HashMap<MigrationId, Idle>>,
+    trimmers: Mutex<HashMap<MigrationId, Trimmer>>,
 }
 
 impl Applier {
@@ -48,6 +50,7 @@ impl Applier {
             open: tokio::sync::Mutex::default(),
             prepared: tokio::sync::Mutex::default(),
             loaders: Mutex::default(),
+            trimmers: Mutex::default(),
         }
     }
 
@@ -146,11 +149,14 @@ impl Applier {
             loaded = load(&*log, &mut *loader, &what, &news) => loaded?,
         };
         self.with_loaders(|l| l.entry(d.id).or_default().push((Instant::now(), loader)));
-        if *trim > 0 {
-            log.trim(Stream::Bulk(extent.partition), *trim).await?;
-        }
         Ok(Some(match loaded {
-            Loaded::Rows(rows) => Outcome::Loaded { rows },
+            Loaded::Rows(rows) => {
+                if *trim > 0 {
+                    let mut trimmers = self.trimmers.lock().unwrap_or_else(PoisonError::into_inner);
+                    trimmers.entry(d.id).or_insert_with(|| Trimmer::new(log)).trim(extent.partition, *trim)?;
+                }
+                Outcome::Loaded { rows }
+            }
             Loaded::Lost => Outcome::BulkLost,
         }))
     }
@@ -193,11 +199,29 @@ impl Applier {
                 done(Vec::new())
             }
             Order::SetSequences { values } => {
-                self.destination(d).await?.set_sequences(values).await?;
-                done(Vec::new())
+                let destination = self.destination(d).await?;
+                let catalog =
+                    d.catalog.as_ref().ok_or_else(|| Error::internal("sequences came before the catalogue"))?;
+                let mapped = destination.map_sequences(catalog, &d.plans, &d.objects, values)?;
+                let (names, values): (Vec<_>, Vec<_>) = mapped.into_iter().unzip();
+                destination.set_sequences(&values).await?;
+                drover_runtime::failpoint("sequences-set-not-reported");
+                done(names)
+            }
+            Order::Digest { table, side: drover_proto::order::Side::Destination } => {
+                let mut rows = self.destination(d).await?.rows().await?;
+                let plan = plan_of(d, *table)?;
+                // A cancelled reading goes with its session.
+                let summary = tokio::select! {
+                    () = job.cancel.cancelled() => return Ok(None),
+                    summary = drover_validate::summary(&mut *rows, plan, Side::Destination) => summary?,
+                };
+                drover_runtime::failpoint("digested-not-reported");
+                Ok(Some(Outcome::Digested { rows: summary.rows, sum: summary.sum }))
             }
             Order::CleanDestination => {
                 self.with_loaders(|l| l.remove(&d.id));
+                self.trimmers.lock().unwrap_or_else(PoisonError::into_inner).remove(&d.id);
                 self.prepared.lock().await.remove(&d.id);
                 let what = self.destination(d).await?.cleanup(Some(d.id), &d.migration.name).await?;
                 self.logs.log(d).await?.remove().await?;

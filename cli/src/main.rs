@@ -3,6 +3,7 @@
 mod check;
 mod cleanup;
 mod cluster;
+mod cutover;
 mod exit;
 mod factories;
 mod file;
@@ -84,6 +85,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Switch over: catch up, set the sequences, compare every row, and end the migration; only if nothing selected changes at the
+    /// source meanwhile, so stop its writers first. Status 1 if the sides differ; 4 if the source is still written to.
+    Cutover(cutover::CutoverArgs),
     /// Drop all that drover created on either side, and the state. The migrated data stay.
     Cleanup {
         /// The migration file.
@@ -133,6 +137,7 @@ fn main() -> ExitCode {
             Command::Check { file, json } => check::run(&file, json).await,
             Command::Run { file, until, state } => run::run(&file, until, state, bars).await,
             Command::Validate { file, table, json } => validate::run(&file, &table, json, bars).await,
+            Command::Cutover(args) => cutover::run(args).await,
             Command::Cleanup { file, state } => cleanup::run(&file, state).await,
             Command::Coordinator(args) => cluster::coordinator(args).await,
             Command::Extractor(args) => cluster::extractor(args).await,

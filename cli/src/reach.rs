@@ -1,5 +1,5 @@
 //! Who answers a verb. A migration is named by its file or by its name. A file leads to the `drover run` that works on it, by the socket
-//! in its state folder; to the folder itself where no process works; and to the coordinator of a cluster where there is no such folder. A name
+//! in its state folder; to the folder itself where no process works; and, if its log lies in Kafka, to the coordinator of a cluster where there is no such folder. A name
 //! leads to the coordinator.
 
 use crate::file;
@@ -34,7 +34,7 @@ pub enum Who {
     /// The process that works in the state folder.
     Running(Door),
     /// Nobody works there: what the state folder tells.
-    Stored { coordinator: Coordinator, _dir: StateDir },
+    Stored { coordinator: Coordinator, dir: StateDir },
 }
 
 /// A migration and who answers for it.
@@ -79,9 +79,14 @@ pub async fn reach(named: &str, state: Option<PathBuf>, coordinator: &str) -> Re
         None if local.is_here() => {
             let dir = StateDir::lock(&local.folder)?;
             let coordinator = Coordinator::open(Options::new(&dir.path, true)).await?;
-            Who::Stored { coordinator, _dir: dir }
+            Who::Stored { coordinator, dir }
         }
-        None => Who::Cluster(Remote::lazy(coordinator)?),
+        None if local.migration.log.kafka.is_some() => Who::Cluster(Remote::lazy(coordinator)?),
+        None => {
+            let text = format!("{name} has not begun here: there is no state in {}", local.folder.display());
+            return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
+                .remedy("start it by `drover run FILE`, or give the folder that it runs with by --state"));
+        }
     };
     Ok(Reached { name, who, local: Some(local) })
 }

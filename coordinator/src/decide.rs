@@ -139,6 +139,11 @@ impl State {
             (OrderKey::CleanDestination, Outcome::Done { what }) => {
                 one(Event::Cleaned { side: Side::Destination, what })
             }
+            (key, outcome) if key.is_cutover() => {
+                let text = format!("the order {key} ended with {}", outcome_name(&outcome));
+                let decided = self.on_cutover_outcome(key, outcome);
+                Ok(decided.unwrap_or_else(|| self.fail_cutover(Error::internal(text))))
+            }
             // A long order that its worker gave back: it is simply given out again.
             (
                 OrderKey::Stream | OrderKey::Snapshot { .. } | OrderKey::Hold { .. } | OrderKey::Apply,
@@ -201,6 +206,8 @@ impl State {
                     vec![again]
                 }
             }
+            // The destination's or source's trouble, not the migration's: that goes on.
+            key if over && key.is_cutover() => self.fail_cutover(error),
             _ if over => self.fail(error),
             _ => vec![again],
         }

@@ -2,6 +2,7 @@
 //! its answer, a [`Turn`] of changes; the caller makes the turn durable before it passes the answer on. So a worker never acts on
 //! something that a crash could undo, and after a crash the store tells the same story that the workers know.
 
+use crate::cutover::Applied;
 use crate::decide::Report;
 use crate::event::{Event, Side};
 use crate::key::OrderKey;
@@ -63,6 +64,8 @@ pub struct Live {
     pub apply: Option<ApplyNews>,
     /// Rows that earlier holders of the apply order had applied.
     pub apply_rows_before: u64,
+    /// When the cutover under way was asked for last, by the clock that never goes back.
+    cutover_asked_ms: u64,
     /// How far a long order had come when it failed.
     failed_at: HashMap<OrderKey, Position>,
 }
@@ -126,7 +129,9 @@ impl Desk {
                 Error::new(codes::STATE, Fault::Drover, Retry::Never, "the journal of a migration has no beginning")
                     .remedy("restore the store from a backup; progress at the destination is not affected")
             })?;
-            desk.entries.insert(s.id, Entry { migration: s.migration, state, live: Live::default(), epoch: s.epoch });
+            // Who asked for a cutover has a moment to show up.
+            let live = Live { cutover_asked_ms: now.mono_ms, ..Live::default() };
+            desk.entries.insert(s.id, Entry { migration: s.migration, state, live, epoch: s.epoch });
             for grant in s.grants {
                 desk.leases.restore(grant, now.mono_ms);
             }
@@ -175,6 +180,10 @@ impl Desk {
         };
         self.sweep_into(now, &mut turn);
         let mut reply = v1::PollReply { lease_millis: self.leases.term_ms(), ..Default::default() };
+        // What the worker lists there is out of date: leases of the later poll would be taken back.
+        if self.leases.overtaken(&request.worker, request.number) {
+            return Ok((reply, turn));
+        }
         if request.leaving {
             self.leases.leave(&request.worker);
             for (id, key) in self.leases.of_worker(&request.worker) {
@@ -184,7 +193,7 @@ impl Desk {
         }
         let short = |l: &&v1::Lease| parse_lease(l).is_some_and(|(_, k)| !k.is_long());
         let slots = request.free as usize + request.running.iter().filter(short).count();
-        self.leases.seen(&request.worker, &request.name, role, slots, now.mono_ms);
+        self.leases.seen(&request.worker, &request.name, role, slots, request.number, now.mono_ms);
         let mut listed = HashSet::new();
         for lease in &request.running {
             listed.extend(parse_lease(lease));
@@ -328,12 +337,7 @@ impl Desk {
         for (id, key) in self.leases.expired(now.mono_ms) {
             self.lose(id, &key, now, turn);
         }
-        let due: Vec<_> = self
-            .entries
-            .iter()
-            .map(|(id, e)| (*id, e.state.on_tick(now.wall_ms)))
-            .filter(|(_, e)| !e.is_empty())
-            .collect();
+        let due: Vec<_> = self.entries.iter().map(|(id, e)| (*id, e.due(now))).filter(|(_, e)| !e.is_empty()).collect();
         for (id, events) in due {
             self.commit(id, events, now, turn);
         }
@@ -429,13 +433,15 @@ impl Desk {
                 let at_ms = now.mono_ms;
                 entry.live.stream = Some(StreamNews { published, changes, bytes, commit_micros, log_bytes, at_ms });
             }
-            Progress::Apply { applied, rows, transactions, commit_micros, consistent, .. } => {
+            Progress::Apply { applied, rows, transactions, commit_micros, consistent, from, changed, .. } => {
                 if entry.live.went_beyond(&OrderKey::Apply, &applied, &entry.state) {
                     events.extend(entry.state.on_progress(&OrderKey::Apply));
                 }
                 if consistent && !entry.state.consistent {
                     events.push(Event::Consistent);
                 }
+                let news = Applied { applied: &applied, from: from.as_ref(), changed: &changed };
+                events.extend(entry.state.on_applied(&news));
                 if let Some(last) = entry.live.apply.as_ref().filter(|l| l.epoch != epoch) {
                     entry.live.apply_rows_before += last.rows;
                 }
@@ -516,6 +522,32 @@ impl Desk {
             events.push(Event::Cleaned { side: Side::Destination, what });
         }
         let mut turn = Turn::default();
+        self.commit(id, events, now, &mut turn);
+        Ok(turn)
+    }
+
+    /// A cutover: begins one, or renews the asking for the one under way. `{"number": n}` in the argument: only if that is the n-th, so that
+    /// one that has ended is not begun again; `{"cancel": true}`: calls it off.
+    ///
+    /// # Errors
+    /// See [`State::begin_cutover`]; or there is no such migration.
+    pub fn cutover(&mut self, name: &str, argument: &serde_json::Value, now: Now) -> Result<Turn, Error> {
+        let id = self.find(name)?;
+        let mut turn = Turn::default();
+        let entry = self.entries.get_mut(&id).ok_or_else(|| unknown(name))?;
+        let known = entry.state.cutover.as_ref().map(|c| u64::from(c.number));
+        let asked = argument.get("number").and_then(serde_json::Value::as_u64);
+        if asked.is_some() && asked != known {
+            return Ok(turn);
+        }
+        entry.live.cutover_asked_ms = now.mono_ms;
+        let events = if argument.get("cancel").and_then(serde_json::Value::as_bool).unwrap_or(false) {
+            entry.state.call_off("by the operator")
+        } else if asked.is_some() {
+            Vec::new()
+        } else {
+            entry.state.begin_cutover()?
+        };
         self.commit(id, events, now, &mut turn);
         Ok(turn)
     }
@@ -614,6 +646,20 @@ impl Desk {
     }
 }
 
+/// A cutover goes on for so long without being asked for.
+const CUTOVER_ASKED_MS: u64 = 30_000;
+
+impl Entry {
+    /// What is due by the clocks.
+    fn due(&self, now: Now) -> Vec<Event> {
+        let mut events = self.state.on_tick(now.wall_ms);
+        if now.mono_ms.saturating_sub(self.live.cutover_asked_ms) >= CUTOVER_ASKED_MS {
+            events.extend(self.state.call_off("who asked for it is gone"));
+        }
+        events
+    }
+}
+
 impl Live {
     fn note_failure(&mut self, key: &OrderKey) {
         let at = match key {
@@ -646,7 +692,11 @@ impl Live {
 fn localize(mut want: Want, state: &State, worker: &str, used: &mut HashSet<u32>) -> Option<Want> {
     match &mut want.order {
         Order::Copy { partition, snapshot, .. } => {
-            let free = (0..state.settings.bulk_partitions).find(|p| !used.contains(p))?;
+            // A partition without chunks that wait, if there is one: a reader fetches ahead, and what it finds behind its chunk is
+            // fetched for nothing.
+            let waiting: HashSet<u32> = state.waiting_partitions().collect();
+            let free = || (0..state.settings.bulk_partitions).filter(|p| !used.contains(p));
+            let free = free().find(|p| !waiting.contains(p)).or_else(|| free().next())?;
             used.insert(free);
             *partition = free;
             *snapshot = state.snapshot_for(worker)?.clone();

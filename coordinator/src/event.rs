@@ -2,6 +2,7 @@
 //! acts on it. Events carry the outcome of a decision, never the question, so that a journal of years ago folds to the same state
 //! whatever the rules are today.
 
+use crate::cutover::Change;
 use crate::key::OrderKey;
 use crate::settings::Settings;
 use drover_model::check::CheckItem;
@@ -9,16 +10,9 @@ use drover_model::chunk::Chunk;
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
+pub use drover_proto::order::Side;
 use drover_proto::order::{Extent, Owes, Step};
 use serde::{Deserialize, Serialize};
-
-/// A side of the migration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    Source,
-    Destination,
-}
 
 /// An event. New kinds may be added; the fields of a kind never change their meaning, and new fields have defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -177,6 +171,10 @@ pub enum Event {
     LimitsChanged {
         limits: serde_json::Value,
         snapshot_ms: u64,
+    },
+    /// The cutover gets on, fails, or ends the migration.
+    Cutover {
+        change: Change,
     },
     Stopped,
     Completed,

@@ -2,7 +2,7 @@
 //! order under way meaningless (a new snapshot, a new generation of a table) also gives its successor another key, so that an
 //! outcome can never be taken for that of its successor.
 
-use drover_proto::order::Role;
+use drover_proto::order::{Role, Side};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -58,6 +58,23 @@ pub enum OrderKey {
     },
     ReadSequences,
     SetSequences,
+    CutoverMark {
+        attempt: u32,
+        mark: u32,
+    },
+    CutoverRead {
+        attempt: u32,
+        again: bool,
+    },
+    CutoverSet {
+        attempt: u32,
+    },
+    CutoverSum {
+        attempt: u32,
+        look: u32,
+        side: Side,
+        table: u32,
+    },
     CleanSource,
     CleanDestination,
 }
@@ -76,6 +93,9 @@ impl OrderKey {
             | Copy { .. }
             | Fetch { .. }
             | ReadSequences
+            | CutoverMark { .. }
+            | CutoverRead { .. }
+            | CutoverSum { side: Side::Source, .. }
             | CleanSource => Role::Extractor,
             Survey
             | SchemaBase
@@ -85,6 +105,8 @@ impl OrderKey {
             | Restart { .. }
             | Apply
             | SetSequences
+            | CutoverSet { .. }
+            | CutoverSum { side: Side::Destination, .. }
             | CleanDestination => Role::Applier,
         }
     }
@@ -92,6 +114,12 @@ impl OrderKey {
     /// Runs until it is taken back, beside the slots that a worker counts.
     pub fn is_long(&self) -> bool {
         matches!(self, OrderKey::Stream | OrderKey::Snapshot { .. } | OrderKey::Hold { .. } | OrderKey::Apply)
+    }
+
+    /// Belongs to a cutover: if it cannot be carried out, the cutover fails and not the migration.
+    pub fn is_cutover(&self) -> bool {
+        use OrderKey::*;
+        matches!(self, CutoverMark { .. } | CutoverRead { .. } | CutoverSet { .. } | CutoverSum { .. })
     }
 
     /// The table that the order is about.
@@ -103,7 +131,8 @@ impl OrderKey {
             | Copy { table, .. }
             | Load { table, .. }
             | Fetch { table, .. }
-            | Restart { table, .. } => Some(*table),
+            | Restart { table, .. }
+            | CutoverSum { table, .. } => Some(*table),
             _ => None,
         }
     }
@@ -130,6 +159,13 @@ impl fmt::Display for OrderKey {
             Fetch { table, snapshot, lease, round } => write!(f, "fetch/{table}/{snapshot}/{lease}/{round}"),
             ReadSequences => f.write_str("sequences/read"),
             SetSequences => f.write_str("sequences/set"),
+            CutoverMark { attempt, mark } => write!(f, "cutover/mark/{attempt}/{mark}"),
+            CutoverRead { attempt, again } => write!(f, "cutover/sequences/{attempt}/{}", u8::from(*again)),
+            CutoverSet { attempt } => write!(f, "cutover/set/{attempt}"),
+            CutoverSum { attempt, look, side, table } => {
+                let side = if *side == Side::Source { "source" } else { "destination" };
+                write!(f, "cutover/sum/{attempt}/{look}/{side}/{table}")
+            }
             CleanSource => f.write_str("clean/source"),
             CleanDestination => f.write_str("clean/destination"),
         }
@@ -177,6 +213,15 @@ impl FromStr for OrderKey {
             }
             ("sequences", ["read"]) => ReadSequences,
             ("sequences", ["set"]) => SetSequences,
+            ("cutover", ["mark", _, _]) => CutoverMark { attempt: number(1)?, mark: number(2)? },
+            ("cutover", ["sequences", _, again @ ("0" | "1")]) => {
+                CutoverRead { attempt: number(1)?, again: *again == "1" }
+            }
+            ("cutover", ["set", _]) => CutoverSet { attempt: number(1)? },
+            ("cutover", ["sum", _, _, side @ ("source" | "destination"), _]) => {
+                let side = if *side == "source" { Side::Source } else { Side::Destination };
+                CutoverSum { attempt: number(1)?, look: number(2)?, side, table: number(4)? }
+            }
             ("clean", ["source"]) => CleanSource,
             ("clean", ["destination"]) => CleanDestination,
             _ => return Err(bad()),
@@ -217,6 +262,10 @@ mod tests {
             Restart { table: 9, generation: 1 },
             Fetch { table: 1, snapshot: 2, lease: u64::MAX, round: 4 },
             ReadSequences,
+            CutoverMark { attempt: 3, mark: 2 },
+            CutoverRead { attempt: 1, again: true },
+            CutoverSet { attempt: 9 },
+            CutoverSum { attempt: 1, look: 2, side: Side::Destination, table: 7 },
             CleanDestination,
         ] {
             assert_eq!(key.to_string().parse::<OrderKey>().unwrap(), key);

@@ -2,6 +2,7 @@
 //! always gives the same state, whichever process folds it; a restart of the coordinator is a fold of what was stored.
 //! What shall be worked on follows from the state alone ([`crate::wants`]), what an outcome means is decided in [`crate::decide`].
 
+use crate::cutover::Cutover;
 use crate::event::{Event, Side};
 use crate::key::OrderKey;
 use crate::settings::Settings;
@@ -37,7 +38,7 @@ use std::collections::BTreeMap;
 /// | Migrating | start, resume | orders follow from stages and tables | goes on; leases that workers still hold stay theirs |
 /// | Paused | pause | no order runs, no snapshot is held; slot and log stay | waits |
 /// | Failed | an error that stayed to the end of its window | as Paused, and the error is kept | waits |
-/// | Completed | the last stage, stop | what drover left is being or was cleaned | goes on cleaning |
+/// | Completed | the last stage, cutover, stop | what drover left is being or was cleaned | goes on cleaning |
 /// | Deleted | delete, once both sides are clean | the name is free again | gone |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -140,6 +141,9 @@ pub struct State {
     pub clean_source: Cleaning,
     pub clean_destination: Cleaning,
     pub deleting: bool,
+    /// The latest cutover, under way or ended.
+    #[serde(default)]
+    pub cutover: Option<Cutover>,
 }
 
 impl State {
@@ -176,6 +180,7 @@ impl State {
             clean_source: Cleaning::No,
             clean_destination: Cleaning::No,
             deleting: false,
+            cutover: None,
         }
     }
 
@@ -306,7 +311,7 @@ impl State {
             && self.tables_done()
             && (!s.schema || (self.base_done && self.final_done))
             && (!s.full || self.sequences_set);
-        ended.then_some(Event::Completed)
+        if ended { Some(Event::Completed) } else { self.cutover_follow_up() }
     }
 
     /// Folds one event in. Total: an event that does not fit (only a damaged journal has one) changes what it can.
@@ -376,12 +381,14 @@ impl State {
                 self.failures.remove(key);
             }
             Event::Failed { error } => {
+                self.drop_cutover("failed");
                 self.phase = Phase::Failed;
                 self.owed.clear();
                 self.error = Some(error.clone());
                 self.failures.clear();
             }
             Event::Paused => {
+                self.drop_cutover("was paused");
                 self.phase = Phase::Paused;
                 self.owed.clear();
                 self.failures.clear();
@@ -394,12 +401,10 @@ impl State {
                 self.settings.snapshot_ms = *snapshot_ms;
                 self.revision += 1;
             }
+            Event::Cutover { change } => self.apply_cutover(change),
             Event::Stopped => {
-                self.phase = Phase::Completed;
-                self.snapshot = None;
-                self.owed.clear();
-                self.failures.clear();
-                self.clean_source = Cleaning::Wanted;
+                self.drop_cutover("was stopped");
+                self.complete_stopped();
             }
             Event::Completed => {
                 self.phase = Phase::Completed;
@@ -431,6 +436,15 @@ impl State {
             }
             other => self.apply_copy(other),
         }
+    }
+
+    /// Ended for good: what drover made at the source goes.
+    pub(crate) fn complete_stopped(&mut self) {
+        self.phase = Phase::Completed;
+        self.snapshot = None;
+        self.owed.clear();
+        self.failures.clear();
+        self.clean_source = Cleaning::Wanted;
     }
 
     fn set_clean(&mut self, side: Side, to: Cleaning) {

@@ -218,8 +218,8 @@ impl Coordinator {
         self.inner.turn(|desk, _| Ok(((), desk.update(&name, migration)?))).await
     }
 
-    /// An operator's action: `pause`, `resume`, `stop`, `delete` (argument `{"force": true}`: without cleaning) or `limits` (argument
-    /// as `[limits]` of the file). Gives the JSON of `show`.
+    /// An operator's action: `pause`, `resume`, `stop`, `delete` (argument `{"force": true}`: without cleaning), `limits` (argument
+    /// as `[limits]` of the file) or `cutover` (see [`Desk::cutover`]: to be repeated while it is wanted). Gives the JSON of `show`.
     ///
     /// # Errors
     /// The action is not allowed in the present state; the message says what is.
@@ -229,6 +229,8 @@ impl Coordinator {
                 let argument = argument.unwrap_or(Value::Null);
                 let turn = if action == "limits" {
                     desk.limits(name, &argument, now)?
+                } else if action == "cutover" {
+                    desk.cutover(name, &argument, now)?
                 } else {
                     let force = argument.get("force").and_then(Value::as_bool).unwrap_or(false);
                     desk.act(name, action, force, now)?

@@ -1,6 +1,7 @@
 //! What people and programs see of a migration: the JSON of `show` and `list`, progress for terminals, the log, metrics. All
 //! of it is derived; nothing here decides.
 
+use crate::cutover::{Change, Step as Cut};
 use crate::desk::{Desk, Entry};
 use crate::event::{Event, Side};
 use crate::machine::{Cleaning, Phase, State};
@@ -187,6 +188,7 @@ pub fn show(id: MigrationId, entry: &Entry, now_ms: u64) -> Value {
         "items": v.items,
         "tables": v.tables,
         "cleaning": v.cleaning,
+        "cutover": cutover(s),
         "snapshot": s.snapshot.as_ref().map(|n| json!({"number": n.number, "position": n.position.text, "holders": n.holders.len()})),
     })
 }
@@ -276,6 +278,7 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::Paused => info("paused".into()),
         Event::Resumed => info("resumed".into()),
         Event::LimitsChanged { limits, .. } => info(format!("limits changed: {limits}")),
+        Event::Cutover { change } => cutover_line(state, change),
         Event::Stopped => info("stopped".into()),
         Event::Completed => info("completed".into()),
         Event::DeleteAsked => info("to be deleted".into()),
@@ -293,6 +296,53 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         | Event::SequencesRead { .. }
         | Event::Deleted => None,
     }
+}
+
+fn cutover_line(state: &State, change: &Change) -> Option<(&'static str, String)> {
+    let info = |text: String| Some(("info", format!("cutover: {text}")));
+    match change {
+        Change::Begun { .. } => info("begun".into()),
+        Change::Marked { position } => info(format!("mark written at {position}")),
+        Change::Passed { .. } => info("the mark is applied".into()),
+        Change::SequencesSet { names } => info(format!("{} sequences set", names.len())),
+        Change::LookAgain { tables } => {
+            let names: Vec<String> = tables.iter().map(|t| state.table_name(*t)).collect();
+            Some(("warning", format!("cutover: {} differ at first sight", names.join(", "))))
+        }
+        Change::Compared => info("both sides are compared".into()),
+        Change::Again { why, .. } => Some(("warning", format!("cutover: begun again: {why}"))),
+        Change::Failed { error } => Some(("error", format!("cutover failed, the migration goes on: {error}"))),
+        Change::Done => info("done; the destination takes over".into()),
+        Change::SequencesRead { .. } | Change::SequencesStood | Change::Summed { .. } => None,
+    }
+}
+
+/// The latest cutover, as `drover cutover --json` gives it.
+fn cutover(s: &State) -> Value {
+    let Some(c) = &s.cutover else { return Value::Null };
+    let table = |plan: &drover_model::TablePlan| {
+        let rows = |side: &BTreeMap<u32, crate::cutover::Summed>| side.get(&plan.id).map(|d| d.rows);
+        json!({
+            "source": plan.source.to_string(),
+            "destination": plan.destination.to_string(),
+            "compared": c.compared.contains(&plan.id),
+            "rows": rows(&c.source),
+            "destination_rows": rows(&c.destination),
+            "equal": c.equal(plan.id),
+        })
+    };
+    let all = c.compared.iter().all(|t| c.equal(*t) == Some(true));
+    let differs = c.compared.iter().any(|t| c.equal(*t) == Some(false));
+    json!({
+        "number": c.number,
+        "attempt": c.attempt,
+        "state": c.step.as_str(),
+        "equal": if differs { Some(false) } else { (all && c.step >= Cut::Closing && c.step != Cut::Failed).then_some(true) },
+        "position": c.barrier.as_ref().map(|p| p.text.clone()),
+        "sequences": c.sequences_set.as_ref().map(|s| s.len()),
+        "tables": s.plans.iter().map(table).collect::<Vec<_>>(),
+        "error": c.error,
+    })
 }
 
 fn side_name(side: Side) -> &'static str {

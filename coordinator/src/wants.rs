@@ -5,7 +5,7 @@ use crate::key::OrderKey;
 use crate::machine::{Cleaning, Holder, Phase, State};
 use crate::table::TableStage;
 use drover_model::plan::SnapshotRef;
-use drover_proto::order::{Order, Role, Step};
+use drover_proto::order::{Extent, Order, Role, Step};
 
 /// What besides the state decides: who is there, and what runs already.
 pub struct View<'a> {
@@ -79,7 +79,10 @@ impl State {
 
     fn wants_stages(&self, out: &mut Out<'_>) {
         out.push(OrderKey::SchemaBase, || Order::Schema { step: Step::Base });
-        out.push(OrderKey::Stream, || Order::Stream { resume: self.stream_start.is_some() });
+        out.push(OrderKey::Stream, || {
+            let start = self.stream_start.clone();
+            Order::Stream { resume: start.is_some(), start }
+        });
         let number = self.next_snapshot;
         out.push(OrderKey::Snapshot { number }, || Order::Snapshot { number });
         if let Some(snap) = &self.snapshot
@@ -117,7 +120,7 @@ impl State {
                     generation,
                     chunk,
                     extent,
-                    trim: self.still_needed(extent.partition),
+                    trim: self.spent(&extent),
                 });
             }
         }
@@ -182,6 +185,18 @@ impl State {
         self.wants_fetches(out);
         out.push(OrderKey::ReadSequences, || Order::ReadSequences);
         out.push(OrderKey::SetSequences, || Order::SetSequences { values: self.sequences.clone().unwrap_or_default() });
+        for key in self.cutover_keys() {
+            let order = match &key {
+                OrderKey::CutoverRead { .. } => Order::ReadSequences,
+                OrderKey::CutoverSet { .. } => {
+                    let values = self.cutover.as_ref().and_then(|c| c.sequences.clone());
+                    Order::SetSequences { values: values.unwrap_or_default() }
+                }
+                OrderKey::CutoverSum { side, table, .. } => Order::Digest { table: *table, side: *side },
+                _ => Order::Mark,
+            };
+            out.push(key, || order);
+        }
     }
 
     /// Whether an order, running or not, belongs to the work of this state. An order that does not is taken back.
@@ -247,7 +262,7 @@ impl State {
                         && self.sequences.is_none()
                 }
                 OrderKey::SetSequences => s.full && self.sequences.is_some() && !self.sequences_set,
-                _ => false,
+                key => self.cutover_wants(key),
             },
             _ => false,
         }
@@ -274,10 +289,18 @@ impl State {
         extents.fold((0, 0), |(n, bytes), e| (n + 1, bytes + e.bytes))
     }
 
-    /// The lowest offset of a bulk partition that a load still reads.
-    fn still_needed(&self, partition: u32) -> u64 {
-        let extents = self.tables.iter().flat_map(|t| t.copied.values()).filter(|e| e.partition == partition);
-        extents.filter_map(|e| e.records).map(|(first, _)| first).min().unwrap_or(0)
+    /// Bulk partitions with chunks that are not loaded.
+    pub fn waiting_partitions(&self) -> impl Iterator<Item = u32> + '_ {
+        self.tables.iter().flat_map(|t| t.copied.values()).map(|e| e.partition)
+    }
+
+    /// The offset of a chunk's partition before which no load reads any more once this chunk is loaded.
+    fn spent(&self, extent: &Extent) -> u64 {
+        let copied = self.tables.iter().flat_map(|t| t.copied.values());
+        let others = copied.filter(|e| e.partition == extent.partition && e.records != extent.records);
+        let first = others.filter_map(|e| e.records).map(|(first, _)| first).min();
+        // Whatever is copied to this partition later lies behind this chunk.
+        first.or(extent.records.map(|(_, last)| last + 1)).unwrap_or(0)
     }
 }
 

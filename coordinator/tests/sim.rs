@@ -8,6 +8,7 @@ mod common;
 
 use common::{CHUNKS, ROWS, TABLES, answer, answer_as};
 use drover_coordinator::Tuning;
+use drover_coordinator::cutover::Step;
 use drover_coordinator::desk::{Desk, Now};
 use drover_coordinator::event::Event;
 use drover_coordinator::key::OrderKey;
@@ -126,6 +127,8 @@ impl Sim {
                     commit_micros: 0,
                     // A stretch is passed when what it owes is paid.
                     consistent: windows.iter().all(|w| w.low == w.high) || self.fetched.contains(&lease.epoch),
+                    from: Some(common::at(0)),
+                    changed: Vec::new(),
                 },
                 Order::Stream { .. } => Progress::Stream {
                     migration,
@@ -147,6 +150,7 @@ impl Sim {
             running: w.running.iter().map(|(l, ..)| l.clone()).collect(),
             leaving: false,
             progress: progress.collect(),
+            number: 0,
         };
         let (reply, turn) = self.desk.poll(&request, self.now).unwrap();
         self.store(turn);
@@ -279,6 +283,13 @@ impl Sim {
         distinct.sort_unstable();
         distinct.dedup();
         assert_eq!(distinct.len(), partitions.len(), "two copies own one partition");
+        let waiting = || self.state().tables.iter().flat_map(|t| t.copied.values());
+        for held in self.desk.leases().all() {
+            let Order::Load { extent, trim, .. } = &held.grant.order else { continue };
+            let others = waiting().filter(|e| e.partition == extent.partition && *e != extent);
+            let kept = others.filter_map(|e| e.records).all(|(first, _)| *trim <= first);
+            assert!(kept, "{:?} deletes what another load still reads", held.grant);
+        }
     }
 
     fn at_end(&self) -> bool {
@@ -456,6 +467,58 @@ fn a_dead_workers_orders_move_within_the_term_and_the_dead_one_is_refused() {
     sim.poll(holder);
     assert!(sim.workers[holder].running.iter().all(|(l, ..)| key(l) != OrderKey::Apply), "and is told to stop");
     assert_eq!(sim.state().phase, Phase::Migrating);
+}
+
+#[test]
+fn a_cutover_goes_on_only_while_it_is_asked_for() {
+    let mut sim = Sim::new(ALL, true);
+    let ask = |sim: &mut Sim, argument: serde_json::Value| {
+        let turn = sim.desk.cutover("shop", &argument, sim.now).unwrap();
+        sim.store(turn);
+    };
+    let step = |sim: &Sim| sim.state().cutover.as_ref().unwrap().step;
+    while !sim.state().consistent {
+        (0..4).for_each(|i| {
+            sim.poll(i);
+            sim.work(i, 0, 9);
+        });
+        sim.pass(100);
+    }
+    ask(&mut sim, serde_json::Value::Null);
+    for _ in 0..10 {
+        sim.pass(20_000);
+        ask(&mut sim, serde_json::json!({"number": 1}));
+    }
+    // Asking for another one is no asking for this one, and begins nothing.
+    for _ in 0..3 {
+        assert_eq!(step(&sim), Step::ZeroLag);
+        sim.restart();
+        sim.pass(10_000);
+        ask(&mut sim, serde_json::json!({"number": 7}));
+    }
+    assert_eq!(step(&sim), Step::ZeroLag, "each restart gives a moment to show up");
+    sim.pass(30_000);
+    assert_eq!(step(&sim), Step::Failed);
+    let error = sim.state().cutover.clone().unwrap().error.unwrap();
+    assert!(error.message.contains("gone") && sim.state().phase == Phase::Migrating, "{error}");
+    ask(&mut sim, serde_json::json!({"number": 1}));
+    assert_eq!(step(&sim), Step::Failed, "what has ended is not begun again by its number");
+    ask(&mut sim, serde_json::Value::Null);
+    assert_eq!(step(&sim), Step::ZeroLag);
+    ask(&mut sim, serde_json::json!({"cancel": true}));
+    assert_eq!(step(&sim), Step::Failed);
+    ask(&mut sim, serde_json::Value::Null);
+    for _ in 0..200 {
+        for i in 0..4 {
+            sim.poll(i);
+            (0..4).for_each(|_| sim.work(i, 0, 9));
+        }
+        ask(&mut sim, serde_json::json!({"number": 3}));
+        sim.pass(100);
+    }
+    assert_eq!((step(&sim), sim.state().phase), (Step::Done, Phase::Completed));
+    let replayed = State::replay(sim.journal.iter()).unwrap();
+    assert_eq!(serde_json::to_value(&replayed).unwrap(), serde_json::to_value(sim.state()).unwrap());
 }
 
 #[test]

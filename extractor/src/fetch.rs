@@ -29,7 +29,12 @@ pub async fn fetch(
     owes: &Owes,
     lease: u64,
 ) -> Result<u64> {
-    let keys = keys(log, migration, plan, owes).await?;
+    let keys = match keys(log, migration, plan, owes).await {
+        Ok(keys) => keys,
+        // Nobody waits: another attempt had answered, and what it paid for was trimmed.
+        Err(_) if forgotten(log, owes).await? => return Ok(0),
+        Err(error) => return Err(error),
+    };
     failpoint("owed-not-fetched");
     let mut head = BulkHead {
         version: 1,
@@ -64,6 +69,12 @@ pub async fn fetch(
     appender.flush().await?;
     failpoint("fetched-not-reported");
     Ok(rows)
+}
+
+/// The log has forgotten the keys, as it does once their rows are paid.
+async fn forgotten(log: &dyn Log, owes: &Owes) -> Result<bool> {
+    let span = log.span(Stream::Bulk(owes.keys.partition)).await?;
+    Ok(owes.keys.records.is_some_and(|(first, _)| first < span.first))
 }
 
 /// The keys that are asked for.

@@ -6,11 +6,11 @@ use crate::inspect;
 use crate::readers::Readers;
 use crate::stream::{self, Publisher, end_of_log};
 use async_trait::async_trait;
-use drover_connectors_api::{Hold, Source, StreamSpec};
+use drover_connectors_api::{Hold, Side, Source, StreamSpec};
 use drover_log::LogFactory;
 use drover_model::error::codes;
 use drover_model::plan::SnapshotRef;
-use drover_model::{Error, MigrationId, Result, TablePlan};
+use drover_model::{Error, MigrationId, Position, Result, TablePlan};
 use drover_proto::order::{Description, Order, Outcome, Owes, Progress};
 use drover_runtime::worker::{Handler, Job};
 use std::collections::HashMap;
@@ -87,12 +87,12 @@ impl Extractor {
         Ok(Outcome::Checked { items: source.check(&d.migration, &d.plans, catalog).await? })
     }
 
-    async fn stream(&self, job: &Job, resume: bool) -> Result<Option<Outcome>> {
+    async fn stream(&self, job: &Job, resume: bool, start: Option<&Position>) -> Result<Option<Outcome>> {
         let d = &*job.description;
         let source = self.source(d).await?;
         let log = self.logs.log(d).await?;
         log.open(d.bulk_partitions).await?;
-        let end = if resume { end_of_log(&*log).await? } else { None };
+        let end = if resume { end_of_log(&*log).await?.or_else(|| start.cloned()) } else { None };
         let spec = StreamSpec {
             migration: d.id,
             name: d.migration.name.clone(),
@@ -221,9 +221,9 @@ impl Extractor {
         match &job.order {
             Order::Inspect => self.inspect(job).await.map(Some),
             Order::CheckSource => self.check(job).await.map(Some),
-            Order::Stream { resume } => self.stream(job, *resume).await,
+            Order::Stream { resume, start } => self.stream(job, *resume, start.as_ref()).await,
             Order::Snapshot { .. } => {
-                let hold = self.source(d).await?.new_snapshot().await?;
+                let hold = self.source(d).await?.new_snapshot(&d.plans).await?;
                 let outcome = Outcome::SnapshotTaken { snapshot: hold.snapshot() };
                 Ok(self.hold(job, hold, outcome).await)
             }
@@ -237,6 +237,21 @@ impl Extractor {
             }
             Order::Copy { .. } => self.copy(job).await,
             Order::Fetch { owes, snapshot } => self.fetch(job, owes, snapshot).await,
+            Order::Mark => {
+                let position = self.source(d).await?.mark().await?;
+                drover_runtime::failpoint("marked-not-reported");
+                Ok(Some(Outcome::Marked { position }))
+            }
+            Order::Digest { table, side: drover_proto::order::Side::Source } => {
+                let mut rows = self.source(d).await?.rows().await?;
+                let plan = plan_of(d, *table)?;
+                // A cancelled reading goes with its session.
+                let summary = tokio::select! {
+                    () = job.cancel.cancelled() => return Ok(None),
+                    summary = drover_validate::summary(&mut *rows, plan, Side::Source) => summary?,
+                };
+                Ok(Some(Outcome::Digested { rows: summary.rows, sum: summary.sum }))
+            }
             Order::ReadSequences => Ok(Some(Outcome::Sequences { values: self.source(d).await?.sequences().await? })),
             Order::CleanSource => {
                 self.readers.close(d.id);

@@ -164,4 +164,8 @@ pub mod codes {
     pub const TIMEOUT: &str = "DR0016";
     /// The state folder or disk of drover itself failed.
     pub const STATE: &str = "DR0017";
+    /// The cutover could not be carried out; the migration goes on.
+    pub const CUTOVER: &str = "DR0018";
+    /// Source and destination differ.
+    pub const DIFFERENT: &str = "DR0019";
 }

@@ -89,9 +89,12 @@ pub enum Order {
     Schema {
         step: Step,
     },
-    /// Extractor, long: open the change stream at `resume`, publish to the log. Reports `StreamOpened` first.
+    /// Extractor, long: open the change stream, anew or (`resume`) where the log ends, and publish to the log. Reports `StreamOpened` first.
+    /// `start`: where the stream began; it goes on there while the log is empty.
     Stream {
         resume: bool,
+        #[serde(default)]
+        start: Option<Position>,
     },
     /// Extractor, long: take a new exact snapshot and hold it. Reports `Snapshot` first.
     Snapshot {
@@ -118,7 +121,7 @@ pub enum Order {
         snapshot: SnapshotRef,
         partition: u32,
     },
-    /// Applier: load a chunk. `trim`: everything before this offset of the partition is not needed any more.
+    /// Applier: load a chunk. `trim`: once it is loaded, nothing before this offset of its partition is needed any more.
     Load {
         table: u32,
         generation: u32,
@@ -141,6 +144,13 @@ pub enum Order {
         owes: Owes,
         snapshot: SnapshotRef,
     },
+    /// Extractor: write a mark into the source's log.
+    Mark,
+    /// Extractor or applier: sum up all rows of a table on its side.
+    Digest {
+        table: u32,
+        side: Side,
+    },
     /// Extractor: sequences' values for the destination.
     ReadSequences,
     /// Applier: set them.
@@ -150,6 +160,14 @@ pub enum Order {
     /// Extractor / applier: drop what drover created on that side.
     CleanSource,
     CleanDestination,
+}
+
+/// A side of the migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Source,
+    Destination,
 }
 
 /// A step of creating schema, as data of an order (the connectors' `SchemaStep`).
@@ -221,6 +239,14 @@ pub enum Outcome {
     Sequences {
         values: Vec<(String, String, i64, bool)>,
     },
+    Marked {
+        position: Position,
+    },
+    /// Equal rows on both sides have equal `sum`s (a hash, as text).
+    Digested {
+        rows: u64,
+        sum: String,
+    },
     Failed {
         error: Error,
     },
@@ -267,5 +293,12 @@ pub enum Progress {
         transactions: u64,
         commit_micros: i64,
         consistent: bool,
+        /// Everything up to here was applied before this order began: it knows of no change before.
+        #[serde(default)]
+        from: Option<Position>,
+        /// Tables that changed last and where, the latest first; some at most. No later change than the first one's is applied
+        /// up to `applied`.
+        #[serde(default)]
+        changed: Vec<(u32, Position)>,
     },
 }

@@ -24,8 +24,8 @@ async fn state_is(drover: &Deployment, state: &str) -> Result<()> {
 async fn a_file_leads_to_the_process_that_works_on_it() -> Result<()> {
     let mut scene = Scene::new(Form::InProcess, "").await?;
     let file = scene.drover.file.display().to_string();
-    let none = verb(&scene.drover, "show", &[]).await?.expect(4)?;
-    ensure!(none.stderr.contains("coordinator"), "{}", none.stderr);
+    let none = verb(&scene.drover, "show", &[]).await?.expect(2)?;
+    ensure!(none.stderr.contains("has not begun here"), "{}", none.stderr);
     scene.load().await?;
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;

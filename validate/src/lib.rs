@@ -20,7 +20,9 @@ mod settle;
 
 pub use report::{Difference, Key, KeyDifference, Report, TableReport};
 
-use drover_connectors_api::{Destination, Source};
+use drover_connectors_api::{Destination, Rows, Side, Source};
+use drover_model::chunk::Bounds;
+use drover_model::digest::{Digest, row_hash};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
 use futures::future::try_join_all;
@@ -148,6 +150,34 @@ pub async fn validate(
     let mut reports: Vec<(usize, TableReport)> = reports.into_iter().flatten().collect();
     reports.sort_by_key(|(index, _)| *index);
     Ok(Report::new(reports.into_iter().map(|(_, report)| report).collect()))
+}
+
+/// The rows of a table on one side, summed up: equal sets of rows give equal sums on every kind and version of database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    pub rows: u64,
+    /// A 128-bit hash as text.
+    pub sum: String,
+}
+
+/// Sums up all rows of a table on one side, in one consistent view.
+///
+/// # Errors
+/// The table cannot be read.
+pub async fn summary(rows: &mut dyn Rows, plan: &TablePlan, side: Side) -> Result<Summary> {
+    let mut sink = scan::Summing {
+        scanner: scan::Scanner::new(plan),
+        digest: Digest::default(),
+        key_bytes: 0,
+        rows: Arc::default(),
+    };
+    rows.read(plan, side, &Bounds::Whole, &mut sink).await?;
+    let mut bytes = Vec::with_capacity(sink.digest.buckets.len() * 24);
+    for bucket in &sink.digest.buckets {
+        bytes.extend_from_slice(&bucket.rows.to_le_bytes());
+        bytes.extend_from_slice(&bucket.sum.to_le_bytes());
+    }
+    Ok(Summary { rows: sink.digest.rows(), sum: format!("{:032x}", row_hash(&bytes)) })
 }
 
 /// The plans of one table, named as `schema.name` at either side, or by its bare name where that says enough; for `--table`.

@@ -113,12 +113,31 @@ pub trait Destination: Send + Sync {
     /// A session for comparisons.
     async fn rows(&self) -> Result<Box<dyn Rows>>;
 
-    /// Sets sequences to these values `(schema, name, last value, is called)`, where they exist.
+    /// Which of the source's sequences have a counterpart here, with the name that it has here: pairs of the source's name and what
+    /// [`Destination::set_sequences`] takes. Pure. By default every name stays.
+    ///
+    /// # Errors
+    /// A selected sequence has no value: it cannot be read at the source.
+    fn map_sequences(
+        &self,
+        catalog: &Catalog,
+        plans: &[TablePlan],
+        objects: &[Object],
+        values: &[SequenceValue],
+    ) -> Result<Vec<(String, SequenceValue)>> {
+        let _ = (catalog, plans, objects);
+        Ok(values.iter().map(|v| (format!("{}.{}", v.0, v.1), v.clone())).collect())
+    }
+
+    /// Sets sequences to these values, where they exist; names are this side's.
     async fn set_sequences(&self, values: &[(String, String, i64, bool)]) -> Result<()>;
 
     /// Drops what drover keeps here for this migration (and its schema when nothing else is in it). Idempotent.
     async fn cleanup(&self, migration: Option<MigrationId>, name: &str) -> Result<Vec<String>>;
 }
+
+/// Of a sequence: schema, name, last value, whether that has been given out.
+pub type SequenceValue = (String, String, i64, bool);
 
 /// How a load ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

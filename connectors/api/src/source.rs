@@ -29,9 +29,9 @@ pub trait Source: Send + Sync {
     /// `resume`, and goes on there; `snapshot` is then `None`. Errors with POSITION_LOST if it has not.
     async fn open_stream(&self, spec: StreamSpec) -> Result<Opened>;
 
-    /// A new exact snapshot, while the stream runs or without any stream. Exactly what is committed up to its
-    /// position is in it, so that changes after it can be told from those before.
-    async fn new_snapshot(&self) -> Result<Box<dyn Hold>>;
+    /// A new exact snapshot of these tables (it may be one of more), while the stream runs or without any stream. Exactly what is committed
+    /// up to its position is in it, so that changes after it can be told from those before.
+    async fn new_snapshot(&self, tables: &[TablePlan]) -> Result<Box<dyn Hold>>;
 
     /// Joins a snapshot of another process and holds it too (with a token of its own). SNAPSHOT_LOST if it is gone.
     async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>>;
@@ -64,8 +64,8 @@ pub struct StreamSpec {
     pub tables: Vec<TablePlan>,
     /// Nothing of the stream has been used yet: make it anew, with its snapshot.
     pub fresh: bool,
-    /// Otherwise go on here: the last position that is durable in the log; `None` while the log is empty: where the
-    /// source itself stands.
+    /// Otherwise go on here: the last position that is durable in the log or, while the log is empty, the start that the first call gave.
+    /// `None` only if that is not known: where the source itself stands, if it keeps a place for the stream; else POSITION_LOST.
     pub resume: Option<Position>,
     /// Consent to set a replica identity on tables that have none (undone by cleanup).
     pub may_set_identity: bool,

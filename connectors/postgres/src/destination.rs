@@ -9,7 +9,7 @@ use crate::sql::qualified;
 use crate::{keys, progress, schema, typemap};
 use async_trait::async_trait;
 use drover_connectors_api::{
-    ApplySession, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep,
+    ApplySession, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep, SequenceValue,
 };
 use drover_model::check::CheckItem;
 use drover_model::migration::Migration;
@@ -117,15 +117,30 @@ impl Destination for PgDestination {
         Ok(Box::new(crate::rows::PgRows::open(&self.dialer).await?))
     }
 
-    async fn set_sequences(&self, values: &[(String, String, i64, bool)]) -> Result<()> {
+    fn map_sequences(
+        &self,
+        catalog: &Catalog,
+        plans: &[TablePlan],
+        objects: &[Object],
+        values: &[SequenceValue],
+    ) -> Result<Vec<(String, SequenceValue)>> {
+        schema::map_sequences(catalog, plans, objects, values)
+    }
+
+    async fn set_sequences(&self, values: &[SequenceValue]) -> Result<()> {
         let session = self.session().await?;
-        let sql = "select setval(to_regclass(quote_ident($1) || '.' || quote_ident($2)), $3, $4) \
-            where to_regclass(quote_ident($1) || '.' || quote_ident($2)) is not null";
-        for (schema, name, value, called) in values {
-            let set = session.query(sql, &[schema, name, value, called]).await;
-            set.map_err(|e| classify(&e, Fault::Destination, format!("cannot set the sequence {schema}.{name}")))?;
+        // In one statement: it sets all or none, and takes one round trip.
+        let sql = "select setval(c, v, k) from unnest($1::text[], $2::text[], $3::bigint[], $4::bool[]) as t(s, n, v, k) \
+            cross join lateral to_regclass(quote_ident(s) || '.' || quote_ident(n)) as c where c is not null";
+        let (mut schemas, mut names, mut last, mut called) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (schema, name, value, is_called) in values {
+            schemas.push(schema);
+            names.push(name);
+            last.push(value);
+            called.push(is_called);
         }
-        Ok(())
+        let set = session.query(sql, &[&schemas, &names, &last, &called]).await;
+        set.map(drop).map_err(|e| classify(&e, Fault::Destination, "cannot set the sequences"))
     }
 
     async fn cleanup(&self, migration: Option<MigrationId>, name: &str) -> Result<Vec<String>> {

@@ -13,7 +13,7 @@ pub mod work;
 
 use crate::errors::classify;
 use crate::sql::{ident, literal};
-use drover_connectors_api::SchemaStep;
+use drover_connectors_api::{SchemaStep, SequenceValue};
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
 use drover_model::schema::{Catalog, Object, TableName};
@@ -256,9 +256,36 @@ pub fn left_out(catalog: &Catalog, plans: &[TablePlan], objects: &[Object]) -> V
     work.left_out.iter().map(item).collect()
 }
 
-/// The name at the destination of a sequence of the source: a sequence that a column owns goes with its table.
-pub fn destination_sequence(catalog: &Catalog, plans: &[TablePlan], schema: &str, name: &str) -> TableName {
-    Work::new(catalog, plans, &[]).target(schema, name)
+/// The selected sequences with their values under the destination's names: those that were chosen, those that selected tables use or own,
+/// those of identity columns. Pure.
+///
+/// # Errors
+/// One of them has no value.
+pub fn map_sequences(
+    catalog: &Catalog,
+    plans: &[TablePlan],
+    objects: &[Object],
+    values: &[SequenceValue],
+) -> Result<Vec<(String, SequenceValue)>> {
+    let work = Work::new(catalog, plans, objects);
+    let chosen = work.objects.iter().copied().filter(|o| o.kind == "sequence");
+    let owned = work.tables.iter().flat_map(|(_, t)| &t.parts).filter(|p| p.kind == "identity");
+    let known: HashMap<(&str, &str), &SequenceValue> =
+        values.iter().map(|v| ((v.0.as_str(), v.1.as_str()), v)).collect();
+    let mut out = Vec::new();
+    for o in chosen.chain(owned) {
+        let name = format!("{}.{}", o.schema, o.name);
+        let Some((_, _, value, called)) = known.get(&(o.schema.as_str(), o.name.as_str())).copied() else {
+            let what = format!("the value of the sequence {name} cannot be read at the source");
+            return Err(Error::new(codes::PERMISSION, Fault::Source, Retry::Never, what).remedy(format!(
+                "GRANT SELECT ON SEQUENCE {} to drover's account; or was it dropped?",
+                ident(&o.schema) + "." + &ident(&o.name)
+            )));
+        };
+        let to = work.target(&o.schema, &o.name);
+        out.push((name, (to.schema, to.name, *value, *called)));
+    }
+    Ok(out)
 }
 
 /// Signatures are compared without quotes: the server and we do not set them at the same places.

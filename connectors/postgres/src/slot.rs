@@ -412,6 +412,11 @@ async fn unpublish(session: &Session, names: &Names) -> Result<()> {
 /// Takes away everything that a migration left at the source. Tells what it did.
 pub async fn cleanup(session: &Session, version: u32, names: &Names) -> Result<Vec<String>> {
     let mut did = Vec::new();
+    // For a switch the database may have been made read-only; what is ours has to go all the same.
+    session
+        .batch_execute("set default_transaction_read_only = off")
+        .await
+        .map_err(|e| say(&e, "cannot prepare a session for cleaning"))?;
     if free(session, version, &names.slot).await?.is_some() {
         let dropped = session.execute("select pg_drop_replication_slot($1)", &[&names.slot]).await;
         dropped.map_err(|e| say(&e, "cannot drop the slot"))?;

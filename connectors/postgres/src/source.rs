@@ -150,7 +150,7 @@ impl Source for PgSource {
         if spec.fresh { self.fresh(&spec, &names).await } else { self.resumed(&spec, &names).await }
     }
 
-    async fn new_snapshot(&self) -> Result<Box<dyn Hold>> {
+    async fn new_snapshot(&self, _tables: &[TablePlan]) -> Result<Box<dyn Hold>> {
         if self.decodes().await? { self.hold(true).await } else { self.alone().await }
     }
 
@@ -186,7 +186,8 @@ impl Source for PgSource {
 
     async fn sequences(&self) -> Result<Vec<(String, String, i64, bool)>> {
         let sql = "select schemaname::text, sequencename::text, coalesce(last_value, start_value), last_value is not null \
-            from pg_sequences where schemaname not in ('pg_catalog', 'information_schema', 'drover')";
+            from pg_sequences where schemaname not in ('pg_catalog', 'information_schema', 'drover') \
+            and has_sequence_privilege(format('%I.%I', schemaname, sequencename), 'SELECT, USAGE')";
         let rows = self.session().await?.query(sql, &[]).await;
         let rows = rows.map_err(|e| classify(&e, Fault::Source, "cannot read the sequences"))?;
         Ok(rows.iter().map(|r| (r.get(0), r.get(1), r.get(2), r.get(3))).collect())

@@ -44,7 +44,7 @@ async fn all(
 }
 
 async fn reader(bench: &Bench) -> (Box<dyn drover_connectors_api::Hold>, Box<dyn ChunkReader>) {
-    let hold = bench.source.new_snapshot().await.unwrap();
+    let hold = bench.source.new_snapshot(&[]).await.unwrap();
     let reader = bench.source.reader(&hold.snapshot()).await.unwrap();
     (hold, reader)
 }

@@ -93,7 +93,7 @@ pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: boo
         }
         Order::Survey => Outcome::Surveyed { plans: plans(), objects: Vec::new(), items: Vec::new() },
         Order::CheckSource => Outcome::Checked { items: Vec::new() },
-        Order::Stream { resume } => Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot) },
+        Order::Stream { resume, .. } => Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot) },
         Order::Snapshot { .. } => Outcome::SnapshotTaken { snapshot: snapshot() },
         Order::Hold { snapshot, .. } => {
             Outcome::Joined { snapshot: SnapshotRef { token: token(), ..snapshot.clone() } }
@@ -120,5 +120,7 @@ pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: boo
             let keys = Extent { partition: 0, records: Some((lease, lease)), rows: 1, bytes: 9, lease };
             Outcome::Owes { owes: Owes { table, round: 0, keys } }
         }
+        Order::Mark => Outcome::Marked { position: at(time) },
+        Order::Digest { table, .. } => Outcome::Digested { rows: ROWS, sum: format!("sum {table}") },
     })
 }

@@ -232,7 +232,7 @@ impl Source for World {
     async fn open_stream(&self, _: StreamSpec) -> Result<Opened> {
         absent()
     }
-    async fn new_snapshot(&self) -> Result<Box<dyn Hold>> {
+    async fn new_snapshot(&self, _: &[TablePlan]) -> Result<Box<dyn Hold>> {
         absent()
     }
     async fn join_snapshot(&self, _: &SnapshotRef) -> Result<Box<dyn Hold>> {
