@@ -21,6 +21,7 @@ pub mod binlog;
 pub mod catalog;
 pub mod cells;
 pub mod changes;
+pub mod check;
 pub mod connect;
 pub mod encode;
 pub mod errors;
