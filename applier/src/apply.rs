@@ -85,6 +85,8 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
     let have = match progress.position {
         Some(position) => position,
         None => {
+            let from = task.windows.iter().map(|w| &w.high).max().unwrap_or(&task.start);
+            task.destination.note_consistent(id, progress.epoch, from).await?;
             task.destination.begin_at(id, progress.epoch, &task.start).await?;
             task.start.clone()
         }
@@ -611,6 +613,7 @@ impl Run {
     }
 
     fn report(&self) {
+        self.log.note_applied(&self.durable);
         (self.tell)(Progress::Apply {
             migration: self.common.migration,
             applied: self.durable.clone(),

@@ -176,7 +176,7 @@ impl Asking<'_> {
                 .remedy("`drover run` it first, and let it catch up"));
         }
         drop(coordinator);
-        let engine = Engine::start(dir, &local.migration).await?;
+        let engine = Engine::start(dir, &local.migration, false).await?;
         let ended = self.ask_ourselves(&engine.coordinator).await;
         if matches!(&ended, Ok(End::Settled(_))) {
             let cleaned = engine.coordinator.wait_cleaned(self.name);

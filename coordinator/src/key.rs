@@ -44,6 +44,7 @@ pub enum OrderKey {
         generation: u32,
         chunk: u32,
     },
+    Forget,
     Restart {
         table: u32,
         generation: u32,
@@ -94,6 +95,7 @@ impl OrderKey {
             | SchemaTable { .. }
             | SchemaFinal
             | Load { .. }
+            | Forget
             | Restart { .. }
             | Apply
             | SetSequences
@@ -145,6 +147,7 @@ impl fmt::Display for OrderKey {
             Plan { table, generation, snapshot } => write!(f, "plan/{table}/{generation}/{snapshot}"),
             Copy { table, generation, chunk, snapshot } => write!(f, "copy/{table}/{generation}/{chunk}/{snapshot}"),
             Load { table, generation, chunk } => write!(f, "load/{table}/{generation}/{chunk}"),
+            Forget => f.write_str("forget"),
             Restart { table, generation } => write!(f, "restart/{table}/{generation}"),
             Apply => f.write_str("apply"),
             ReadSequences => f.write_str("sequences/read"),
@@ -196,6 +199,7 @@ impl FromStr for OrderKey {
             }
             ("load", [_, _, _]) => Load { table: number(0)?, generation: number(1)?, chunk: number(2)? },
             ("restart", [_, _]) => Restart { table: number(0)?, generation: number(1)? },
+            ("forget", []) => Forget,
             ("apply", []) => Apply,
             ("sequences", ["read"]) => ReadSequences,
             ("sequences", ["set"]) => SetSequences,
@@ -245,6 +249,7 @@ mod tests {
             Plan { table: 1, generation: 2, snapshot: 3 },
             Copy { table: 1, generation: 2, chunk: 3, snapshot: 4 },
             Load { table: 1, generation: 2, chunk: 3 },
+            Forget,
             Restart { table: 9, generation: 1 },
             ReadSequences,
             CutoverMark { attempt: 3, mark: 2 },

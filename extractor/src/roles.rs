@@ -3,7 +3,7 @@
 use crate::copy::{Attempt, copy};
 use crate::inspect;
 use crate::readers::Readers;
-use crate::stream::{self, Publisher, end_of_log};
+use crate::stream::{self, Publisher, begin_of_log, end_of_log};
 use async_trait::async_trait;
 use drover_connectors_api::{Hold, Side, Source, StreamSpec};
 use drover_log::LogFactory;
@@ -92,6 +92,7 @@ impl Extractor {
         let log = self.logs.log(d).await?;
         log.open(d.bulk_partitions).await?;
         let end = if resume { end_of_log(&*log).await? } else { None };
+        let first = if resume && d.adopted { begin_of_log(&*log).await? } else { None };
         let spec = StreamSpec {
             migration: d.id,
             name: d.migration.name.clone(),
@@ -118,7 +119,7 @@ impl Extractor {
             self.keep_hold(d.id, hold);
         }
         let start = opened.start;
-        if !job.news.outcome(&Outcome::StreamOpened { start: start.clone(), snapshot }, &job.cancel).await {
+        if !job.news.outcome(&Outcome::StreamOpened { start: start.clone(), snapshot, first }, &job.cancel).await {
             self.drop_hold(d.id);
             return Ok(None);
         }
