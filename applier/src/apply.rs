@@ -10,6 +10,7 @@
 use crate::changed::Changed;
 use crate::compact::{Folded, Shapes};
 use crate::consume::{Consumer, Record, Trail, Verdict};
+use crate::owed::{Creditor, Owing};
 use crate::schedule::{BatchId, Footprint, Schedule, State};
 use crate::session::{self, Command, Common, Reply, Work, mode_of};
 use crate::windows::{Mode, Windows};
@@ -23,9 +24,10 @@ use drover_model::{Error, Fault, Position, Result, Retry};
 use drover_proto::order::{Description, Progress, Window};
 use drover_runtime::{CancellationToken, task};
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use tokio::time::Instant;
 
 /// How changes are applied.
@@ -72,6 +74,9 @@ pub struct Task {
     pub windows: Vec<Window>,
     pub options: Options,
     pub tell: Tell,
+    /// Lease of the order, and who hears of rows that it owes.
+    pub lease: u64,
+    pub creditor: Arc<dyn Creditor>,
 }
 
 /// Applies changes until it is cancelled (then `Ok`: everything applied is durable, the rest is not begun) or fails.
@@ -82,11 +87,11 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
     let id = task.description.id;
     let plans = task.description.plans.clone();
     let progress = task.destination.take_over(id).await?;
+    let consistent = task.windows.iter().map(|w| &w.high).max().unwrap_or(&task.start);
+    task.destination.note_consistent(id, progress.epoch, consistent).await?;
     let have = match progress.position {
         Some(position) => position,
         None => {
-            let from = task.windows.iter().map(|w| &w.high).max().unwrap_or(&task.start);
-            task.destination.note_consistent(id, progress.epoch, from).await?;
             task.destination.begin_at(id, progress.epoch, &task.start).await?;
             task.start.clone()
         }
@@ -102,8 +107,18 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
     let consumer = Consumer::open(&*task.log, id, have.clone()).await?;
     let (feed, input) = mpsc::channel(4);
     let _reader = task::spawn("changes reader", read(consumer, feed));
+    let owing = Owing {
+        log: task.log.clone(),
+        migration: id,
+        lease: task.lease,
+        partitions: task.description.bulk_partitions,
+        creditor: task.creditor,
+        cancel: cancel.clone(),
+        rounds: AtomicU32::default(),
+        open: Mutex::default(),
+    };
     let common =
-        Arc::new(Common { destination: task.destination, migration: id, epoch: progress.epoch, plans, shapes });
+        Arc::new(Common { destination: task.destination, migration: id, epoch: progress.epoch, plans, shapes, owing });
     let (replies, answers) = mpsc::unbounded_channel();
     let mut run = Run {
         windows: Windows::new(task.windows),
@@ -345,6 +360,7 @@ impl Run {
                     transactions: 0,
                     rows: 0,
                     commit_micros: unit.commit_micros,
+                    owed: OnceCell::new(),
                 },
                 bytes: 0,
                 since: Instant::now(),
@@ -479,6 +495,9 @@ impl Run {
                     self.rows += work.rows;
                     self.transactions += work.transactions;
                     self.commit_micros = self.commit_micros.max(work.commit_micros);
+                    if let Some(found) = work.owed.get() {
+                        self.common.owing.paid(found).await?;
+                    }
                 } else if let Some(huge) = self.huge.take_if(|h| h.id == id) {
                     self.committed = huge.next;
                     self.rows += huge.rows;

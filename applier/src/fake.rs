@@ -14,6 +14,7 @@ use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::selection::TableChoice;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,12 +28,21 @@ type Records = BTreeMap<Offset, Bytes>;
 #[derive(Clone)]
 pub struct FakeLog {
     streams: Arc<Mutex<HashMap<Stream, Records>>>,
+    /// Offset of the next record: it stays when all are trimmed.
+    next: Arc<Mutex<HashMap<Stream, Offset>>>,
     changed: watch::Sender<u64>,
+    /// So many deletions will fail.
+    pub refusals: Arc<AtomicU32>,
 }
 
 impl Default for FakeLog {
     fn default() -> Self {
-        FakeLog { streams: Arc::default(), changed: watch::channel(0).0 }
+        FakeLog {
+            streams: Arc::default(),
+            next: Arc::default(),
+            changed: watch::channel(0).0,
+            refusals: Arc::default(),
+        }
     }
 }
 
@@ -40,13 +50,44 @@ impl FakeLog {
     pub fn push(&self, stream: Stream, record: Bytes) -> Offset {
         let mut streams = self.streams.lock().unwrap();
         let records = streams.entry(stream).or_default();
-        let offset = records.last_key_value().map_or(0, |(o, _)| o + 1);
+        let mut next = self.next.lock().unwrap();
+        let next = next.entry(stream).or_default();
+        let offset = *next;
+        *next += 1;
         records.insert(offset, record);
         self.changed.send_modify(|n| *n += 1);
         offset
     }
+    /// A record is lost; if it was the last one, as if it had never been.
     pub fn forget(&self, stream: Stream, offset: Offset) {
+        self.next.lock().unwrap().entry(stream).and_modify(|next| *next -= u64::from(*next == offset + 1));
         self.streams.lock().unwrap().get_mut(&stream).unwrap().remove(&offset);
+    }
+}
+
+struct FakeAppender {
+    log: FakeLog,
+    stream: Stream,
+    appended: u64,
+    span: Option<(Offset, Offset)>,
+}
+
+#[async_trait]
+impl Appender for FakeAppender {
+    async fn append(&mut self, record: Bytes) -> Result<()> {
+        let offset = self.log.push(self.stream, record);
+        self.appended += 1;
+        self.span = Some((self.span.map_or(offset, |s| s.0), offset));
+        Ok(())
+    }
+    fn durable(&self) -> u64 {
+        self.appended
+    }
+    async fn durable_beyond(&mut self, _: u64) -> Result<u64> {
+        Ok(self.appended)
+    }
+    async fn flush(&mut self) -> Result<Option<(Offset, Offset)>> {
+        Ok(self.span.take())
     }
 }
 
@@ -80,22 +121,26 @@ impl Log for FakeLog {
     async fn open(&self, _: u32) -> Result<()> {
         Ok(())
     }
-    async fn appender(&self, _: Stream) -> Result<Box<dyn Appender>> {
-        Err(Error::internal("not needed"))
+    async fn appender(&self, stream: Stream) -> Result<Box<dyn Appender>> {
+        Ok(Box::new(FakeAppender { log: self.clone(), stream, appended: 0, span: None }))
     }
     async fn reader(&self, stream: Stream, from: Offset) -> Result<Box<dyn Reader>> {
         Ok(Box::new(FakeReader { log: self.clone(), stream, next: from }))
     }
     async fn span(&self, stream: Stream) -> Result<Span> {
         let streams = self.streams.lock().unwrap();
-        let Some(records) = streams.get(&stream) else { return Ok(Span::default()) };
-        let first = records.first_key_value().map_or(0, |(o, _)| *o);
-        Ok(Span { first, next: records.last_key_value().map_or(0, |(o, _)| o + 1) })
+        let next = self.next.lock().unwrap().get(&stream).copied().unwrap_or_default();
+        let first = streams.get(&stream).and_then(|r| r.first_key_value()).map_or(next, |(o, _)| *o);
+        Ok(Span { first, next })
     }
     async fn last(&self, _: Stream) -> Result<Option<(Offset, Bytes)>> {
         Ok(None)
     }
     async fn trim(&self, stream: Stream, before: Offset) -> Result<()> {
+        tokio::task::yield_now().await;
+        if self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+            return Err(Error::internal("refused"));
+        }
         self.streams.lock().unwrap().entry(stream).or_default().retain(|o, _| *o >= before);
         Ok(())
     }
@@ -112,7 +157,7 @@ impl Log for FakeLog {
 enum Write {
     Put(u32, Vec<u8>, bool),
     Insert(u32, Vec<u8>),
-    Delete(u32, Vec<u8>),
+    Delete(u32, Vec<u8>, bool),
     Clear(u32),
 }
 
@@ -170,6 +215,13 @@ fn key(row: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The known cells of `new` over a row.
+fn over(row: &[u8], new: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    cells(row).zip(cells(new)).for_each(|(old, new)| put_cell(&mut out, if new == Cell::Unknown { old } else { new }));
+    out
+}
+
 fn count(what: &str) -> Error {
     Error::new(codes::ROW_COUNT, Fault::Destination, Retry::Never, what)
 }
@@ -214,14 +266,14 @@ impl ApplySession for Session {
         *self.cancel.lock().unwrap() = token.clone();
         for step in steps {
             match step {
-                Step::Delete { table, keys, .. } => {
-                    self.writes.extend(keys.iter().map(|k| Write::Delete(*table, k.to_vec())));
+                Step::Delete { table, keys, tolerant } => {
+                    self.writes.extend(keys.iter().map(|k| Write::Delete(*table, k.to_vec(), *tolerant)));
                 }
                 Step::Update { table, rows, tolerant, .. } => {
                     self.writes.extend(rows.iter().map(|r| Write::Put(*table, r.to_vec(), *tolerant)));
                 }
                 Step::Move { table, old, new } => {
-                    self.writes.push(Write::Delete(*table, old.to_vec()));
+                    self.writes.push(Write::Delete(*table, old.to_vec(), false));
                     self.writes.push(Write::Insert(*table, new.to_vec()));
                 }
                 Step::Insert { table, rows, tolerant } => self.writes.extend(rows.iter().map(|r| {
@@ -281,12 +333,18 @@ impl ApplySession for Session {
                     }
                 }
                 Write::Put(t, row, tolerant) => {
-                    if state.rows.insert((t, key(&row)), row).is_none() && !tolerant {
-                        return Err(count("no row to update"));
+                    let whole = cells(&row).all(|c| c != Cell::Unknown);
+                    match state.rows.get_mut(&(t, key(&row))) {
+                        Some(there) => *there = over(there, &row),
+                        None if tolerant && whole => drop(state.rows.insert((t, key(&row)), row)),
+                        None if tolerant => {}
+                        None => return Err(count("no row to update")),
                     }
                 }
-                Write::Delete(t, key) => {
-                    state.rows.remove(&(t, key)).ok_or_else(|| count("no row to delete"))?;
+                Write::Delete(t, key, tolerant) => {
+                    if state.rows.remove(&(t, key)).is_none() && !tolerant {
+                        return Err(count("no row to delete"));
+                    }
                 }
                 Write::Clear(t) => state.rows.retain(|(table, _), _| *table != t),
             }

@@ -2,19 +2,22 @@
 //!
 //! What a change passes through: [`consume`] takes records in (each transaction once, in order, no gap), [`windows`] says which
 //! tables a change concerns, [`compact`] makes few statements of many changes, [`schedule`] decides what runs beside what, [`apply`]
-//! executes and commits in the source's order.
+//! executes and commits in the source's order. What a batch owes (`owed`) is fetched from the source by way of an extractor.
 
 pub mod apply;
 mod changed;
 pub mod compact;
 pub mod consume;
 pub mod load;
+mod owed;
 mod roles;
 pub mod schedule;
 mod session;
 mod survey;
+mod trim;
 pub mod windows;
 
+pub use owed::Creditor;
 pub use roles::{Applier, DestinationFactory};
 pub use survey::{Survey, map, survey};
 
@@ -22,3 +25,5 @@ pub use survey::{Survey, map, survey};
 mod fake;
 #[cfg(test)]
 mod loop_tests;
+#[cfg(test)]
+mod owed_tests;

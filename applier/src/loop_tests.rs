@@ -4,6 +4,8 @@ use crate::apply::{Options, Task, apply};
 use crate::compact::tests::plan;
 use crate::fake::{FakeDestination, FakeLog, at};
 use crate::load::{Chunk, Loaded, load};
+use crate::owed::Creditor;
+use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::Destination;
 use drover_log::Stream;
@@ -12,7 +14,7 @@ use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::row::{Cell, cells, put_cell};
 use drover_model::{Error, MigrationId, Result};
-use drover_proto::order::{Description, Extent, Progress, Window};
+use drover_proto::order::{Description, Extent, Owes, Progress, Window};
 use drover_proto::record::frame;
 use drover_proto::v1::{BulkHead, ChangesHead};
 use drover_runtime::CancellationToken;
@@ -21,10 +23,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const ID: MigrationId = MigrationId::from_u128(5);
+pub(crate) const ID: MigrationId = MigrationId::from_u128(5);
 const ACCOUNTS: u64 = 40;
 
-fn description() -> Arc<Description> {
+pub(crate) fn description() -> Arc<Description> {
     let text = "name = \"shop\"\n[source]\nkind = \"a\"\nurl = \"a://app@127.0.0.1:1/shop\"\n\
                 [destination]\nkind = \"a\"\nurl = \"a://app@127.0.0.1:2/shop\"\n";
     let migration = Migration::parse(text, Path::new("shop.toml"), &["a"]).unwrap();
@@ -40,7 +42,7 @@ fn description() -> Arc<Description> {
     })
 }
 
-fn row(id: u64, value: impl ToString) -> Vec<u8> {
+pub(crate) fn row(id: u64, value: impl ToString) -> Vec<u8> {
     let mut out = Vec::new();
     put_cell(&mut out, Cell::Value(id.to_string().as_bytes()));
     put_cell(&mut out, Cell::Value(value.to_string().as_bytes()));
@@ -48,14 +50,14 @@ fn row(id: u64, value: impl ToString) -> Vec<u8> {
 }
 
 /// Writes records as an extractor would.
-struct Author {
-    log: FakeLog,
-    epoch: u64,
+pub(crate) struct Author {
+    pub log: FakeLog,
+    pub epoch: u64,
 }
 
-type Tx = (u64, Vec<u8>);
+pub(crate) type Tx = (u64, Vec<u8>);
 
-fn tx(place: u64, changes: impl FnOnce(&mut Vec<u8>)) -> Tx {
+pub(crate) fn tx(place: u64, changes: impl FnOnce(&mut Vec<u8>)) -> Tx {
     let mut out = Vec::new();
     put_begin(&mut out, &Begin { position: at(place), commit_micros: place as i64 });
     changes(&mut out);
@@ -63,12 +65,12 @@ fn tx(place: u64, changes: impl FnOnce(&mut Vec<u8>)) -> Tx {
     (place, out)
 }
 
-fn insert(out: &mut Vec<u8>, table: u32, row: &[u8]) {
+pub(crate) fn insert(out: &mut Vec<u8>, table: u32, row: &[u8]) {
     put_insert(out, table);
     out.extend_from_slice(row);
 }
 
-fn update(out: &mut Vec<u8>, table: u32, row: &[u8]) {
+pub(crate) fn update(out: &mut Vec<u8>, table: u32, row: &[u8]) {
     put_update(out, table, OldKind::None);
     out.extend_from_slice(row);
 }
@@ -85,13 +87,13 @@ impl Author {
             ..Default::default()
         }
     }
-    fn record(&self, from: u64, txs: &[Tx]) {
+    pub(crate) fn record(&self, from: u64, txs: &[Tx]) {
         let to = txs.last().map_or(from, |t| t.0);
         let payload: Vec<u8> = txs.iter().flat_map(|t| t.1.clone()).collect();
         let head = ChangesHead { transactions: txs.len() as u32, changes: txs.len() as u64, ..self.head(from, to) };
         self.log.push(Stream::Changes, frame(&head, &payload));
     }
-    fn piece(&self, to: u64, piece: u32, last: bool, payload: &[u8]) {
+    pub(crate) fn piece(&self, to: u64, piece: u32, last: bool, payload: &[u8]) {
         let head = ChangesHead { pieces: true, piece, last_piece: last, changes: 1, ..self.head(to - 1, to) };
         self.log.push(Stream::Changes, frame(&head, payload));
     }
@@ -124,7 +126,12 @@ fn sum_is_constant(rows: &BTreeMap<(u32, Vec<u8>), Vec<u8>>) -> Option<String> {
     (sum != 0 && sum != 100 * ACCOUNTS as i64).then(|| format!("the sum is {sum}"))
 }
 
-fn task(log: &FakeLog, destination: &FakeDestination, windows: Vec<Window>, options: Options) -> (Task, Latest) {
+pub(crate) fn task(
+    log: &FakeLog,
+    destination: &FakeDestination,
+    windows: Vec<Window>,
+    options: Options,
+) -> (Task, Latest) {
     let latest = Latest::default();
     let told = latest.clone();
     let task = Task {
@@ -135,19 +142,31 @@ fn task(log: &FakeLog, destination: &FakeDestination, windows: Vec<Window>, opti
         windows,
         options,
         tell: Arc::new(move |progress| *told.lock().unwrap() = Some(progress)),
+        lease: 1,
+        creditor: Arc::new(Nothing),
     };
     (task, latest)
 }
 
-type Latest = Arc<Mutex<Option<Progress>>>;
+/// For tests in which nothing is owed.
+struct Nothing;
+
+#[async_trait]
+impl Creditor for Nothing {
+    async fn owes(&self, owes: Owes) -> bool {
+        panic!("{owes:?}")
+    }
+}
+
+pub(crate) type Latest = Arc<Mutex<Option<Progress>>>;
 
 /// Small batches, so that many run side by side.
-fn small() -> Options {
+pub(crate) fn small() -> Options {
     Options { batch_changes: 3, patience: Duration::from_millis(150), ..Options::default() }
 }
 
 /// Applies until everything up to `to` is durably applied; gives the last news.
-async fn until(task: Task, latest: Latest, to: u64) -> Result<Progress> {
+pub(crate) async fn until(task: Task, latest: Latest, to: u64) -> Result<Progress> {
     let cancel = CancellationToken::new();
     let mut running = Box::pin(apply(task, cancel.clone()));
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
@@ -398,6 +417,7 @@ fn block(log: &FakeLog, lease: u64, sequence: u32, rows: u64) -> u64 {
         rows,
         plan_version: 1,
         compression: 0,
+        owed: None,
     };
     log.push(Stream::Bulk(0), frame(&head, format!("{lease}/{sequence}").as_bytes()))
 }

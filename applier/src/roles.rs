@@ -2,16 +2,19 @@
 
 use crate::apply;
 use crate::load::{Chunk, Loaded, load};
+use crate::owed::Creditor;
 use crate::survey::survey;
+use crate::trim::Trimmer;
 use async_trait::async_trait;
 use drover_connectors_api::{Destination, Loader, SchemaStep, Side};
-use drover_log::{Log, LogFactory, Stream};
+use drover_log::{Log, LogFactory};
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
-use drover_model::migration::{Migration, OnConflict};
+use drover_model::migration::{Migration, OnConflict, Stage};
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
-use drover_proto::order::{Description, Held, Order, Outcome, Progress, Step};
-use drover_runtime::worker::{Handler, Job};
+use drover_proto::order::{Description, Held, Order, Outcome, Owes, Progress, Step};
+use drover_runtime::CancellationToken;
+use drover_runtime::worker::{Handler, Job, News};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,6 +40,7 @@ pub struct Applier {
     open: tokio::sync::Mutex<HashMap<MigrationId, Arc<dyn Destination>>>,
     prepared: tokio::sync::Mutex<HashSet<MigrationId>>,
     loaders: Mutex<HashMap<MigrationId, Idle>>,
+    trimmers: Mutex<HashMap<MigrationId, Trimmer>>,
 }
 
 impl Applier {
@@ -47,6 +51,7 @@ impl Applier {
             open: tokio::sync::Mutex::default(),
             prepared: tokio::sync::Mutex::default(),
             loaders: Mutex::default(),
+            trimmers: Mutex::default(),
         }
     }
 
@@ -108,9 +113,15 @@ impl Applier {
             Step::Base => SchemaStep::Base,
             Step::Table { id } => SchemaStep::Table { id },
             Step::Final => SchemaStep::Final,
+            Step::Cutover => SchemaStep::Cutover,
         };
         let allowed = accepting(d).on_conflict == OnConflict::Ignore;
-        let what = destination.schema(d.id, &step, catalog, &d.plans, &d.objects, allowed).await?;
+        let mut what = destination.schema(d.id, &step, catalog, &d.plans, &d.objects, allowed).await?;
+        if step == SchemaStep::Final && !d.migration.has(Stage::Incremental) {
+            // Nothing will be applied: what waits for the switch need not wait.
+            let last = SchemaStep::Cutover;
+            what.extend(destination.schema(d.id, &last, catalog, &d.plans, &d.objects, allowed).await?);
+        }
         Ok(Outcome::Done { what })
     }
 
@@ -147,18 +158,21 @@ impl Applier {
             loaded = load(&*log, &mut *loader, &what, &news) => loaded?,
         };
         self.with_loaders(|l| l.entry(d.id).or_default().push((Instant::now(), loader)));
-        if *trim > 0 {
-            log.trim(Stream::Bulk(extent.partition), *trim).await?;
-        }
         Ok(Some(match loaded {
-            Loaded::Rows(rows) => Outcome::Loaded { rows },
+            Loaded::Rows(rows) => {
+                if *trim > 0 {
+                    let mut trimmers = self.trimmers.lock().unwrap_or_else(PoisonError::into_inner);
+                    trimmers.entry(d.id).or_insert_with(|| Trimmer::new(log)).trim(extent.partition, *trim)?;
+                }
+                Outcome::Loaded { rows }
+            }
             Loaded::Lost => Outcome::BulkLost,
         }))
     }
 
     /// Ends by cancellation (then there is no outcome: the order goes on elsewhere or later) or by an error.
     async fn apply(&self, job: &Job) -> Result<Option<Outcome>> {
-        let Order::Apply { start, windows, owed_snapshot: _ } = &job.order else {
+        let Order::Apply { start, windows } = &job.order else {
             return Err(Error::internal("not an apply order"));
         };
         let d = &job.description;
@@ -171,6 +185,8 @@ impl Applier {
             windows: windows.clone(),
             options: apply::Options::default(),
             tell: Arc::new(move |progress| news.progress(progress)),
+            lease: job.lease.epoch,
+            creditor: Arc::new(Told { news: job.news.clone(), cancel: job.cancel.clone() }),
         };
         apply::apply(task, job.cancel.clone()).await.map(|()| None)
     }
@@ -218,6 +234,7 @@ impl Applier {
             }
             Order::CleanDestination => {
                 self.with_loaders(|l| l.remove(&d.id));
+                self.trimmers.lock().unwrap_or_else(PoisonError::into_inner).remove(&d.id);
                 self.prepared.lock().await.remove(&d.id);
                 let what = self.destination(d).await?.cleanup(Some(d.id), &d.migration.name).await?;
                 self.logs.log(d).await?.remove().await?;
@@ -234,6 +251,19 @@ fn accepting(d: &Description) -> std::borrow::Cow<'_, Migration> {
         return std::borrow::Cow::Borrowed(&d.migration);
     }
     std::borrow::Cow::Owned(Migration { on_conflict: OnConflict::Ignore, ..d.migration.clone() })
+}
+
+/// Tells the coordinator what a running apply order owes.
+struct Told {
+    news: News,
+    cancel: CancellationToken,
+}
+
+#[async_trait]
+impl Creditor for Told {
+    async fn owes(&self, owes: Owes) -> bool {
+        self.news.outcome(&Outcome::Owes { owes }, &self.cancel).await
+    }
 }
 
 fn plan_of(description: &Description, table: u32) -> Result<&TablePlan> {

@@ -3,6 +3,7 @@
 //! failure is told.
 
 use crate::compact::{Answer, Folded, Shapes};
+use crate::owed::{Found, Owing};
 use crate::schedule::BatchId;
 use crate::windows::Mode;
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use drover_connectors_api::{ApplySession, Committed, Destination};
 use drover_model::{Error, MigrationId, Position, Result, TablePlan};
 use drover_runtime::{failpoint, task};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 
 /// A batch of whole transactions, kept until it is committed so that it can be executed again.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Work {
     pub transactions: u64,
     pub rows: u64,
     pub commit_micros: i64,
+    /// What it owed and where that is now, once it was asked for.
+    pub owed: OnceCell<Vec<Found>>,
 }
 
 /// Mode of a table by the list that a work carries.
@@ -71,6 +74,7 @@ pub(crate) struct Common {
     pub epoch: u64,
     pub plans: Vec<TablePlan>,
     pub shapes: Arc<Shapes>,
+    pub owing: Owing,
 }
 
 /// Runs until the commands end. Replies carry the session's number.
@@ -92,14 +96,20 @@ pub(crate) fn spawn(
                             Folded::new(common.shapes.clone(), &work.payloads, |t| mode_of(&modes, t))
                         }
                     };
-                    match run(number, &common, &mut session, folded, &replies).await {
+                    match run(number, &common, &mut session, folded, &work.owed, &replies).await {
                         Ok(_) => Reply::Executed(id),
                         Err(e) => fail(&mut session, id, e).await,
                     }
                 }
                 Command::Slice { id, payload, modes } => {
                     let folded = Folded::new(common.shapes.clone(), &[payload], |t| mode_of(&modes, t));
-                    match run(number, &common, &mut session, folded, &replies).await {
+                    let owed = OnceCell::new();
+                    let mut result = run(number, &common, &mut session, folded, &owed, &replies).await;
+                    // A slice that is executed once more asks once more.
+                    if let (Ok(_), Some(found)) = (&result, owed.get()) {
+                        result = common.owing.paid(found).await.and(result);
+                    }
+                    match result {
                         Ok(rows) => Reply::SliceDone { id, rows },
                         Err(e) => fail(&mut session, id, e).await,
                     }
@@ -151,26 +161,36 @@ async fn opened<'a>(
     }
 }
 
-/// Opens the session if need be, asks what must be asked, executes. Gives the number of changes.
+/// Waits for rows that are owed, opens the session if need be, asks what must be asked, executes. Gives the number of changes.
 async fn run(
     number: usize,
     common: &Common,
     session: &mut Option<Box<dyn ApplySession>>,
     folded: Result<Folded>,
+    owed: &OnceCell<Vec<Found>>,
     replies: &mpsc::UnboundedSender<(usize, Reply)>,
 ) -> Result<u64> {
     let mut folded = folded?;
+    // Before the first statement, so that no transaction stands open meanwhile.
+    let owes = folded.owed();
+    let found = match &owes[..] {
+        [] => &[][..],
+        owes => &owed.get_or_try_init(|| common.owing.ask(owes, &common.plans)).await?[..],
+    };
     let session = opened(number, common, session, replies).await?;
     let mut answers = Vec::new();
     for question in folded.questions() {
         let holders = session.holders(question.table, question.index, &question.values).await?;
         answers.push(Answer { table: question.table, index: question.index, holders });
     }
-    let steps = folded.plan(&answers)?;
+    let steps = folded.plan(&answers);
     if !steps.is_empty() {
         session.execute(&steps).await?;
     }
     drop(steps);
+    for found in found {
+        common.owing.write(found, &common.plans, &mut **session).await?;
+    }
     Ok(folded.changes)
 }
 

@@ -20,11 +20,10 @@ pub struct Survey {
 
 /// Maps the selected tables (the catalogue has these only) to the destination. Needs no network.
 pub fn map(destination: &dyn Destination, migration: &Migration, catalog: &Catalog) -> Result<Survey> {
-    let selection = Selection::compile(&migration.objects).map_err(|errors| {
+    let selection = Selection::compile_within(&migration.objects, catalog.scope.as_deref()).map_err(|errors| {
         let text: Vec<String> = errors.iter().map(|e| format!("{}; {}", e.message, e.remedy)).collect();
         Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text.join("; "))
     })?;
-    let same_kind = catalog.origin == migration.destination.kind;
     let (mut plans, mut items, mut choices) = (Vec::new(), Vec::new(), Vec::new());
     for table in &catalog.tables {
         let columns: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
@@ -41,12 +40,11 @@ pub fn map(destination: &dyn Destination, migration: &Migration, catalog: &Catal
         let mut plan = mapped.plan;
         plan.id = plans.len() as u32;
         plan.version = 1;
-        // A native format is understood by its own kind only; the destination's best comes first.
-        plan.format = mapped
-            .formats
-            .into_iter()
-            .find(|f| same_kind || *f == RowFormat::Canonical)
-            .unwrap_or(RowFormat::Canonical);
+        for column in &mut plan.columns {
+            column.ordinal = table.columns.iter().position(|c| c.name == column.source).map(|i| i as u16);
+        }
+        // Native formats are offered to sources that have them only; the destination's best comes first.
+        plan.format = mapped.formats.into_iter().next().unwrap_or(RowFormat::Canonical);
         plans.push(plan);
         choices.push(choice);
     }

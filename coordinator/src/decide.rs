@@ -101,7 +101,10 @@ impl State {
                 if self.snapshot.is_some() {
                     return Ok(Vec::new());
                 }
-                one(self.taken(*number, snapshot, worker, key, now_ms))
+                let widened = self.widened(&snapshot.position);
+                let mut events = vec![self.taken(*number, snapshot, worker, key, now_ms)];
+                events.extend(widened);
+                Ok(events)
             }
             (OrderKey::Hold { number, .. }, Outcome::Joined { snapshot }) => {
                 one(Event::Joined { number: *number, snapshot, worker: worker.to_owned() })
@@ -131,6 +134,10 @@ impl State {
             }
             (OrderKey::Restart { table, generation }, Outcome::Done { .. }) => {
                 one(Event::TableRestarted { table: *table, generation: *generation })
+            }
+            (OrderKey::Apply, Outcome::Owes { owes }) => one(Event::Owes { owes }),
+            (OrderKey::Fetch { lease, round, .. }, Outcome::Fetched { rows }) => {
+                one(Event::Fetched { lease: *lease, round: *round, rows })
             }
             (OrderKey::ReadSequences, Outcome::Sequences { values }) => one(Event::SequencesRead { values }),
             (OrderKey::SetSequences, Outcome::Done { .. }) => one(Event::SequencesSet),
@@ -223,7 +230,9 @@ impl State {
     fn on_snapshot_lost(&self, key: &OrderKey, order: &Order, worker: &str, now_ms: u64) -> Vec<Event> {
         let Some(snap) = &self.snapshot else { return Vec::new() };
         let given = match order {
-            Order::Plan { snapshot, .. } | Order::Copy { snapshot, .. } => Some(snapshot),
+            Order::Plan { snapshot, .. } | Order::Copy { snapshot, .. } | Order::Fetch { snapshot, .. } => {
+                Some(snapshot)
+            }
             Order::Hold { snapshot, .. } if snap.holders.get(worker).is_none_or(|h| h.key != *key) => Some(snapshot),
             _ => None,
         };
@@ -277,6 +286,9 @@ impl State {
 
     /// The lease of an order was lost or ended without an outcome that keeps what the order held.
     pub fn on_lost(&self, key: &OrderKey, worker: &str) -> Vec<Event> {
+        if *key == OrderKey::Apply {
+            return self.on_apply_lost();
+        }
         let holds = |s: &crate::machine::Snap| s.holders.get(worker).is_some_and(|h| h.key == *key);
         if self.snapshot.as_ref().is_some_and(holds) { self.holder_gone(worker) } else { Vec::new() }
     }

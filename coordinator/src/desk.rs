@@ -180,6 +180,10 @@ impl Desk {
         };
         self.sweep_into(now, &mut turn);
         let mut reply = v1::PollReply { lease_millis: self.leases.term_ms(), ..Default::default() };
+        // What the worker lists there is out of date: leases of the later poll would be taken back.
+        if self.leases.overtaken(&request.worker, request.number) {
+            return Ok((reply, turn));
+        }
         if request.leaving {
             self.leases.leave(&request.worker);
             for (id, key) in self.leases.of_worker(&request.worker) {
@@ -189,7 +193,7 @@ impl Desk {
         }
         let short = |l: &&v1::Lease| parse_lease(l).is_some_and(|(_, k)| !k.is_long());
         let slots = request.free as usize + request.running.iter().filter(short).count();
-        self.leases.seen(&request.worker, &request.name, role, slots, now.mono_ms);
+        self.leases.seen(&request.worker, &request.name, role, slots, request.number, now.mono_ms);
         let mut listed = HashSet::new();
         for lease in &request.running {
             listed.extend(parse_lease(lease));
@@ -696,12 +700,16 @@ impl Live {
 fn localize(mut want: Want, state: &State, worker: &str, used: &mut HashSet<u32>) -> Option<Want> {
     match &mut want.order {
         Order::Copy { partition, snapshot, .. } => {
-            let free = (0..state.settings.bulk_partitions).find(|p| !used.contains(p))?;
+            // A partition without chunks that wait, if there is one: a reader fetches ahead, and what it finds behind its chunk is
+            // fetched for nothing.
+            let waiting: HashSet<u32> = state.waiting_partitions().collect();
+            let free = || (0..state.settings.bulk_partitions).filter(|p| !used.contains(p));
+            let free = free().find(|p| !waiting.contains(p)).or_else(|| free().next())?;
             used.insert(free);
             *partition = free;
             *snapshot = state.snapshot_for(worker)?.clone();
         }
-        Order::Plan { snapshot, .. } => *snapshot = state.snapshot_for(worker)?.clone(),
+        Order::Plan { snapshot, .. } | Order::Fetch { snapshot, .. } => *snapshot = state.snapshot_for(worker)?.clone(),
         _ => {}
     }
     Some(want)

@@ -11,7 +11,7 @@ use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
 pub use drover_proto::order::Side;
-use drover_proto::order::{Extent, Held, Step};
+use drover_proto::order::{Extent, Held, Owes, Step};
 use serde::{Deserialize, Serialize};
 
 /// An event. New kinds may be added; the fields of a kind never change their meaning, and new fields have defaults.
@@ -141,6 +141,23 @@ pub enum Event {
     TableRestarted {
         table: u32,
         generation: u32,
+    },
+    /// The apply order owes rows that are to be fetched.
+    Owes {
+        owes: Owes,
+    },
+    /// They are in the log; `lease` is that of the apply order that owes them.
+    Fetched {
+        lease: u64,
+        round: u32,
+        rows: u64,
+    },
+    /// The apply order ended: what it owed is not asked for any more.
+    OwesVoid,
+    /// Owed rows of the table are fetched on a later snapshot: changes up to its position may be in some rows.
+    Widened {
+        table: u32,
+        position: Position,
     },
     SequencesRead {
         values: Vec<(String, String, i64, bool)>,

@@ -50,6 +50,13 @@ pub enum OrderKey {
         generation: u32,
     },
     Apply,
+    /// Rows that the apply order of this lease owes, on this snapshot.
+    Fetch {
+        table: u32,
+        snapshot: u32,
+        lease: u64,
+        round: u32,
+    },
     ReadSequences,
     SetSequences,
     CutoverMark {
@@ -69,6 +76,9 @@ pub enum OrderKey {
         side: Side,
         table: u32,
     },
+    CutoverSchema {
+        attempt: u32,
+    },
     CleanSource,
     CleanDestination,
 }
@@ -85,6 +95,7 @@ impl OrderKey {
             | Hold { .. }
             | Plan { .. }
             | Copy { .. }
+            | Fetch { .. }
             | ReadSequences
             | CutoverMark { .. }
             | CutoverRead { .. }
@@ -100,6 +111,7 @@ impl OrderKey {
             | Apply
             | SetSequences
             | CutoverSet { .. }
+            | CutoverSchema { .. }
             | CutoverSum { side: Side::Destination, .. }
             | CleanDestination => Role::Applier,
         }
@@ -113,7 +125,10 @@ impl OrderKey {
     /// Belongs to a cutover: if it cannot be carried out, the cutover fails and not the migration.
     pub fn is_cutover(&self) -> bool {
         use OrderKey::*;
-        matches!(self, CutoverMark { .. } | CutoverRead { .. } | CutoverSet { .. } | CutoverSum { .. })
+        matches!(
+            self,
+            CutoverMark { .. } | CutoverRead { .. } | CutoverSet { .. } | CutoverSum { .. } | CutoverSchema { .. }
+        )
     }
 
     /// The table that the order is about.
@@ -124,6 +139,7 @@ impl OrderKey {
             | Plan { table, .. }
             | Copy { table, .. }
             | Load { table, .. }
+            | Fetch { table, .. }
             | Restart { table, .. }
             | CutoverSum { table, .. } => Some(*table),
             _ => None,
@@ -150,6 +166,7 @@ impl fmt::Display for OrderKey {
             Forget => f.write_str("forget"),
             Restart { table, generation } => write!(f, "restart/{table}/{generation}"),
             Apply => f.write_str("apply"),
+            Fetch { table, snapshot, lease, round } => write!(f, "fetch/{table}/{snapshot}/{lease}/{round}"),
             ReadSequences => f.write_str("sequences/read"),
             SetSequences => f.write_str("sequences/set"),
             CutoverMark { attempt, mark } => write!(f, "cutover/mark/{attempt}/{mark}"),
@@ -159,6 +176,7 @@ impl fmt::Display for OrderKey {
                 let side = if *side == Side::Source { "source" } else { "destination" };
                 write!(f, "cutover/sum/{attempt}/{look}/{side}/{table}")
             }
+            CutoverSchema { attempt } => write!(f, "cutover/schema/{attempt}"),
             CleanSource => f.write_str("clean/source"),
             CleanDestination => f.write_str("clean/destination"),
         }
@@ -201,6 +219,10 @@ impl FromStr for OrderKey {
             ("restart", [_, _]) => Restart { table: number(0)?, generation: number(1)? },
             ("forget", []) => Forget,
             ("apply", []) => Apply,
+            ("fetch", [_, _, lease, _]) => {
+                let lease = lease.parse().map_err(|_| bad())?;
+                Fetch { table: number(0)?, snapshot: number(1)?, lease, round: number(3)? }
+            }
             ("sequences", ["read"]) => ReadSequences,
             ("sequences", ["set"]) => SetSequences,
             ("cutover", ["mark", _, _]) => CutoverMark { attempt: number(1)?, mark: number(2)? },
@@ -212,6 +234,7 @@ impl FromStr for OrderKey {
                 let side = if *side == "source" { Side::Source } else { Side::Destination };
                 CutoverSum { attempt: number(1)?, look: number(2)?, side, table: number(4)? }
             }
+            ("cutover", ["schema", _]) => CutoverSchema { attempt: number(1)? },
             ("clean", ["source"]) => CleanSource,
             ("clean", ["destination"]) => CleanDestination,
             _ => return Err(bad()),
@@ -251,10 +274,12 @@ mod tests {
             Load { table: 1, generation: 2, chunk: 3 },
             Forget,
             Restart { table: 9, generation: 1 },
+            Fetch { table: 1, snapshot: 2, lease: u64::MAX, round: 4 },
             ReadSequences,
             CutoverMark { attempt: 3, mark: 2 },
             CutoverRead { attempt: 1, again: true },
             CutoverSet { attempt: 9 },
+            CutoverSchema { attempt: 9 },
             CutoverSum { attempt: 1, look: 2, side: Side::Destination, table: 7 },
             CleanDestination,
         ] {

@@ -17,6 +17,7 @@ pub mod key;
 pub mod lease;
 pub mod loss;
 pub mod machine;
+mod owed;
 pub mod service;
 pub mod settings;
 pub mod store;

@@ -12,7 +12,7 @@ use drover_model::check::{self, CheckItem};
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
-use drover_proto::order::{Held, Step, Window};
+use drover_proto::order::{Held, Owes, Step, Window};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -132,6 +132,9 @@ pub struct State {
     /// Table ids, the largest first.
     pub by_size: Vec<u32>,
     pub consistent: bool,
+    /// What the running apply order owes and waits for.
+    #[serde(default)]
+    pub owed: Vec<Owes>,
     pub sequences: Option<Vec<(String, String, i64, bool)>>,
     pub sequences_set: bool,
     pub failures: BTreeMap<OrderKey, Failing>,
@@ -175,6 +178,7 @@ impl State {
             tables: Vec::new(),
             by_size: Vec::new(),
             consistent: false,
+            owed: Vec::new(),
             sequences: None,
             sequences_set: false,
             failures: BTreeMap::new(),
@@ -252,6 +256,7 @@ impl State {
     pub fn keeps_snapshot(&self) -> bool {
         self.reads_remain()
             || self.may_owe()
+            || !self.owed.is_empty()
             || (!self.settings.durable_bulk && self.tables.iter().any(|t| !t.copied.is_empty()))
     }
 
@@ -264,8 +269,10 @@ impl State {
     pub fn may_apply(&self) -> bool {
         self.settings.incremental
             && self.stream_start.is_some()
+            && !self.is_switching()
             && (!self.settings.schema || (self.base_done && (self.final_done || !self.final_before_apply())))
             && self.tables_done()
+            && !self.owes_without_snapshot()
     }
 
     /// For `Apply`: between which positions each table was read.
@@ -368,6 +375,8 @@ impl State {
             Event::Started => self.start(),
             Event::SchemaDone { step: Step::Base, .. } => self.base_done = true,
             Event::SchemaDone { step: Step::Final, .. } => self.final_done = true,
+            // Part of the cutover.
+            Event::SchemaDone { step: Step::Cutover, .. } => {}
             Event::SchemaDone { step: Step::Table { id }, .. } => {
                 if let Some(t) = self.tables.get_mut(*id as usize) {
                     t.stage = TableStage::Done;
@@ -392,12 +401,14 @@ impl State {
             Event::Failed { error } => {
                 self.drop_cutover("failed");
                 self.phase = Phase::Failed;
+                self.owed.clear();
                 self.error = Some(error.clone());
                 self.failures.clear();
             }
             Event::Paused => {
                 self.drop_cutover("was paused");
                 self.phase = Phase::Paused;
+                self.owed.clear();
                 self.failures.clear();
             }
             Event::Resumed => {
@@ -439,6 +450,9 @@ impl State {
             Event::Deleted => self.phase = Phase::Deleted,
             Event::Warned { .. } => {}
             Event::Adopted { .. } | Event::AdoptedAnew { .. } | Event::Forgotten { .. } => self.apply_adoption(event),
+            Event::Owes { .. } | Event::Fetched { .. } | Event::OwesVoid | Event::Widened { .. } => {
+                self.apply_owed(event);
+            }
             other => self.apply_copy(other),
         }
     }
@@ -447,6 +461,7 @@ impl State {
     pub(crate) fn complete_stopped(&mut self) {
         self.phase = Phase::Completed;
         self.snapshot = None;
+        self.owed.clear();
         self.failures.clear();
         self.clean_source = Cleaning::Wanted;
     }
@@ -502,6 +517,8 @@ impl State {
                     refused: BTreeMap::new(),
                 });
                 self.next_snapshot = number + 1;
+                // Whoever owed without a snapshot begins again and asks again.
+                self.owed.clear();
             }
             Event::Joined { number, snapshot, worker } => {
                 if let Some(snap) = self.snapshot.as_mut().filter(|s| s.number == *number) {

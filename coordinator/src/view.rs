@@ -239,6 +239,9 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::SchemaDone { step: Step::Table { id }, what } => {
             info(format!("{}: {} keys and indexes made", table(id), what.len()))
         }
+        Event::SchemaDone { step: Step::Cutover, what } => {
+            info(format!("what waited for the switch made: {} objects", what.len()))
+        }
         Event::SchemaDone { step: Step::Final, what } => {
             info(format!("rest of the schema made: {} objects", what.len()))
         }
@@ -262,6 +265,14 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::TableReplanned { table: id } => info(format!("{}: will be read from the next snapshot", table(id))),
         Event::TableRestart { table: id, why, .. } => Some(("warning", format!("{}: begun again: {why}", table(id)))),
         Event::TableRestarted { table: id, .. } => info(format!("{}: emptied", table(id))),
+        Event::Owes { owes } => info(format!(
+            "{}: {} rows changed their keys while the snapshot was lost and are fetched from the source",
+            table(&owes.table),
+            owes.keys.rows
+        )),
+        Event::Widened { table: id, position } => {
+            info(format!("{}: rows are fetched as of {position}, consistent from there on", table(id)))
+        }
         Event::SequencesSet => info("sequences set".into()),
         Event::Consistent => info("the destination is consistent".into()),
         Event::Failure { key, error, at_ms, not_before_ms } => {
@@ -286,6 +297,8 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::HoldFailed { .. }
         | Event::Copied { .. }
         | Event::Loaded { .. }
+        | Event::Fetched { .. }
+        | Event::OwesVoid
         | Event::SequencesRead { .. }
         | Event::Deleted => None,
     }
@@ -305,6 +318,7 @@ fn cutover_line(state: &State, change: &Change) -> Option<(&'static str, String)
         Change::Compared => info("both sides are compared".into()),
         Change::Again { why, .. } => Some(("warning", format!("cutover: begun again: {why}"))),
         Change::Failed { error } => Some(("error", format!("cutover failed, the migration goes on: {error}"))),
+        Change::Agreed => info("nothing has changed, nothing differs".into()),
         Change::Done => info("done; the destination takes over".into()),
         Change::SequencesRead { .. } | Change::SequencesStood | Change::Summed { .. } => None,
     }

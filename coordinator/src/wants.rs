@@ -5,7 +5,7 @@ use crate::key::OrderKey;
 use crate::machine::{Cleaning, Holder, Phase, State};
 use crate::table::TableStage;
 use drover_model::plan::SnapshotRef;
-use drover_proto::order::{Order, Role, Step};
+use drover_proto::order::{Extent, Order, Role, Step};
 
 /// What besides the state decides: who is there, and what runs already.
 pub struct View<'a> {
@@ -80,7 +80,10 @@ impl State {
     fn wants_stages(&self, out: &mut Out<'_>) {
         out.push(OrderKey::Forget, || Order::Forget);
         out.push(OrderKey::SchemaBase, || Order::Schema { step: Step::Base });
-        out.push(OrderKey::Stream, || Order::Stream { resume: self.stream_start.is_some() });
+        out.push(OrderKey::Stream, || {
+            let start = self.stream_start.clone();
+            Order::Stream { resume: start.is_some(), start }
+        });
         let number = self.next_snapshot;
         out.push(OrderKey::Snapshot { number }, || Order::Snapshot { number });
         if let Some(snap) = &self.snapshot
@@ -118,7 +121,7 @@ impl State {
                     generation,
                     chunk,
                     extent,
-                    trim: self.still_needed(extent.partition),
+                    trim: self.spent(&extent),
                 });
             }
         }
@@ -178,17 +181,9 @@ impl State {
         }
         out.push(OrderKey::SchemaFinal, || Order::Schema { step: Step::Final });
         if let Some(start) = &self.stream_start {
-            out.push(OrderKey::Apply, || Order::Apply {
-                start: start.clone(),
-                windows: self.windows(start),
-                owed_snapshot: self
-                    .snapshot
-                    .as_ref()
-                    .filter(|_| self.may_owe())
-                    .and_then(|s| s.holders.values().next())
-                    .map(|h| h.snapshot.clone()),
-            });
+            out.push(OrderKey::Apply, || Order::Apply { start: start.clone(), windows: self.windows(start) });
         }
+        self.wants_fetches(out);
         out.push(OrderKey::ReadSequences, || Order::ReadSequences);
         out.push(OrderKey::SetSequences, || Order::SetSequences { values: self.sequences.clone().unwrap_or_default() });
         for key in self.cutover_keys() {
@@ -198,6 +193,7 @@ impl State {
                     let values = self.cutover.as_ref().and_then(|c| c.sequences.clone());
                     Order::SetSequences { values: values.unwrap_or_default() }
                 }
+                OrderKey::CutoverSchema { .. } => Order::Schema { step: Step::Cutover },
                 OrderKey::CutoverSum { side, table, .. } => Order::Digest { table: *table, side: *side },
                 _ => Order::Mark,
             };
@@ -225,7 +221,7 @@ impl State {
                         *number == self.next_snapshot
                             && ready
                             && (!s.incremental || self.stream_start.is_some())
-                            && self.reads_remain()
+                            && (self.reads_remain() || self.owes_without_snapshot())
                     }
                     Some(snap) => snap.number == *number && snap.holders.values().any(|h| h.key == *key),
                 },
@@ -260,6 +256,7 @@ impl State {
                         && (self.final_before_apply() || self.consistent)
                 }
                 OrderKey::Apply => self.may_apply(),
+                key @ OrderKey::Fetch { .. } => self.still_fetches(key),
                 OrderKey::ReadSequences => {
                     s.full
                         && !s.incremental
@@ -295,14 +292,22 @@ impl State {
         extents.fold((0, 0), |(n, bytes), e| (n + 1, bytes + e.bytes))
     }
 
-    /// The lowest offset of a bulk partition that a load still reads.
-    fn still_needed(&self, partition: u32) -> u64 {
-        let extents = self.tables.iter().flat_map(|t| t.copied.values()).filter(|e| e.partition == partition);
-        extents.filter_map(|e| e.records).map(|(first, _)| first).min().unwrap_or(0)
+    /// Bulk partitions with chunks that are not loaded.
+    pub fn waiting_partitions(&self) -> impl Iterator<Item = u32> + '_ {
+        self.tables.iter().flat_map(|t| t.copied.values()).map(|e| e.partition)
+    }
+
+    /// The offset of a chunk's partition before which no load reads any more once this chunk is loaded.
+    fn spent(&self, extent: &Extent) -> u64 {
+        let copied = self.tables.iter().flat_map(|t| t.copied.values());
+        let others = copied.filter(|e| e.partition == extent.partition && e.records != extent.records);
+        let first = others.filter_map(|e| e.records).map(|(first, _)| first).min();
+        // Whatever is copied to this partition later lies behind this chunk.
+        first.or(extent.records.map(|(_, last)| last + 1)).unwrap_or(0)
     }
 }
 
-struct Out<'a> {
+pub(crate) struct Out<'a> {
     state: &'a State,
     view: &'a View<'a>,
     list: Vec<Want>,
@@ -310,7 +315,7 @@ struct Out<'a> {
 
 impl Out<'_> {
     /// Adds an order if the state wants it and it does not run yet.
-    fn push(&mut self, key: OrderKey, order: impl FnOnce() -> Order) {
+    pub(crate) fn push(&mut self, key: OrderKey, order: impl FnOnce() -> Order) {
         if !self.state.still_wants(&key) || (self.view.running)(&key) {
             return;
         }

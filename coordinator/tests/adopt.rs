@@ -58,7 +58,7 @@ fn begins_again(mut state: State) {
     assert_eq!(wants(&state), [(OrderKey::SchemaBase, Order::Schema { step: Step::Base })]);
     report(&mut state, OrderKey::SchemaBase, Outcome::Done { what: Vec::new() });
     let all = wants(&state);
-    assert!(all.contains(&(OrderKey::Stream, Order::Stream { resume: false })));
+    assert!(all.contains(&(OrderKey::Stream, Order::Stream { resume: false, start: None })));
     for table in 0..TABLES {
         assert!(all.contains(&(OrderKey::Restart { table, generation: 4 }, Order::Restart { table, generation: 4 })));
     }
@@ -69,7 +69,7 @@ fn a_consistent_position_is_gone_on_from_if_what_came_after_is_still_there() {
     for (first, goes_on) in [(Some(5), true), (Some(10), true), (Some(11), false), (None, false)] {
         let mut state = adopted(Some(10), Some(10), false);
         let all = wants(&state);
-        assert!(all.contains(&(OrderKey::Stream, Order::Stream { resume: true })));
+        assert!(all.contains(&(OrderKey::Stream, Order::Stream { resume: true, start: Some(at(10)) })));
         assert!(all.iter().any(|(k, _)| *k == OrderKey::SchemaFinal), "it may have been missing");
         assert!(!all.iter().any(|(k, _)| matches!(k, OrderKey::Restart { .. } | OrderKey::Forget)));
         report(&mut state, OrderKey::Stream, opened(20, first.map(at)));

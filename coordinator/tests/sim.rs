@@ -19,10 +19,10 @@ use drover_coordinator::turn::{Stored, Turn, Write};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::{Error, Fault, MigrationId, Retry};
-use drover_proto::order::{Order, Outcome, Progress};
+use drover_proto::order::{Order, Outcome, Progress, Window};
 use drover_proto::v1;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 struct Worker {
     id: String,
@@ -43,6 +43,10 @@ struct Sim {
     spawned: u32,
     /// Whether snapshots can be joined by workers that did not make them.
     shared: bool,
+    /// Leases of apply orders for which the owed rows are in the log.
+    fetched: BTreeSet<u64>,
+    /// Every order ever given out, by its lease.
+    leases: BTreeMap<u64, Order>,
 }
 
 fn boxed_error(retry: Retry) -> Error {
@@ -68,6 +72,8 @@ impl Sim {
             epoch: 0,
             spawned: 0,
             shared: true,
+            fetched: BTreeSet::new(),
+            leases: BTreeMap::new(),
         };
         sim.store(turn);
         for role in [v1::Role::Extractor, v1::Role::Extractor, v1::Role::Applier, v1::Role::Applier] {
@@ -89,6 +95,7 @@ impl Sim {
                     assert_eq!(seq, self.journal.len() as u64, "events are numbered without holes");
                 }
                 Write::Grant(grant) => {
+                    self.leases.insert(grant.epoch, grant.order.clone());
                     assert!(grant.epoch > self.epoch, "epochs only rise");
                     self.epoch = grant.epoch;
                     let before = self.grants.insert(grant.key.clone(), *grant);
@@ -109,16 +116,17 @@ impl Sim {
     fn poll(&mut self, i: usize) {
         let w = &self.workers[i];
         let place = common::at(self.now.wall_ms);
-        let progress = w.running.iter().filter_map(|(_, order, _)| {
+        let progress = w.running.iter().filter_map(|(lease, order, _)| {
             let migration = self.id;
             let news = match order {
-                Order::Apply { .. } => Progress::Apply {
+                Order::Apply { windows, .. } => Progress::Apply {
                     migration,
                     applied: place.clone(),
                     rows: 1,
                     transactions: 1,
                     commit_micros: 0,
-                    consistent: true,
+                    // A stretch is passed when what it owes is paid.
+                    consistent: windows.iter().all(|w| w.low == w.high) || self.fetched.contains(&lease.epoch),
                     from: Some(common::at(0)),
                     changed: Vec::new(),
                 },
@@ -142,6 +150,7 @@ impl Sim {
             running: w.running.iter().map(|(l, ..)| l.clone()).collect(),
             leaving: false,
             progress: progress.collect(),
+            number: 0,
         };
         let (reply, turn) = self.desk.poll(&request, self.now).unwrap();
         self.store(turn);
@@ -176,7 +185,11 @@ impl Sim {
         let (lease, order, _) = self.workers[i].running[n].clone();
         let outcome = match how {
             0 => Some(Outcome::Failed { error: boxed_error(Retry::Connection) }),
-            1 if matches!(order, Order::Copy { .. } | Order::Plan { .. } | Order::Hold { .. }) => {
+            1 if matches!(
+                order,
+                Order::Copy { .. } | Order::Plan { .. } | Order::Hold { .. } | Order::Fetch { .. }
+            ) =>
+            {
                 Some(Outcome::SnapshotLost { error: boxed_error(Retry::Other) })
             }
             2 if matches!(order, Order::Load { .. }) => Some(Outcome::BulkLost),
@@ -186,9 +199,32 @@ impl Sim {
             self.workers[i].running[n].2 = true;
             return;
         };
+        if let (Order::Fetch { owes, snapshot }, Outcome::Fetched { .. }) = (&order, &outcome) {
+            // Whoever holds that lease applies tolerantly up to the snapshot of the fetched rows.
+            if let Some(Order::Apply { windows, .. }) = self.leases.get(&owes.keys.lease) {
+                assert_eq!(windows[owes.table as usize].high, snapshot.position);
+            }
+            self.fetched.insert(owes.keys.lease);
+        }
         self.report(i, &lease, &outcome);
         let running = &mut self.workers[i].running;
         if outcome.ends() { drop(running.remove(n)) } else { running[n].2 = true }
+    }
+
+    /// Worker `i` ends the order of this key.
+    fn end(&mut self, i: usize, order: &OrderKey, outcome: &Outcome) {
+        let n = self.workers[i].running.iter().position(|(l, ..)| key(l) == *order).unwrap();
+        let (lease, ..) = self.workers[i].running.remove(n);
+        self.report(i, &lease, outcome);
+    }
+
+    /// Every holder of the snapshot says that it is gone.
+    fn lose_snapshot(&mut self) {
+        while let Some((worker, holder)) = self.state().snapshot.as_ref().and_then(|s| s.holders.first_key_value()) {
+            let (worker, key) = (worker.clone(), holder.key.clone());
+            let i = self.workers.iter().position(|w| w.id == worker).unwrap();
+            self.end(i, &key, &Outcome::SnapshotLost { error: boxed_error(Retry::Other) });
+        }
     }
 
     fn pass(&mut self, ms: u64) {
@@ -247,6 +283,13 @@ impl Sim {
         distinct.sort_unstable();
         distinct.dedup();
         assert_eq!(distinct.len(), partitions.len(), "two copies own one partition");
+        let waiting = || self.state().tables.iter().flat_map(|t| t.copied.values());
+        for held in self.desk.leases().all() {
+            let Order::Load { extent, trim, .. } = &held.grant.order else { continue };
+            let others = waiting().filter(|e| e.partition == extent.partition && *e != extent);
+            let kept = others.filter_map(|e| e.records).all(|(first, _)| *trim <= first);
+            assert!(kept, "{:?} deletes what another load still reads", held.grant);
+        }
     }
 
     fn at_end(&self) -> bool {
@@ -555,6 +598,106 @@ fn an_error_that_stays_fails_the_migration_at_the_end_of_its_window_and_not_befo
     assert!(seen_retrying && sim.now.wall_ms >= begun + other);
     assert!(sim.desk.leases().of_migration(sim.id).next().is_none(), "nothing runs any more");
     sim.calm();
+    sim.verify();
+}
+
+/// A migration whose first table was read from two snapshots, at the moment when its apply order has told what it owes. Gives
+/// the lease of that order and its windows.
+fn owing(sim: &mut Sim) -> (u64, Vec<Window>) {
+    let mut lost = false;
+    for _ in 0..400 {
+        for i in 0..sim.workers.len() {
+            sim.poll(i);
+            // The second half of the first table waits for the loss, and fetches are what tests are about.
+            let may = |order: &Order| match order {
+                Order::Fetch { .. } => false,
+                Order::Copy { table: 0, chunk, .. } => lost || *chunk < 2,
+                _ => true,
+            };
+            let next = |w: &Worker| w.running.iter().filter(|r| !r.2).position(|(_, o, _)| may(o));
+            while let Some(n) = next(&sim.workers[i]) {
+                sim.work(i, n, 9);
+                if let Some(owes) = sim.state().owed.first() {
+                    let lease = owes.keys.lease;
+                    let Order::Apply { windows, .. } = &sim.leases[&lease] else { panic!() };
+                    return (lease, windows.clone());
+                }
+            }
+            if sim.state().tables.first().is_some_and(|t| t.loaded.len() == 2) && !std::mem::replace(&mut lost, true) {
+                sim.lose_snapshot();
+            }
+        }
+        sim.pass(100);
+    }
+    panic!("nothing was ever owed: {:?}", sim.state().tables);
+}
+
+#[test]
+fn what_is_owed_is_fetched_on_the_snapshot_which_is_kept_until_then() {
+    let mut sim = Sim::new(ALL, true);
+    let (lease, windows) = owing(&mut sim);
+    let snap = sim.state().snapshot.clone().unwrap();
+    assert!(windows[0].low < windows[0].high && windows[0].high == snap.position);
+    // Long after: the snapshot is held, the report may come again, and the order stays with its holder.
+    for _ in 0..20 {
+        (0..4).for_each(|i| sim.poll(i));
+        sim.pass(1_000);
+    }
+    assert_eq!(sim.state().snapshot.as_ref().map(|s| s.number), Some(snap.number));
+    let applier = sim.workers.iter().position(|w| w.running.iter().any(|(l, ..)| l.epoch == lease)).unwrap();
+    let order = sim.workers[applier].running.iter().find(|(l, ..)| l.epoch == lease).unwrap().clone();
+    let owes = answer(&order.1, "w", 1, lease).unwrap();
+    assert!(sim.report(applier, &order.0, &owes));
+    assert_eq!(sim.state().owed.len(), 1);
+    assert!(!sim.state().consistent && !sim.state().final_done);
+    sim.restart();
+    sim.calm();
+    assert!(sim.state().consistent && sim.state().owed.is_empty() && sim.fetched.contains(&lease));
+    let taken = |e: &&Event| matches!(e, Event::SnapshotTaken { .. });
+    assert_eq!(sim.journal.iter().filter(taken).count(), 2);
+    (0..20).for_each(|_| (0..4).for_each(|i| sim.poll(i)));
+    assert!(sim.state().snapshot.is_none(), "then it is let go");
+    sim.verify();
+}
+
+#[test]
+fn owed_rows_without_a_snapshot_get_a_later_one_and_wider_windows() {
+    let mut sim = Sim::new(ALL, true);
+    let (lease, windows) = owing(&mut sim);
+    let number = sim.state().snapshot.as_ref().unwrap().number;
+    sim.lose_snapshot();
+    // Nobody applies until there is another snapshot.
+    assert!(sim.desk.leases().get(sim.id, &OrderKey::Apply).is_none());
+    (2..4).for_each(|i| sim.poll(i));
+    assert!(sim.desk.leases().get(sim.id, &OrderKey::Apply).is_none());
+    sim.pass(500);
+    sim.calm();
+    let state = sim.state();
+    let high = state.tables[0].high.clone().unwrap();
+    assert!(high > windows[0].high && state.tables[0].low.as_ref() == Some(&windows[0].low));
+    assert!(state.consistent && state.next_snapshot == number + 2);
+    assert!(!sim.fetched.contains(&lease), "what the former asked for is void");
+    let (_, last) = sim.leases.iter().rev().find(|(_, o)| matches!(o, Order::Apply { .. })).unwrap();
+    let Order::Apply { windows, .. } = last else { panic!() };
+    assert_eq!(windows[0].high, high);
+    sim.verify();
+}
+
+#[test]
+fn who_takes_an_apply_order_over_asks_for_itself() {
+    let mut sim = Sim::new(ALL, true);
+    let (lease, _) = owing(&mut sim);
+    let applier = sim.workers.iter().position(|w| w.running.iter().any(|(l, ..)| l.epoch == lease)).unwrap();
+    sim.workers.remove(applier);
+    while !sim.state().owed.is_empty() {
+        sim.pass(1_000);
+        (0..3).for_each(|i| sim.poll(i));
+        assert!(sim.now.mono_ms < 60_000, "what it asked for outlives its lease");
+    }
+    let number = sim.state().snapshot.as_ref().unwrap().number;
+    sim.calm();
+    assert_eq!(sim.state().next_snapshot, number + 1, "on the same snapshot");
+    assert!(sim.state().consistent && !sim.fetched.contains(&lease));
     sim.verify();
 }
 

@@ -39,7 +39,8 @@ make_template() {  # PREFIX FOLDER
 init() {  # DIR VERSION
   local prefix template
   prefix=$(prefix "$2")
-  template=$(cache_dir)/data-${0##*/}-$("$prefix/sbin/$DAEMON" --version | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -n 1)-$(id -u)
+  template=$("$prefix/sbin/$DAEMON" --version | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -n 1)
+  template=$(cache_dir)/data-${0##*/}-$template-$(cat "$0" "$HERE/mysql-family.sh" | cksum | cut -d " " -f 1)-$(id -u)
   [ -d "$template" ] || locked "$template.lock" make_template "$prefix" "$template"
   mkdir -p "$1/tmp"
   cp -a "$template/data" "$1/data"

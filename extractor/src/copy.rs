@@ -61,6 +61,7 @@ pub async fn copy(
         rows: 0,
         plan_version: attempt.plan.version,
         compression: Compression::None.into(),
+        owed: None,
     };
     let appender = log.appender(Stream::Bulk(attempt.partition)).await?;
     let mut sink = Sink { appender, head, news, rows: 0, bytes: 0 };

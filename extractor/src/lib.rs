@@ -6,6 +6,7 @@
 
 mod confirm;
 mod copy;
+mod fetch;
 mod inspect;
 mod readers;
 mod roles;

@@ -1,6 +1,7 @@
 //! The extractor as a handler of work orders.
 
 use crate::copy::{Attempt, copy};
+use crate::fetch::fetch;
 use crate::inspect;
 use crate::readers::Readers;
 use crate::stream::{self, Publisher, begin_of_log, end_of_log};
@@ -9,8 +10,8 @@ use drover_connectors_api::{Hold, Side, Source, StreamSpec};
 use drover_log::LogFactory;
 use drover_model::error::codes;
 use drover_model::plan::SnapshotRef;
-use drover_model::{Error, MigrationId, Result, TablePlan};
-use drover_proto::order::{Description, Order, Outcome, Progress};
+use drover_model::{Error, MigrationId, Position, Result, TablePlan};
+use drover_proto::order::{Description, Order, Outcome, Owes, Progress};
 use drover_runtime::worker::{Handler, Job};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -86,13 +87,25 @@ impl Extractor {
         Ok(Outcome::Checked { items: source.check(&d.migration, &d.plans, catalog).await? })
     }
 
-    async fn stream(&self, job: &Job, resume: bool) -> Result<Option<Outcome>> {
+    async fn stream(&self, job: &Job, resume: bool, start: Option<&Position>) -> Result<Option<Outcome>> {
         let d = &*job.description;
         let source = self.source(d).await?;
         let log = self.logs.log(d).await?;
         log.open(d.bulk_partitions).await?;
-        let end = if resume { end_of_log(&*log).await? } else { None };
-        let first = if resume && d.adopted { begin_of_log(&*log).await? } else { None };
+        let ended = if resume { end_of_log(&*log).await? } else { None };
+        let mut first = None;
+        if resume && d.adopted {
+            first = begin_of_log(&*log).await?;
+            // The former log is lost: what it alone had is, too, if the source has been told to forget it.
+            if ended.is_none()
+                && let (Some(wanted), Some(kept)) = (start, source.kept_from(d.id).await?)
+                && kept > *wanted
+            {
+                job.news.outcome(&Outcome::StreamOpened { start: kept, snapshot: None, first: None }, &job.cancel).await;
+                return Ok(None);
+            }
+        }
+        let end = if resume { ended.or_else(|| start.cloned()) } else { None };
         let spec = StreamSpec {
             migration: d.id,
             name: d.migration.name.clone(),
@@ -201,14 +214,29 @@ impl Extractor {
         Ok(Some(Outcome::Copied { extent, physical }))
     }
 
+    async fn fetch(&self, job: &Job, owes: &Owes, snapshot: &SnapshotRef) -> Result<Option<Outcome>> {
+        let d = &*job.description;
+        let source = self.source(d).await?;
+        let log = self.logs.log(d).await?;
+        log.open(d.bulk_partitions).await?;
+        let mut reader = self.readers.take(d.id, &*source, snapshot).await?;
+        let plan = plan_of(d, owes.table)?;
+        let rows = tokio::select! {
+            () = job.cancel.cancelled() => return Ok(None),
+            rows = fetch(&*log, &mut *reader, d.id, plan, owes, job.lease.epoch) => rows?,
+        };
+        self.readers.give(d.id, snapshot, reader);
+        Ok(Some(Outcome::Fetched { rows }))
+    }
+
     async fn dispatch(&self, job: &Job) -> Result<Option<Outcome>> {
         let d = &*job.description;
         match &job.order {
             Order::Inspect => self.inspect(job).await.map(Some),
             Order::CheckSource => self.check(job).await.map(Some),
-            Order::Stream { resume } => self.stream(job, *resume).await,
+            Order::Stream { resume, start } => self.stream(job, *resume, start.as_ref()).await,
             Order::Snapshot { .. } => {
-                let hold = self.source(d).await?.new_snapshot().await?;
+                let hold = self.source(d).await?.new_snapshot(&d.plans).await?;
                 let outcome = Outcome::SnapshotTaken { snapshot: hold.snapshot() };
                 Ok(self.hold(job, hold, outcome).await)
             }
@@ -221,6 +249,7 @@ impl Extractor {
                 self.plan(job, *table, snapshot, *target_bytes, *keyed).await.map(Some)
             }
             Order::Copy { .. } => self.copy(job).await,
+            Order::Fetch { owes, snapshot } => self.fetch(job, owes, snapshot).await,
             Order::Mark => {
                 let position = self.source(d).await?.mark().await?;
                 drover_runtime::failpoint("marked-not-reported");

@@ -139,6 +139,8 @@ pub enum Phase {
     Table,
     /// After all rows: foreign keys, then triggers.
     Final,
+    /// With the switch: what would do a change's work a second time, where it cannot be silenced (triggers of MySQL).
+    Cutover,
 }
 
 /// Any object that is not a table: a kind (`view`, `sequence`, `function`, `type`, `index`, `foreign key`, `trigger` …), its name,
@@ -167,6 +169,10 @@ pub struct Catalog {
     pub version: u32,
     pub version_text: String,
     pub database: String,
+    /// The one schema that is selected where the migration file selects nothing by itself: where a server holds several databases, the one
+    /// that its URL names. `None`: everything.
+    #[serde(default)]
+    pub scope: Option<String>,
     /// Which server this is: system identifier and lineage, in the connector's own form.
     pub identity: String,
     pub tables: Vec<Table>,

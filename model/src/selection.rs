@@ -264,6 +264,14 @@ impl Selection {
     /// # Errors
     /// Every fault of every block.
     pub fn compile(blocks: &[ObjectRule]) -> Result<Selection, Vec<RuleError>> {
+        Self::compile_within(blocks, None)
+    }
+
+    /// The same, where no block at all selects one schema only (see `Catalog::scope`).
+    ///
+    /// # Errors
+    /// Every fault of every block.
+    pub fn compile_within(blocks: &[ObjectRule], scope: Option<&str>) -> Result<Selection, Vec<RuleError>> {
         let mut errors = Vec::new();
         let mut selection = Selection { rules: Vec::new(), exclude: Vec::new() };
         for (rule, block) in blocks.iter().enumerate() {
@@ -302,8 +310,10 @@ impl Selection {
         }
         if blocks.is_empty() {
             let all = Part::Glob(vec!['*']);
+            let schema = scope.map_or(all.clone(), |name| Part::Name(name.to_owned()));
+            let text = format!("{}.*", scope.unwrap_or("*"));
             selection.rules.push(Rule {
-                include: vec![Pattern { schema: all.clone(), table: all, text: "*.*".to_owned() }],
+                include: vec![Pattern { schema, table: all, text }],
                 rename: None,
                 filter: None,
                 columns: None,

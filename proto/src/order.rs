@@ -6,7 +6,7 @@
 //! ```text
 //! Inspect (extractor) → Survey (applier) → Schema base (applier) → Stream (extractor, long; makes the snapshot)
 //!   → Hold (every extractor, long) → Plan (per table) → Copy → Load (per chunk) → Schema table (per table)
-//!   → Schema final → Apply (applier, long)
+//!   → Schema final → Apply (applier, long) ⇄ Fetch (extractor; only after a lost snapshot)
 //! ```
 
 use drover_model::check::CheckItem;
@@ -77,6 +77,16 @@ pub struct Extent {
     pub lease: u64,
 }
 
+/// Rows that an apply order owes: they moved to other keys, and the change stream did not carry all of their values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owes {
+    pub table: u32,
+    /// Counts what one apply order asks for. Its lease is that of the keys.
+    pub round: u32,
+    /// Where the keys lie in the log: blocks of canonical key cells.
+    pub keys: Extent,
+}
+
 /// An order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -91,9 +101,12 @@ pub enum Order {
     Schema {
         step: Step,
     },
-    /// Extractor, long: open the change stream at `resume`, publish to the log. Reports `StreamOpened` first.
+    /// Extractor, long: open the change stream, anew or (`resume`) where the log ends, and publish to the log. Reports `StreamOpened` first.
+    /// `start`: where the stream began; it goes on there while the log is empty.
     Stream {
         resume: bool,
+        #[serde(default)]
+        start: Option<Position>,
     },
     /// Extractor, long: take a new exact snapshot and hold it. Reports `Snapshot` first.
     Snapshot {
@@ -120,7 +133,7 @@ pub enum Order {
         snapshot: SnapshotRef,
         partition: u32,
     },
-    /// Applier: load a chunk. `trim`: everything before this offset of the partition is not needed any more.
+    /// Applier: load a chunk. `trim`: once it is loaded, nothing before this offset of its partition is needed any more.
     Load {
         table: u32,
         generation: u32,
@@ -140,7 +153,11 @@ pub enum Order {
     Apply {
         start: Position,
         windows: Vec<Window>,
-        owed_snapshot: Option<SnapshotRef>,
+    },
+    /// Extractor: fetch the rows that an apply order owes, on the snapshot, and append them to the partition that their keys are in.
+    Fetch {
+        owes: Owes,
+        snapshot: SnapshotRef,
     },
     /// Extractor: write a mark into the source's log.
     Mark,
@@ -175,6 +192,7 @@ pub enum Step {
     Base,
     Table { id: u32 },
     Final,
+    Cutover,
 }
 
 /// What came of an order. Long orders report intermediate outcomes under the same lease; those do not end it.
@@ -216,6 +234,14 @@ pub enum Outcome {
     Joined {
         snapshot: SnapshotRef,
     },
+    /// Not an end: applying goes on when the log has the rows, behind the keys and in the same partition.
+    Owes {
+        owes: Owes,
+    },
+    /// The rows that were owed are in the log.
+    Fetched {
+        rows: u64,
+    },
     /// The snapshot, or the hold on it, is gone.
     SnapshotLost {
         error: Error,
@@ -254,7 +280,8 @@ pub enum Outcome {
 impl Outcome {
     /// Whether the order ends with this.
     pub fn ends(&self) -> bool {
-        !matches!(self, Outcome::StreamOpened { .. } | Outcome::SnapshotTaken { .. } | Outcome::Joined { .. })
+        use Outcome::{Joined, Owes, SnapshotTaken, StreamOpened};
+        !matches!(self, StreamOpened { .. } | SnapshotTaken { .. } | Joined { .. } | Owes { .. })
     }
 }
 

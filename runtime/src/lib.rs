@@ -5,8 +5,10 @@
 pub mod failpoint;
 pub mod retry;
 pub mod secret;
+pub mod spill;
 pub mod task;
 pub mod telemetry;
+pub mod tls;
 pub mod worker;
 
 pub use failpoint::failpoint;

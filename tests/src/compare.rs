@@ -1,16 +1,17 @@
-//! Comparison of two PostgreSQL databases, row by row and in both directions.
+//! Comparison of two databases, row by row and in both directions, and of their structure.
 //!
-//! Each side sends its rows as text, sorted bytewise by the server; the two streams are merged, so memory does not grow with the
-//! tables. Every row of one side must meet one equal row of the other: a row that is there twice needs a partner twice. The
-//! comparison shares no code with drover's own `validate`.
+//! Each side's rows come as texts in one order; the two streams are merged. Every row of one side must meet one equal row of the
+//! other: a row that is there twice needs a partner twice. The comparison shares no code with drover's own `validate`.
 
 use std::fmt;
-use std::pin::Pin;
 
-use anyhow::{Context, Result, bail};
-use bytes::{Buf, Bytes, BytesMut};
-use futures::TryStreamExt;
-use tokio_postgres::{Client, CopyOutStream};
+use anyhow::{Result, bail};
+use bytes::Bytes;
+
+use crate::server::Session;
+
+mod mysql;
+mod postgres;
 
 /// How many examples of each kind are kept.
 const EXAMPLES: usize = 5;
@@ -35,72 +36,152 @@ impl fmt::Display for Difference {
     }
 }
 
-/// All tables that users own, `schema.table` quoted where necessary, sorted. A partitioned table stands for its partitions.
-/// The schema `drover` and the table of drover's heartbeat are left out.
-pub async fn user_tables(client: &Client) -> Result<Vec<String>> {
-    let sql =
-        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
-          AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'drover') AND c.relname <> 'dts_postgres_heartbeat'
-        ORDER BY 1";
-    Ok(client.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect())
+/// A column: its name as SQL writes it, and the expression whose text is compared.
+type Column = (String, String);
+
+/// The rows of a query as texts, in one order.
+enum Rows {
+    Postgres(postgres::Rows),
+    MySql(std::vec::IntoIter<Bytes>),
+}
+
+impl Rows {
+    async fn open(session: &mut Session, query: &str) -> Result<Rows> {
+        Ok(match session {
+            Session::Postgres(client) => Rows::Postgres(postgres::Rows::open(client, query).await?),
+            Session::MySql(conn) => Rows::MySql(mysql::rows(conn, query).await?.into_iter()),
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self {
+            Rows::Postgres(rows) => rows.next().await,
+            Rows::MySql(rows) => Ok(rows.next()),
+        }
+    }
+}
+
+/// All tables that users own, sorted, as SQL writes them: of PostgreSQL `schema.table` (a partitioned table stands for its
+/// partitions), of MySQL those of the session's database. drover's own tables are left out.
+pub async fn user_tables(session: &mut Session) -> Result<Vec<String>> {
+    let sql = match session {
+        Session::Postgres(_) => postgres::TABLES,
+        Session::MySql(_) => mysql::TABLES,
+    };
+    Ok(session.rows(sql).await?.into_iter().flatten().flatten().collect())
+}
+
+async fn columns(session: &mut Session, table: &str, signless: bool) -> Result<Option<Vec<Column>>> {
+    match session {
+        Session::Postgres(client) => postgres::columns(client, table).await,
+        Session::MySql(conn) => mysql::columns(conn, table, signless).await,
+    }
+}
+
+/// Whether the server stores zero for minus zero: then nobody can keep its sign there.
+async fn signless(session: &mut Session) -> Result<bool> {
+    match session {
+        Session::Postgres(_) => Ok(false),
+        Session::MySql(conn) => mysql::signless(conn).await,
+    }
+}
+
+/// Opens a transaction on one snapshot in which values are printed the same way whatever the server's settings are.
+async fn begin(session: &mut Session) -> Result<()> {
+    let sql = match session {
+        Session::Postgres(_) => postgres::BEGIN,
+        Session::MySql(_) => mysql::BEGIN,
+    };
+    session.run(sql).await
+}
+
+async fn end(session: &mut Session) -> Result<()> {
+    let sql = match session {
+        Session::Postgres(_) => "COMMIT",
+        Session::MySql(_) => mysql::END,
+    };
+    session.run(sql).await
+}
+
+/// Rows of different engines have no common text form here.
+fn comparable(source: &Session, destination: &Session) -> Result<()> {
+    if source.dialect() != destination.dialect() {
+        bail!("{:?} and {:?} print values in different ways", source.dialect(), destination.dialect());
+    }
+    Ok(())
 }
 
 /// Compares tables by pairs of names (as SQL writes them): equal column names, equal rows. Empty result: no difference. Each
-/// side is read in one transaction, so that all tables of a side show one state. The clients must not be used meanwhile.
-pub async fn tables(source: &Client, destination: &Client, pairs: &[(&str, &str)]) -> Result<Vec<Difference>> {
+/// side is read in one transaction, so that all tables of a side show one state.
+pub async fn tables(
+    source: &mut Session,
+    destination: &mut Session,
+    pairs: &[(&str, &str)],
+) -> Result<Vec<Difference>> {
+    comparable(source, destination)?;
     begin(source).await?;
     begin(destination).await?;
+    let signless = signless(source).await? || signless(destination).await?;
     let mut found = Vec::new();
     for (from, to) in pairs {
         let name = if from == to { (*from).to_owned() } else { format!("{from} → {to}") };
-        let columns = (columns(source, from).await?, columns(destination, to).await?);
-        let (Some(ours), Some(theirs)) = &columns else {
-            let example =
-                format!("no such table at the {}", if columns.0.is_none() { "source" } else { "destination" });
+        let (ours, theirs) = (columns(source, from, signless).await?, columns(destination, to, signless).await?);
+        let (Some(ours), Some(theirs)) = (&ours, &theirs) else {
+            let example = format!("no such table at the {}", if ours.is_none() { "source" } else { "destination" });
             found.push(Difference { table: name, examples: vec![example], ..Difference::default() });
             continue;
         };
-        if ours != theirs {
-            let example =
-                format!("columns {} at the source, {} at the destination", ours.join(", "), theirs.join(", "));
+        let names = |of: &[Column]| of.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        if names(ours) != names(theirs) {
+            let example = format!("columns {} at the source, {} at the destination", names(ours), names(theirs));
             found.push(Difference { table: name, examples: vec![example], ..Difference::default() });
             continue;
         }
-        let row = ours.join(", ");
-        let (ours, theirs) = (format!("SELECT {row} FROM {from}"), format!("SELECT {row} FROM {to}"));
-        found.extend(merge(&name, source, destination, &ours, &theirs).await?);
+        let query = |of: &[Column], table: &str| {
+            format!("SELECT {} FROM {table}", of.iter().map(|(_, sql)| sql.as_str()).collect::<Vec<_>>().join(", "))
+        };
+        found.extend(merge(&name, source, destination, &query(ours, from), &query(theirs, to)).await?);
     }
-    source.batch_execute("COMMIT").await?;
-    destination.batch_execute("COMMIT").await?;
+    end(source).await?;
+    end(destination).await?;
     Ok(found)
 }
 
 /// Compares the rows of two queries (columns dropped, renamed or filtered on the way), in any order.
-pub async fn queries(source: &Client, destination: &Client, pairs: &[(&str, &str)]) -> Result<Vec<Difference>> {
+pub async fn queries(
+    source: &mut Session,
+    destination: &mut Session,
+    pairs: &[(&str, &str)],
+) -> Result<Vec<Difference>> {
+    comparable(source, destination)?;
     begin(source).await?;
     begin(destination).await?;
     let mut found = Vec::new();
     for (from, to) in pairs {
         found.extend(merge(from, source, destination, from, to).await?);
     }
-    source.batch_execute("COMMIT").await?;
-    destination.batch_execute("COMMIT").await?;
+    end(source).await?;
+    end(destination).await?;
     Ok(found)
 }
 
-/// Compares all user tables of two databases by name; a table that one side lacks is a difference, too.
-pub async fn databases(source: &Client, destination: &Client) -> Result<Vec<Difference>> {
+/// Compares all user tables of two databases by name; a table that one side lacks is a difference, too. Between two MySQL servers
+/// of one release, the servers' own checksums must agree as well.
+pub async fn databases(source: &mut Session, destination: &mut Session) -> Result<Vec<Difference>> {
     let mut names = user_tables(source).await?;
     names.extend(user_tables(destination).await?);
     names.sort();
     names.dedup();
     let pairs: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), name.as_str())).collect();
-    tables(source, destination, &pairs).await
+    let mut found = tables(source, destination, &pairs).await?;
+    if let (Session::MySql(source), Session::MySql(destination), true) = (source, destination, found.is_empty()) {
+        found.extend(mysql::checksums(source, destination, &names).await?);
+    }
+    Ok(found)
 }
 
 /// Takes any difference for an error that lists them all; a comparison of no table at all is an error as well.
-pub async fn expect_equal(source: &Client, destination: &Client) -> Result<()> {
+pub async fn expect_equal(source: &mut Session, destination: &mut Session) -> Result<()> {
     if user_tables(source).await?.is_empty() {
         bail!("nothing to compare: the source has no table");
     }
@@ -116,29 +197,46 @@ pub fn expect_none(found: &[Difference]) -> Result<()> {
     Ok(())
 }
 
-/// Opens a transaction in which values are printed the same way whatever the database's settings are.
-async fn begin(client: &Client) -> Result<()> {
-    let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-        SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'postgres'; SET LOCAL timezone = 'UTC';
-        SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 3; SET LOCAL search_path = public";
-    Ok(client.batch_execute(sql).await?)
+/// What the two catalogs say beyond the columns' names: types, nullability, defaults, keys, constraints, indexes; of MySQL views,
+/// triggers and routines, too. Lines that only one side has are the error. Numbers that counters have reached are left out, and who
+/// defined an object. Between different releases only what both can say is compared.
+pub async fn same_structure(source: &mut Session, destination: &mut Session) -> Result<()> {
+    same_structure_but(source, destination, "").await
 }
 
-/// The columns' names, quoted and sorted; `None` when there is no such table.
-async fn columns(client: &Client, table: &str) -> Result<Option<Vec<String>>> {
-    let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await?;
-    if !there.get::<_, bool>(0) {
-        return Ok(None);
+/// The same without the things of one kind (`trigger`, say), which the destination may have or not.
+pub async fn same_structure_but(source: &mut Session, destination: &mut Session, kind: &str) -> Result<()> {
+    let (ours, theirs) = match (&mut *source, &mut *destination) {
+        (Session::Postgres(_), Session::Postgres(_)) => {
+            (lines(source, postgres::STRUCTURE).await?, lines(destination, postgres::STRUCTURE).await?)
+        }
+        (Session::MySql(source), Session::MySql(destination)) => mysql::structures(source, destination).await?,
+        _ => bail!("structures of different engines cannot be compared"),
+    };
+    if ours.is_empty() {
+        bail!("nothing to compare: the source has no table");
     }
-    let sql = "SELECT quote_ident(attname) FROM pg_attribute
-        WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY 1";
-    Ok(Some(client.query(sql, &[&table]).await?.iter().map(|row| row.get(0)).collect()))
+    let only = |one: &[String], other: &[String], what: &str| {
+        let lines = one.iter().filter(|line| !other.contains(line));
+        let lines = lines.filter(|line| line.split(' ').next().is_none_or(|word| !word.eq_ignore_ascii_case(kind)));
+        lines.map(|line| format!("{what}: {line}")).collect::<Vec<String>>()
+    };
+    let mut found = only(&ours, &theirs, "missing");
+    found.extend(only(&theirs, &ours, "too much"));
+    if !found.is_empty() {
+        bail!("the structures differ\n{}", found.join("\n"));
+    }
+    Ok(())
+}
+
+async fn lines(session: &mut Session, sql: &str) -> Result<Vec<String>> {
+    Ok(session.rows(sql).await?.into_iter().flatten().flatten().collect())
 }
 
 async fn merge(
     name: &str,
-    source: &Client,
-    destination: &Client,
+    source: &mut Session,
+    destination: &mut Session,
     ours: &str,
     theirs: &str,
 ) -> Result<Option<Difference>> {
@@ -182,57 +280,4 @@ fn shown(row: Option<&[u8]>) -> String {
         short.push('…');
     }
     short
-}
-
-/// The rows of a query as text, sorted bytewise.
-struct Rows {
-    stream: Pin<Box<CopyOutStream>>,
-    buffer: BytesMut,
-}
-
-impl Rows {
-    async fn open(client: &Client, query: &str) -> Result<Rows> {
-        // A row's text quotes its values and tells null from an empty string.
-        let sql = format!("COPY (SELECT ROW(t.*)::text COLLATE \"C\" FROM ({query}) t ORDER BY 1) TO STDOUT");
-        let stream = client.copy_out(&sql).await.with_context(|| sql)?;
-        Ok(Rows { stream: Box::pin(stream), buffer: BytesMut::new() })
-    }
-
-    /// The next row with COPY's escapes undone, since they would change the order.
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line = self.buffer.split_to(end);
-                self.buffer.advance(1);
-                return Ok(Some(unescape(line.freeze())));
-            }
-            match self.stream.try_next().await? {
-                Some(piece) => self.buffer.extend_from_slice(&piece),
-                None if self.buffer.is_empty() => return Ok(None),
-                None => bail!("the server's answer ends within a row"),
-            }
-        }
-    }
-}
-
-fn unescape(line: Bytes) -> Bytes {
-    if !line.contains(&b'\\') {
-        return line;
-    }
-    let mut plain = BytesMut::with_capacity(line.len());
-    let mut rest = line.iter().copied();
-    while let Some(byte) = rest.next() {
-        let escaped = if byte == b'\\' { rest.next() } else { None };
-        plain.extend_from_slice(&[match escaped {
-            None => byte,
-            Some(b'b') => 8,
-            Some(b'f') => 12,
-            Some(b'n') => b'\n',
-            Some(b'r') => b'\r',
-            Some(b't') => b'\t',
-            Some(b'v') => 11,
-            Some(other) => other,
-        }]);
-    }
-    plain.freeze()
 }

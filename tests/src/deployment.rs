@@ -9,11 +9,11 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::sync::Arc;
 use tokio::sync::Mutex;
-use tokio_postgres::Client;
 
 use crate::drover::Finished;
 use crate::ports::Port;
-use crate::{Drover, Kafka, Postgres, Process, postgres, wait};
+use crate::server::{Dialect, Session};
+use crate::{Drover, Kafka, Process, Server, wait};
 
 /// How drover is deployed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +47,35 @@ pub async fn shared_kafka() -> Result<Arc<Kafka>> {
 /// What a migration file is made of.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    pub source: String,
-    pub destination: String,
+    /// Kind and URL.
+    pub source: (String, String),
+    pub destination: (String, String),
     /// Lines of `[migrate]`.
     pub migrate: String,
     /// Whole further sections.
     pub more: String,
     /// Bootstrap servers, for the cluster.
     pub brokers: Option<String>,
+}
+
+impl Plan {
+    /// Between the databases in which tests keep their data; `migrate` and `more` go into the file as they are.
+    pub fn between(source: &Server, destination: &Server, migrate: &str, more: &str) -> Plan {
+        let end = |server: &Server| {
+            let engine = server.engine();
+            // Names stay the same, so the source's database is the destination's.
+            let database =
+                if engine.dialect() == Dialect::MySql { source.engine().database() } else { engine.database() };
+            (engine.kind().to_owned(), server.url(database))
+        };
+        Plan {
+            source: end(source),
+            destination: end(destination),
+            migrate: migrate.to_owned(),
+            more: more.to_owned(),
+            brokers: None,
+        }
+    }
 }
 
 /// One migration and the processes that carry it out.
@@ -82,28 +103,27 @@ pub struct Deployment {
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Deployment {
-    /// A migration between two servers' database `drover`; `migrate` and `more` go into the file as they are. Nothing is started.
+    /// A migration between two servers as [`Plan::between`] puts it, with the shared broker. Nothing is started.
     pub async fn new(
         form: Form,
-        source: &Postgres,
-        destination: &Postgres,
+        source: &Server,
+        destination: &Server,
         migrate: &str,
         more: &str,
     ) -> Result<Deployment> {
+        Deployment::with(form, Plan::between(source, destination, migrate, more)).await
+    }
+
+    /// The same from a plan.
+    pub async fn with(form: Form, mut plan: Plan) -> Result<Deployment> {
         let kafka = if form == Form::Cluster { Some(shared_kafka().await?) } else { None };
-        let plan = Plan {
-            source: source.url("drover"),
-            destination: destination.url("drover"),
-            migrate: migrate.to_owned(),
-            more: more.to_owned(),
-            brokers: kafka.as_ref().map(|k| k.brokers()),
-        };
+        plan.brokers = kafka.as_ref().map(|k| k.brokers());
         let mut deployment = Deployment::of(form, &plan)?;
         deployment._kafka = kafka;
         Ok(deployment)
     }
 
-    /// The same from a plan.
+    /// The same with the plan's own broker, if it has one.
     pub fn of(form: Form, plan: &Plan) -> Result<Deployment> {
         let drover = Drover::new()?;
         let ports = [Port::reserve()?, Port::reserve()?];
@@ -112,8 +132,8 @@ impl Deployment {
         let log =
             plan.brokers.as_ref().map_or_else(String::new, |b| format!("[log]\nkafka = {{ brokers = [\"{b}\"] }}\n"));
         let text = format!(
-            "name = \"{name}\"\n[source]\nkind = \"postgres\"\nurl = \"{}\"\n[destination]\nkind = \"postgres\"\nurl = \"{}\"\n[migrate]\n{}\n{log}{}\n",
-            plan.source, plan.destination, plan.migrate, plan.more
+            "name = \"{name}\"\n[source]\nkind = \"{}\"\nurl = \"{}\"\n[destination]\nkind = \"{}\"\nurl = \"{}\"\n[migrate]\n{}\n{log}{}\n",
+            plan.source.0, plan.source.1, plan.destination.0, plan.destination.1, plan.migrate, plan.more
         );
         let file = drover.write("migration.toml", &text)?;
         Ok(Deployment {
@@ -127,7 +147,7 @@ impl Deployment {
             ports,
             created: false,
             _kafka: None,
-            source: plan.source.clone(),
+            source: plan.source.1.clone(),
             started: 0,
             earlier: String::new(),
         })
@@ -344,11 +364,10 @@ impl Deployment {
                 self.main()?.expect_exit(PATIENCE, 0).await
             }
             Form::Cluster => {
-                let now = postgres::connect(&self.source).await?;
-                let now = lsn(&current_lsn(&now).await?).context("the source's position")?;
+                let now = log_end(&mut Session::connect(&self.source).await?).await?;
                 let reached = |v: &Value| {
                     let stage = &v["stages"]["incremental"];
-                    stage["consistent"] == true && stage["position"].as_str().and_then(lsn).is_some_and(|p| p >= now)
+                    stage["consistent"] == true && stage["position"].as_str().and_then(place).is_some_and(|p| p >= now)
                 };
                 self.wait_shown("caught up", reached).await.map(drop)
             }
@@ -380,15 +399,30 @@ impl Deployment {
 }
 
 /// Where the source's log ends now.
-pub async fn current_lsn(client: &Client) -> Result<String> {
-    let now = postgres::query_one_text(client, "SELECT pg_current_wal_insert_lsn()").await?;
-    now.context("no position")
+pub async fn log_end(session: &mut Session) -> Result<Place> {
+    let text = match session {
+        Session::Postgres(_) => session.text("SELECT pg_current_wal_insert_lsn()").await?.context("no position")?,
+        Session::MySql(_) => {
+            let version = session.text("SELECT version()").await?.context("a version")?;
+            let sql = if version.contains("MariaDB") { "SHOW MASTER STATUS" } else { "SHOW BINARY LOG STATUS" };
+            let row = session.row(sql).await?;
+            let [Some(file), Some(at), ..] = &row[..] else { bail!("no binary log: {row:?}") };
+            format!("{file}:{at}")
+        }
+    };
+    place(&text).with_context(|| format!("no position: {text}"))
 }
 
-/// `X/Y` as a number; it may stand anywhere in a text.
-pub fn lsn(text: &str) -> Option<u64> {
-    text.split(|c: char| !c.is_ascii_hexdigit() && c != '/').find_map(|word| {
-        let (high, low) = word.split_once('/')?;
-        Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
+/// A position as two numbers, the first of more weight: both halves of an LSN, or a binary log's file and place in it.
+pub type Place = (u64, u64);
+
+/// The position in a text: `X/Y` or `binlog.N:M`, which may stand among other words.
+pub fn place(text: &str) -> Option<Place> {
+    text.split(|c: char| c.is_whitespace() || c == ',').find_map(|word| {
+        if let Some((high, low)) = word.split_once('/') {
+            return Some((u64::from_str_radix(high, 16).ok()?, u64::from_str_radix(low, 16).ok()?));
+        }
+        let (file, at) = word.split_once(':')?;
+        Some((file.rsplit_once('.')?.1.parse().ok()?, at.parse().ok()?))
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`postgres`], [`mysql`] and [`kafka`] start servers in temporary folders on free ports. They die with the test process, however
 //!   that ends; nothing of the machine's own services is touched.
+//!   [`server`] is one of either engine, for tests that run against all.
 //! - [`process`] holds a child process: its output, its signals, its memory and CPU. [`drover`] finds and starts the program
 //!   under test with it.
 //! - [`workload`] changes a database while drover moves it and knows what must hold in any prefix of its history; [`bulk`]
@@ -14,17 +15,21 @@
 //! It depends on no other crate of drover, so that every crate's tests can use it.
 
 pub mod bulk;
+pub mod chinook;
 pub mod compare;
 pub mod deployment;
 pub mod drover;
 pub mod kafka;
 pub mod mysql;
 pub mod observer;
+pub mod pairs;
 pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod scene;
+pub mod schemas;
 pub mod scripts;
+pub mod server;
 pub mod wait;
 pub mod workload;
 
@@ -33,6 +38,8 @@ pub use drover::Drover;
 pub use kafka::Kafka;
 pub use mysql::{MySql, Release};
 pub use observer::Observer;
+pub use pairs::Pair;
 pub use postgres::{PgOptions, Postgres};
 pub use process::Process;
 pub use scene::Scene;
+pub use server::{Dialect, Engine, Server, Session};

@@ -94,7 +94,8 @@ impl MySql {
         let mut command = Command::new(scripts::path(name));
         command.args(["run", path(&self.folder)?, &self.port().to_string()]).args(&self.settings);
         let mut process = Process::spawn(name, command, self.folder.path())?;
-        let url = self.url("drover");
+        // The one database that nobody drops.
+        let url = self.url("mysql");
         let ready = wait::until("the server accepts connections", PATIENCE, || {
             let ended = process.try_exit();
             let url = url.clone();
@@ -154,7 +155,7 @@ impl MySql {
 
     /// Creates an empty database.
     pub async fn create_database(&self, name: &str) -> Result<()> {
-        self.exec("drover", &format!("CREATE DATABASE `{}`", name.replace('`', "``"))).await
+        self.exec("mysql", &format!("CREATE DATABASE `{}`", name.replace('`', "``"))).await
     }
 
     /// A program of the server's own release: `mysql` (MariaDB: `mariadb`), with the arguments that make it log in.
@@ -236,16 +237,27 @@ fn path(folder: &TempDir) -> Result<&str> {
 /// A session at `url`, over TCP.
 pub async fn connect(url: &str) -> Result<Conn> {
     let options = OptsBuilder::from_opts(mysql_async::Opts::from_url(url)?).prefer_socket(false).stmt_cache_size(0);
+    // Rows that a statement met, not only those it changed.
+    let options = options.client_found_rows(true);
     Ok(Conn::new(options).await?)
 }
 
 /// Runs statements that return nothing, each ended by `;`, and stops at the first error.
 pub async fn run(session: &mut Conn, sql: &str) -> Result<()> {
     // This reads the answers of all statements: an error of a later one is not lost.
-    session.query_drop(sql).await.with_context(|| sql.to_owned())
+    session.query_drop(sql).await.with_context(|| shown(sql))
 }
 
 /// The first row. No row is an error.
 pub async fn one<T: FromRow + Send + 'static>(session: &mut Conn, sql: &str) -> Result<T> {
-    session.query_first(sql).await.with_context(|| sql.to_owned())?.with_context(|| format!("no row: {sql}"))
+    session.query_first(sql).await.with_context(|| shown(sql))?.with_context(|| format!("no row: {}", shown(sql)))
+}
+
+/// A statement for a message, which may be very long.
+pub(crate) fn shown(sql: &str) -> String {
+    let mut short: String = sql.chars().take(400).collect();
+    if short.len() < sql.len() {
+        short.push('…');
+    }
+    short
 }

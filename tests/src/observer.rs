@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, ensure};
 use tokio::task::JoinHandle;
 
+use crate::server::Session;
+use crate::wait;
 use crate::workload::{self, Options};
-use crate::{postgres, wait};
 
 /// A running observer. Dropping it ends it without asking what it saw: use [`Observer::stop`].
 #[derive(Debug)]
@@ -19,13 +20,13 @@ pub struct Observer {
 impl Observer {
     /// Starts to read at `url`, in a session of its own. From the first reading on everything must hold.
     pub async fn start(url: &str, options: Options) -> Result<Observer> {
-        let client = postgres::connect(url).await?;
+        let mut session = Session::connect(url).await?;
         let stop = Arc::<AtomicBool>::default();
         let ended = Arc::clone(&stop);
         let task = tokio::spawn(async move {
             let mut seen = 0;
             while !ended.load(Ordering::Relaxed) {
-                workload::check(&client, &options).await.with_context(|| format!("reading {seen}"))?;
+                workload::check(&mut session, &options).await.with_context(|| format!("reading {seen}"))?;
                 seen += 1;
                 wait::pause().await;
             }

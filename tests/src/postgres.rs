@@ -149,6 +149,11 @@ impl Postgres {
         Ok(self.process.as_ref().context("PostgreSQL is down")?.pid())
     }
 
+    /// The main server process with its memory, output and signals.
+    pub fn process_mut(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("PostgreSQL is down")
+    }
+
     /// All processes of the server that live now.
     pub fn pids(&self) -> Result<Vec<u32>> {
         Ok(process::tree(self.pid()?))

@@ -4,16 +4,18 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tokio_postgres::Client;
 
+use crate::server::{Dialect, Session};
 use crate::workload::{self, Options, Running};
-use crate::{Deployment, Form, PgOptions, Postgres, compare, wait};
+use crate::{Deployment, Engine, Form, Pair, Server, compare, wait};
 
 /// A scenario under way.
 #[derive(Debug)]
 pub struct Scene {
-    pub source: Postgres,
-    pub destination: Postgres,
+    pub source: Server,
+    pub destination: Server,
+    /// The database of the data, by the same name on both sides.
+    pub database: &'static str,
     pub options: Options,
     pub running: Option<Running>,
     pub drover: Deployment,
@@ -22,28 +24,85 @@ pub struct Scene {
 /// How long the workload may take for what a scenario asks of it.
 const SOON: Duration = Duration::from_secs(90);
 
+/// Two fresh servers; the source has the database of the data, and nothing that is called after drover lies on either.
+pub async fn servers(pair: Pair) -> Result<(Server, Server)> {
+    let (source, destination) =
+        tokio::try_join!(Server::start(pair.source, &[]), Server::start(pair.destination, &[]))?;
+    for server in [&source, &destination] {
+        if server.dialect() == Dialect::MySql {
+            server.exec("mysql", "DROP DATABASE drover").await?;
+        }
+    }
+    if source.dialect() == Dialect::MySql {
+        source.create_database(source.engine().database()).await?;
+    }
+    Ok((source, destination))
+}
+
+/// Lines for `[migrate]` that let every table of the source be followed.
+pub fn consent(source: Engine) -> &'static str {
+    match source {
+        Engine::Postgres(_) => "set_identity = true",
+        Engine::MySql(_) => "",
+    }
+}
+
 impl Scene {
-    /// Two fresh servers of version 15 with the workload's tables and what `sql` makes at the source. Nothing runs yet.
+    /// PostgreSQL to itself: two fresh servers with the workload's tables and what `sql` makes at the source. Nothing runs yet.
     pub async fn new(form: Form, sql: &str) -> Result<Scene> {
-        Scene::with(form, sql, "set_identity = true", "").await
+        Scene::of(Pair::POSTGRES, form, sql).await
     }
 
     /// The same with lines for `[migrate]` and further sections of the migration file.
     pub async fn with(form: Form, sql: &str, migrate: &str, more: &str) -> Result<Scene> {
-        let fresh = || Postgres::start(PgOptions::default());
-        let (source, destination) = tokio::try_join!(fresh(), fresh())?;
+        Scene::of_with(Pair::POSTGRES, form, sql, migrate, more).await
+    }
+
+    /// Any pair: two fresh servers with the workload's tables and what `sql` makes at the source. Nothing runs yet.
+    pub async fn of(pair: Pair, form: Form, sql: &str) -> Result<Scene> {
+        Scene::of_with(pair, form, sql, consent(pair.source), "").await
+    }
+
+    /// The same with lines for `[migrate]` and further sections of the migration file.
+    pub async fn of_with(pair: Pair, form: Form, sql: &str, migrate: &str, more: &str) -> Result<Scene> {
+        let (source, destination) = servers(pair).await?;
         let options = Options { writers: 3, rate: Some(40.0), ..Options::default() };
-        let client = source.connect("drover").await?;
-        workload::create(&client, &options).await?;
-        client.batch_execute(sql).await.with_context(|| sql.to_owned())?;
-        client.batch_execute("VACUUM ANALYZE").await?;
+        let database = pair.source.database();
+        let mut session = source.connect(database).await?;
+        workload::create(&mut session, &options).await?;
+        if !sql.trim().is_empty() {
+            session.run(sql).await?;
+        }
+        if source.dialect() == Dialect::Postgres {
+            session.run("VACUUM ANALYZE").await?;
+        }
         let drover = Deployment::new(form, &source, &destination, migrate, more).await?;
-        Ok(Scene { source, destination, options, running: None, drover })
+        Ok(Scene { source, destination, database, options, running: None, drover })
+    }
+
+    /// A session where the data comes from.
+    pub async fn from(&self) -> Result<Session> {
+        self.source.connect(self.database).await
+    }
+
+    /// A session where the data goes to.
+    pub async fn to(&self) -> Result<Session> {
+        self.destination.connect(self.database).await
+    }
+
+    /// Runs statements at the source.
+    pub async fn exec(&self, sql: &str) -> Result<()> {
+        self.source.exec(self.database, sql).await
+    }
+
+    /// An observer at the destination.
+    pub async fn observe(&self) -> Result<crate::Observer> {
+        crate::Observer::start(&self.destination.url(self.database), self.options).await
     }
 
     /// Starts the workload.
     pub async fn load(&mut self) -> Result<()> {
-        self.running = Some(workload::start(&self.source.url("drover"), &self.options).await?);
+        self.running = Some(workload::start(&self.source.url(self.database), &self.options).await?);
         Ok(())
     }
 
@@ -69,33 +128,74 @@ impl Scene {
 
     /// Both sides hold the same, and the workload's invariant holds at the destination.
     pub async fn equal(&mut self) -> Result<()> {
-        let (from, to) = (self.source.connect("drover").await?, self.destination.connect("drover").await?);
-        compare::expect_equal(&from, &to).await.with_context(|| self.drover.tails(15))?;
-        workload::check(&to, &self.options).await
+        let (mut from, mut to) = (self.from().await?, self.to().await?);
+        compare::expect_equal(&mut from, &mut to).await.with_context(|| self.drover.tails(15))?;
+        workload::check(&mut to, &self.options).await
     }
 
     /// Waits until the destination has marks of so many chunks. None of the tables need be complete.
     pub async fn wait_chunks(&self, least: i64) -> Result<()> {
         wait::until("chunks are loaded", SOON, || async {
-            let to = self.destination.connect("drover").await?;
-            let loaded = to.query_one("SELECT count(*) FROM drover.drover_chunk", &[]).await?.get::<_, i64>(0);
+            let loaded = self.destination.admin().await?.number("SELECT count(*) FROM drover.drover_chunk").await?;
             if loaded >= least { Ok(Some(())) } else { Err(anyhow::anyhow!("{loaded} of {least}")) }
         })
         .await
     }
+
+    /// The marks of loaded chunks.
+    pub async fn marks(&self) -> Result<Vec<Mark>> {
+        let when = match self.destination.dialect() {
+            Dialect::Postgres => "loaded_at::text",
+            Dialect::MySql => "CAST(loaded_at AS CHAR)",
+        };
+        let sql = format!("SELECT table_id, generation, chunk, {when} FROM drover.drover_chunk ORDER BY 1, 2, 3");
+        let rows = self.destination.admin().await?.rows(&sql).await?;
+        let mark =
+            |row: Vec<Option<String>>| Some((row[0].clone()?, row[1].clone()?, row[2].clone()?, row[3].clone()?));
+        rows.into_iter().map(mark).collect::<Option<_>>().context("a mark with nulls")
+    }
 }
 
-/// The marks of loaded chunks: table, generation, chunk, and when it was loaded.
-pub async fn marks(client: &Client) -> Result<Vec<(i64, i64, i64, String)>> {
-    let sql = "SELECT table_id, generation, chunk, loaded_at::text FROM drover.drover_chunk ORDER BY 1, 2, 3";
-    let rows = client.query(sql, &[]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect())
+/// Tables of many small chunks when a chunk has [`SMALL_CHUNKS`]: one by key ranges, one without a key.
+pub fn many(dialect: Dialect) -> String {
+    let (rows, bare) = (dialect.series(30_000), dialect.series(10_000));
+    match dialect {
+        Dialect::Postgres => format!(
+            "CREATE TABLE many (id bigint PRIMARY KEY, k integer NOT NULL, filler text);
+            CREATE INDEX many_k ON many (k);
+            INSERT INTO many SELECT i * 3, i % 97, repeat(md5(i::text), 6) FROM {rows} i;
+            CREATE TABLE bare (a integer, filler text); ALTER TABLE bare REPLICA IDENTITY FULL;
+            INSERT INTO bare SELECT i / 2, repeat(md5((i / 2)::text), 6) FROM {bare} i;"
+        ),
+        Dialect::MySql => format!(
+            "CREATE TABLE many (id bigint PRIMARY KEY, k integer NOT NULL, filler text, KEY many_k (k));
+            INSERT INTO many SELECT i * 3, i % 97, repeat(sha2(i, 256), 3) FROM {rows} i;
+            CREATE TABLE bare (a integer, filler text);
+            INSERT INTO bare SELECT i DIV 2, repeat(sha2(i DIV 2, 256), 3) FROM {bare} i;"
+        ),
+    }
 }
+
+/// Bytes of a chunk with which the tables of [`many`] have some thirty, for `DROVER_CHUNK_BYTES`.
+pub const SMALL_CHUNKS: &str = "200000";
+
+/// What the application does to the tables of [`many`], wherever their copy stands. Each round has rows of its own.
+pub async fn touch(scene: &Scene, round: u64) -> Result<()> {
+    let sql = format!(
+        "UPDATE many SET k = k + 1, id = id + 1 WHERE id % 1001 = {round} AND id % 3 = 0 AND id < 100000;
+        DELETE FROM many WHERE id % 1003 = {round}; INSERT INTO many VALUES (1000000 + {round}, 1, 'new');
+        UPDATE bare SET a = -a WHERE a % 503 = {round}; DELETE FROM bare WHERE a = 7 * {round}"
+    );
+    scene.exec(&sql).await
+}
+
+/// Table, generation, chunk, and when it was loaded.
+pub type Mark = (String, String, String, String);
 
 /// Number of the table with the most chunks among `marks`.
-pub fn largest(marks: &[(i64, i64, i64, String)]) -> Result<i64> {
-    let count = |table: i64| marks.iter().filter(|m| m.0 == table).count();
-    let most = marks.iter().map(|m| m.0).max_by_key(|t| count(*t)).context("no chunk is loaded")?;
+pub fn largest(marks: &[Mark]) -> Result<&str> {
+    let count = |table: &str| marks.iter().filter(|m| m.0 == table).count();
+    let most = marks.iter().map(|m| m.0.as_str()).max_by_key(|t| count(t)).context("no chunk is loaded")?;
     ensure!(count(most) > 1, "no table of several chunks");
     Ok(most)
 }

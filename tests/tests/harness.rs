@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use drover_tests::{Kafka, PgOptions, Postgres, Process, bulk, compare, process, wait, workload};
+use drover_tests::{Kafka, PgOptions, Postgres, Process, bulk, process, wait};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -74,98 +74,6 @@ async fn kafka_lives_through_a_crash() -> Result<()> {
     ensure!(kafka.tool(topics, &["--list"]).await?.lines().any(|topic| topic == "planted"));
     ensure!(kafka.process()?.peak_kib()? > 10_000);
     kafka.stop().await
-}
-
-#[tokio::test]
-async fn compare_finds_planted_differences_in_each_direction() -> Result<()> {
-    let (source, destination) =
-        (Postgres::start_default().await?, Postgres::start(PgOptions { version: 17, settings: &[] }).await?);
-    let create = "CREATE TABLE t (id int, v text); CREATE TABLE \"Odd Name\" (\"a b\" int);
-        INSERT INTO t SELECT i, E'x\\ty\\\\\\n' || chr(1 + i % 300) FROM generate_series(1, 5000) i;
-        INSERT INTO t SELECT 0, NULL FROM generate_series(1, 3);";
-    source.exec("drover", create).await?;
-    destination.exec("drover", create).await?;
-    let (from, to) = (source.connect("drover").await?, destination.connect("drover").await?);
-    compare::expect_equal(&from, &to).await?;
-    // Another order of rows and of columns is no difference.
-    destination.exec("drover", "DELETE FROM t WHERE id < 100; ALTER TABLE t RENAME v TO w; ALTER TABLE t ADD v text; UPDATE t SET v = w; ALTER TABLE t DROP w").await?;
-    destination.exec("drover", "INSERT INTO t (v, id) SELECT E'x\\ty\\\\\\n' || chr(1 + i % 300), i FROM generate_series(1, 99) i; INSERT INTO t SELECT 0 FROM generate_series(1, 3)").await?;
-    compare::expect_equal(&from, &to).await?;
-
-    let counts = async |sql: &str, undo: &str| -> Result<(u64, u64)> {
-        to.batch_execute(sql).await?;
-        let found = compare::tables(&from, &to, &[("t", "public.t")]).await?;
-        to.batch_execute(undo).await?;
-        compare::expect_equal(&from, &to).await?;
-        ensure!(found.len() == 1 && !found[0].examples.is_empty(), "{found:?}");
-        Ok((found[0].missing, found[0].extra))
-    };
-    ensure!(counts("INSERT INTO t VALUES (6000, 'z')", "DELETE FROM t WHERE id = 6000").await? == (0, 1));
-    ensure!(
-        counts("INSERT INTO t VALUES (0, NULL)", "DELETE FROM t WHERE ctid = (SELECT max(ctid) FROM t WHERE id = 0)")
-            .await?
-            == (0, 1)
-    );
-    ensure!(counts("UPDATE t SET id = -5 WHERE id = 5", "UPDATE t SET id = 5 WHERE id = -5").await? == (1, 1));
-    ensure!(counts("UPDATE t SET v = '' WHERE id = 0", "UPDATE t SET v = NULL WHERE id = 0").await? == (3, 3));
-    from.batch_execute("INSERT INTO t VALUES (6000, 'z')").await?;
-    let found = compare::databases(&from, &to).await?;
-    ensure!(found.len() == 1 && (found[0].missing, found[0].extra) == (1, 0), "{found:?}");
-
-    to.batch_execute("DROP TABLE \"Odd Name\"; ALTER TABLE t RENAME v TO w").await?;
-    let found = compare::databases(&from, &to).await?;
-    ensure!(found.len() == 2, "{found:?}");
-    ensure!(compare::expect_none(&found).is_err());
-    Ok(())
-}
-
-#[tokio::test]
-async fn workload_keeps_its_invariant_and_check_sees_it_broken() -> Result<()> {
-    let server = Postgres::start_default().await?;
-    let client = server.connect("drover").await?;
-    let options = workload::Options { writers: 3, rows: 20, accounts: 50, ..workload::Options::default() };
-    workload::create(&client, &options).await?;
-    let mut tables = compare::user_tables(&client).await?;
-    tables.iter_mut().for_each(|name| *name = name.trim_start_matches("public.").to_owned());
-    ensure!(tables == workload::TABLES, "{tables:?}");
-    for _ in 0..2 {
-        let running = workload::start(&server.url("drover"), &options).await?;
-        for _ in 0..5 {
-            running.advance(60, SOON).await?;
-            workload::check(&client, &options).await?;
-        }
-        ensure!(running.stop().await? >= 300);
-    }
-    // Every kind of step was taken, and was undone, too.
-    let kinds = "SELECT count(DISTINCT word) FROM journal, regexp_split_to_table(what, ' ') word";
-    ensure!(server.query_one_text("drover", kinds).await?.as_deref() == Some("15"), "kinds of steps");
-    for (damage, remedy) in [
-        (
-            "UPDATE accounts SET balance = balance + 1 WHERE id = 1",
-            "UPDATE accounts SET balance = balance - 1 WHERE id = 1",
-        ),
-        ("UPDATE counter SET n = n + 1 WHERE writer = 1", "UPDATE counter SET n = n - 1 WHERE writer = 1"),
-        ("UPDATE swap SET spot = 1 WHERE id = (SELECT min(id) FROM swap)", "UPDATE swap SET spot = -99 WHERE spot = 1"),
-        ("DELETE FROM journal WHERE n = 5 AND writer = 0", "SELECT 1"),
-    ] {
-        client.batch_execute(damage).await?;
-        ensure!(workload::check(&client, &options).await.is_err(), "not seen: {damage}");
-        client.batch_execute(remedy).await?;
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn workload_reports_a_failing_statement() -> Result<()> {
-    let server = Postgres::start_default().await?;
-    let client = server.connect("drover").await?;
-    let options = workload::Options { rate: Some(50.0), ..workload::Options::default() };
-    workload::create(&client, &options).await?;
-    let running = workload::start(&server.url("drover"), &options).await?;
-    client.batch_execute("ALTER TABLE journal ADD CHECK (n < 3) NOT VALID").await?;
-    ensure!(running.advance(100_000, SOON).await.is_err());
-    ensure!(running.stop().await.is_err());
-    Ok(())
 }
 
 #[tokio::test]

@@ -215,6 +215,9 @@ impl TableFold {
         let moved = b.get(old_key) != b.get(key);
         let fresh = self.rows.len() as u32;
         if self.serial {
+            if moved && unknown && self.tolerant && !base.is_none() {
+                new = self.merge(b, new, base);
+            }
             self.events.push(Event { kind: Kind::Update, row: fresh, old: old_key, new, moved });
             return Ok(());
         }

@@ -16,17 +16,20 @@
 //! written to that index, the destination is asked once which rows hold them, and [`Folded::plan`] takes the answers.
 //!
 //! In the tolerant stretch rows may be there or not, changed already or not: an insert overwrites, an update of a whole
-//! row inserts it when missing, a change of key is a delete and an insert. Secondary unique indexes don't exist there yet.
+//! row inserts it when missing, a change of key is a delete and an insert; a row that moves without all of its values is owed, and
+//! written when it was fetched from the source. Secondary unique indexes don't exist there yet.
 //!
 //! Nothing is allocated for a value: rows are spans of the records' payloads or of one arena, found by hash and compared.
 
 mod fold;
 mod keys;
+mod owed;
 mod plan;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use keys::{Index, Shape, put_normal, put_normal_cells};
+pub use owed::Owed;
 pub use plan::{Answer, Question};
 
 use crate::windows::Mode;

@@ -1,10 +1,8 @@
 //! From folded rows to steps. See [`super`].
 
-use super::fold::{Event, Kind, NONE, TableFold, key_text, scan};
+use super::fold::{Event, Kind, NONE, TableFold, scan};
 use super::{Buffers, Folded, Shape};
 use drover_connectors_api::Step;
-use drover_model::error::codes;
-use drover_model::{Error, Fault, Result, Retry};
 use std::collections::HashMap;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -26,7 +24,7 @@ pub struct Answer {
 
 /// What became of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     /// It came and went.
     Nothing,
     Deleted,
@@ -56,12 +54,8 @@ impl Folded {
         out
     }
 
-    /// The steps, in the order in which they are to be executed.
-    ///
-    /// # Errors
-    /// UNSUPPORTED, when a row of which values are unknown must enter a table in its tolerant stretch: it would have to be fetched from the
-    /// source.
-    pub fn plan(&mut self, answers: &[Answer]) -> Result<Vec<Step<'_>>> {
+    /// The steps, in the order in which they are to be executed. What the run owes ([`Folded::owed`]) is to be written after them.
+    pub fn plan(&mut self, answers: &[Answer]) -> Vec<Step<'_>> {
         let shapes = self.shapes.clone();
         for (table, fold) in self.tables.iter_mut().enumerate() {
             let (Some(fold), Some(shape)) = (fold.as_mut(), shapes.get(table as u32)) else { continue };
@@ -80,10 +74,10 @@ impl Folded {
             if shape.key.is_empty() {
                 fold.counted(shape, &self.buffers, &mut steps);
             } else {
-                fold.steps(shape, &self.buffers, &single[table], &mut steps)?;
+                fold.steps(shape, &self.buffers, &single[table], &mut steps);
             }
         }
-        Ok(steps)
+        steps
     }
 }
 
@@ -106,7 +100,7 @@ impl TableFold {
         }
     }
 
-    fn fate(&self, b: &Buffers, row: u32, key: &mut Vec<u8>, shape: &Shape) -> Fate {
+    pub(super) fn fate(&self, b: &Buffers, row: u32, key: &mut Vec<u8>, shape: &Shape) -> Fate {
         let r = &self.rows[row as usize];
         match (r.origin.is_none(), r.current.is_none()) {
             (true, true) => Fate::Nothing,
@@ -170,7 +164,7 @@ impl TableFold {
         }
     }
 
-    fn steps<'a>(&'a self, shape: &Shape, b: &'a Buffers, single: &[bool], steps: &mut Vec<Step<'a>>) -> Result<()> {
+    fn steps<'a>(&'a self, shape: &Shape, b: &'a Buffers, single: &[bool], steps: &mut Vec<Step<'a>>) {
         let (table, tolerant) = (shape.table, self.tolerant);
         let mut deletes: Vec<&[u8]> = Vec::new();
         let mut inserts: Vec<&[u8]> = Vec::new();
@@ -193,7 +187,9 @@ impl TableFold {
             match fate {
                 Fate::Nothing | Fate::Deleted => {}
                 Fate::Inserted => inserts.push(b.get(r.current)),
-                Fate::Moved if tolerant => inserts.push(whole(shape, b.get(r.current), &mut bounds)?),
+                // Without all of its values it is owed.
+                Fate::Moved if tolerant && scan(b.get(r.current), &mut bounds) => {}
+                Fate::Moved if tolerant => inserts.push(b.get(r.current)),
                 Fate::Moved => moves.push(Step::Move { table, old: b.get(r.origin), new: b.get(r.current) }),
                 Fate::Updated => {
                     let image = b.get(r.current);
@@ -211,14 +207,13 @@ impl TableFold {
         }
         let serial = self.serial || self.opaque;
         for event in self.events.iter().filter(|e| serial || single[e.row as usize]) {
-            one(shape, b, event, tolerant, &mut bounds, &mut unknown, steps)?;
+            one(shape, b, event, tolerant, &mut bounds, &mut unknown, steps);
         }
         steps.extend(groups.into_iter().map(|(unknown, rows)| Step::Update { table, rows, unknown, tolerant }));
         steps.extend(moves);
         if !inserts.is_empty() {
             steps.push(Step::Insert { table, rows: inserts, tolerant });
         }
-        Ok(())
     }
 }
 
@@ -231,15 +226,17 @@ fn one<'a>(
     bounds: &mut Vec<(u32, u32)>,
     unknown: &mut Vec<u16>,
     steps: &mut Vec<Step<'a>>,
-) -> Result<()> {
+) {
     let table = shape.table;
     match event.kind {
         Kind::Insert => steps.push(Step::Insert { table, rows: vec![b.get(event.new)], tolerant }),
         Kind::Delete => steps.push(Step::Delete { table, keys: vec![b.get(event.old)], tolerant }),
         Kind::Update if event.moved && tolerant => {
-            let new = whole(shape, b.get(event.new), bounds)?;
+            let new = b.get(event.new);
             steps.push(Step::Delete { table, keys: vec![b.get(event.old)], tolerant });
-            steps.push(Step::Insert { table, rows: vec![new], tolerant });
+            if !scan(new, bounds) {
+                steps.push(Step::Insert { table, rows: vec![new], tolerant });
+            }
         }
         Kind::Update if event.moved => steps.push(Step::Move { table, old: b.get(event.old), new: b.get(event.new) }),
         Kind::Update => {
@@ -248,29 +245,10 @@ fn one<'a>(
             steps.push(Step::Update { table, rows: vec![new], unknown: unknown.clone(), tolerant });
         }
     }
-    Ok(())
-}
-
-/// The row, if all of it is known; else it is owed.
-fn whole<'a>(shape: &Shape, row: &'a [u8], bounds: &mut Vec<(u32, u32)>) -> Result<&'a [u8]> {
-    if !scan(row, bounds) {
-        return Ok(row);
-    }
-    let mut key = Vec::new();
-    key_of(shape, row, &mut key);
-    Err(Error::new(
-        codes::UNSUPPORTED,
-        Fault::Drover,
-        Retry::Never,
-        "a row changed its key while its table was copied in two snapshots, and the source's log does not carry all of its values",
-    )
-    .table(&shape.name)
-    .key(key_text(&key))
-    .remedy("begin again: `drover cleanup`, drop what was copied, and run the migration anew"))
 }
 
 /// The key's cells of a row.
-fn key_of(shape: &Shape, row: &[u8], out: &mut Vec<u8>) {
+pub(super) fn key_of(shape: &Shape, row: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let mut bounds: [(u32, u32); 64] = [(0, 0); 64];
     let mut rest = row;

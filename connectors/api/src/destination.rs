@@ -52,6 +52,8 @@ pub enum SchemaStep {
     Table { id: u32 },
     /// Foreign keys (not valid, then validated), triggers.
     Final,
+    /// With the switch, when nothing is applied any more: triggers, where drover's own writes would fire them. Elsewhere nothing.
+    Cutover,
 }
 
 /// A destination. All methods may be called from many tasks at once.

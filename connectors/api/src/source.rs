@@ -29,15 +29,22 @@ pub trait Source: Send + Sync {
     /// `resume`, and goes on there; `snapshot` is then `None`. Errors with POSITION_LOST if it has not.
     async fn open_stream(&self, spec: StreamSpec) -> Result<Opened>;
 
-    /// A new exact snapshot, while the stream runs or without any stream. Exactly what is committed up to its
-    /// position is in it, so that changes after it can be told from those before.
-    async fn new_snapshot(&self) -> Result<Box<dyn Hold>>;
+    /// A new exact snapshot of these tables (it may be one of more), while the stream runs or without any stream. Exactly what is committed
+    /// up to its position is in it, so that changes after it can be told from those before.
+    async fn new_snapshot(&self, tables: &[TablePlan]) -> Result<Box<dyn Hold>>;
 
     /// Joins a snapshot of another process and holds it too (with a token of its own). SNAPSHOT_LOST if it is gone.
     async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>>;
 
     /// A session on the snapshot for planning and reading chunks. It asserts that it really is on it.
     async fn reader(&self, snapshot: &SnapshotRef) -> Result<Box<dyn ChunkReader>>;
+
+    /// From where on the source keeps changes for this migration of its own accord (a slot); `None`: it keeps none so. For a migration
+    /// whose log is lost.
+    async fn kept_from(&self, migration: MigrationId) -> Result<Option<Position>> {
+        let _ = migration;
+        Ok(None)
+    }
 
     /// A session for comparisons, on no snapshot.
     async fn rows(&self) -> Result<Box<dyn Rows>>;
@@ -64,8 +71,8 @@ pub struct StreamSpec {
     pub tables: Vec<TablePlan>,
     /// Nothing of the stream has been used yet: make it anew, with its snapshot.
     pub fresh: bool,
-    /// Otherwise go on here: the last position that is durable in the log; `None` while the log is empty: where the
-    /// source itself stands.
+    /// Otherwise go on here: the last position that is durable in the log or, while the log is empty, the start that the first call gave.
+    /// `None` only if that is not known: where the source itself stands, if it keeps a place for the stream; else POSITION_LOST.
     pub resume: Option<Position>,
     /// Consent to set a replica identity on tables that have none (undone by cleanup).
     pub may_set_identity: bool,
@@ -154,6 +161,9 @@ pub trait ChunkReader: Send {
     async fn plan(&mut self, plan: &TablePlan, target_bytes: u64, keyed: bool) -> Result<Vec<Chunk>>;
     /// Reads one chunk in the plan's format. On `Err` the blocks already given out are void.
     async fn read(&mut self, plan: &TablePlan, bounds: &Bounds, sink: &mut dyn BlockSink) -> Result<ChunkRead>;
-    /// Fetches single rows by key (canonical key cells), on the snapshot, as rows of canonical cells in change form: for rows that are owed.
-    async fn fetch(&mut self, plan: &TablePlan, keys: &[Bytes]) -> Result<Vec<Bytes>>;
+    /// Fetches rows by key (canonical key cells), on the snapshot, for rows that are owed: for each key, in order, its row as canonical cells
+    /// in change form, or `None` if the snapshot has none (or the plan's filter leaves it out). One round trip, not one for each key; the caller
+    /// gives as many keys as it can take the rows of. TABLE_CHANGED when the table is not the one that was planned any more: the snapshot may
+    /// show no rows then.
+    async fn fetch(&mut self, plan: &TablePlan, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>>;
 }

@@ -16,6 +16,7 @@ pub fn catalog(db: &Database, name: &str) -> Catalog {
         Table { rows: data.rows.len() as u64, bytes, ..data.def.clone() }
     };
     Catalog {
+        scope: None,
         origin: KIND.into(),
         version: 1,
         version_text: "1".into(),
@@ -38,6 +39,7 @@ pub fn map(table: &Table, choice: &TableChoice) -> MappedTable {
             origin_type: column.origin_type.clone(),
             destination_type: column.origin_type.clone(),
             identity_always: false,
+            ordinal: None,
         });
     }
     let index = |name: &String| columns.iter().position(|c| &c.source == name).map(|i| i as u16);

@@ -123,25 +123,32 @@ impl ChunkReader for MemoryReader {
         Ok(ChunkRead { rows, bytes, physical: self.physical(plan) })
     }
 
-    async fn fetch(&mut self, plan: &TablePlan, keys: &[Bytes]) -> Result<Vec<Bytes>> {
-        let tables = self.tables()?;
-        let data = tables.get(&plan.source).ok_or_else(|| no_table(&plan.source))?;
-        by_keys(data, &Mapping::new(plan, data, true)?, keys)
+    async fn fetch(&mut self, plan: &TablePlan, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
+        let found = {
+            let tables = self.tables()?;
+            let data = tables.get(&plan.source).ok_or_else(|| no_table(&plan.source))?;
+            by_keys(data, &Mapping::new(plan, data, true)?, keys)?
+        };
+        let physical = self.physical(plan);
+        if physical != plan.physical {
+            let text = format!("the table changed while it was copied: it is {physical}, not {}", plan.physical);
+            return Err(Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, text).table(&plan.source));
+        }
+        Ok(found)
     }
 }
 
-fn by_keys(data: &TableData, map: &Mapping, keys: &[Bytes]) -> Result<Vec<Bytes>> {
-    let mut out = Vec::new();
-    for key in keys {
-        for place in data.find(&map.key, &known(key)?) {
+/// The row of each key, if there is one.
+fn by_keys(data: &TableData, map: &Mapping, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
+    let row = |key: &Bytes| {
+        let place = data.find(&map.key, &known(key)?).first().copied();
+        Ok(place.and_then(|place| data.rows.get(&place)).map(|row| {
             let mut cells = Vec::new();
-            if let Some(row) = data.rows.get(&place) {
-                encode(&mut cells, row, &map.columns);
-            }
-            out.push(Bytes::from(cells));
-        }
-    }
-    Ok(out)
+            encode(&mut cells, row, &map.columns);
+            Bytes::from(cells)
+        }))
+    };
+    keys.iter().map(row).collect()
 }
 
 /// A session for comparisons.
@@ -171,7 +178,7 @@ impl Rows for MemoryRows {
     }
     async fn read_keys(&mut self, plan: &TablePlan, side: Side, keys: &[Bytes], sink: &mut dyn RowSink) -> Result<()> {
         let (data, map) = self.table(plan, side)?;
-        for row in by_keys(&data, &map, keys)? {
+        for row in by_keys(&data, &map, keys)?.into_iter().flatten() {
             sink.block(1, row)?;
         }
         Ok(())

@@ -158,7 +158,7 @@ impl Source for MemorySource {
         Ok(Opened { start, snapshot, stream: Box::new(stream) })
     }
 
-    async fn new_snapshot(&self) -> Result<Box<dyn Hold>> {
+    async fn new_snapshot(&self, _tables: &[TablePlan]) -> Result<Box<dyn Hold>> {
         Ok(Box::new(self.take()?))
     }
 

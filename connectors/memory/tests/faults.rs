@@ -206,7 +206,7 @@ async fn a_rewritten_table_shows_an_older_snapshot_no_row_and_another_identity()
     let name = TableName::new("s", "t");
     pair.db().transact(|t| t.insert(&name, vec![Some(b"1".to_vec()), None])).unwrap();
     let source = Memory.source(target(&pair.host, pair.migration)).await.unwrap();
-    let hold = source.new_snapshot().await.unwrap();
+    let hold = source.new_snapshot(&[]).await.unwrap();
     let mut reader = source.reader(&hold.snapshot()).await.unwrap();
     let whole = drover_model::chunk::Bounds::Whole;
     let (mut before, mut after) = (Count(0), Count(0));

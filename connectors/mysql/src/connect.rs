@@ -4,23 +4,13 @@
 use crate::errors::classify;
 use crate::flavor::Version;
 use drover_model::error::codes;
-use drover_model::migration::TlsMode;
+pub use drover_model::migration::{Tls, TlsMode};
 use drover_model::{Error, Fault, MigrationId, Result, Retry};
 use mysql_async::prelude::Queryable;
 use mysql_async::{ClientIdentity, Conn, Opts, OptsBuilder, SslOpts};
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// TLS of one endpoint.
-#[derive(Debug, Clone)]
-pub struct Tls {
-    pub mode: TlsMode,
-    pub ca: Option<PathBuf>,
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-}
 
 /// Where and as whom to connect.
 #[derive(Debug, Clone)]
@@ -102,7 +92,7 @@ impl Session {
 
 /// Set at the start of every session. Strict, with every date that a table may hold; zero is a value of an auto-increment column like others;
 /// timestamps are UTC; nobody is cut off while the other side is slow.
-const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION', \
+pub(crate) const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION', \
     SESSION time_zone = '+00:00', SESSION wait_timeout = 86400, SESSION net_read_timeout = 3600, \
     SESSION net_write_timeout = 3600, SESSION sql_auto_is_null = 0, SESSION group_concat_max_len = 1048576, \
     NAMES utf8mb4";

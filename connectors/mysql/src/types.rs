@@ -207,6 +207,16 @@ fn arguments(text: &str) -> Option<(Vec<String>, &str)> {
                 }
             }
             '\'' => quoted = true,
+            // Labels are printed with what has no face escaped.
+            '\\' if quoted => current.push(match chars.next()?.1 {
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                '0' => '\0',
+                'Z' => '\u{1a}',
+                'b' => '\u{8}',
+                other => other,
+            }),
             c if quoted => current.push(c),
             ',' => out.push(std::mem::take(&mut current)),
             ')' => {
@@ -240,6 +250,8 @@ mod tests {
         let odd = parse("enum('a','it''s, (b)','','unsigned') character set utf8mb4");
         assert_eq!(odd.kind, Kind::Enum { labels: vec!["a".into(), "it's, (b)".into(), "".into(), "unsigned".into()] });
         assert!(!odd.unsigned && odd.charset.as_deref() == Some("utf8mb4"));
+        let escaped = parse(r"set('x\\y','line\nbreak')");
+        assert_eq!(escaped.kind, Kind::Set { labels: vec!["x\\y".into(), "line\nbreak".into()] });
         assert_eq!(MyType::parse("sys_refcursor"), None);
     }
 }

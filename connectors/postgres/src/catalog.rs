@@ -335,6 +335,7 @@ impl Reader {
         let mut found = objects::all(&self, &mut needs, &indexes, &triggers)?;
         found.extend(unsupported);
         Ok(Catalog {
+            scope: None,
             origin: ORIGIN.into(),
             version: self.version,
             version_text: head.try_get("text")?,

@@ -7,7 +7,6 @@
 use crate::lsn::Lsn;
 use crate::pgoutput::{Decoder, Message, Old, Relation, Tuple, Value};
 use crate::replication::{Block, Frame, ReplicationSession};
-use crate::spill::{Spill, SpillReader};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::{Batch, ChangeStream, Piece};
@@ -15,6 +14,7 @@ use drover_model::change::{self, OldKind};
 use drover_model::error::codes;
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
+use drover_runtime::spill::{Spill, SpillReader};
 use drover_runtime::task;
 use futures::FutureExt;
 use std::collections::{HashMap, HashSet};

@@ -1,11 +1,10 @@
 //! What this kind of database states about itself, and how its two sides are opened.
 
-use crate::connect::{Dialer, Settings, Tls, TlsMode};
+use crate::connect::{Dialer, Settings};
 use crate::destination::PgDestination;
 use crate::source::PgSource;
 use async_trait::async_trait;
 use drover_connectors_api::{Abilities, About, Connector, Destination, Source, Target};
-use drover_model::migration::TlsMode as Mode;
 use drover_model::{Fault, Result};
 
 /// The `kind` of migration files, and the origin of catalogues.
@@ -47,17 +46,7 @@ fn dialer(target: &Target, fault: Fault, default_port: u16) -> Result<Dialer> {
         database: url.database.clone().unwrap_or_else(|| user.clone()),
         user,
         password: target.password.clone(),
-        tls: Tls {
-            mode: match endpoint.tls.mode {
-                Mode::Off => TlsMode::Off,
-                Mode::Require => TlsMode::Require,
-                Mode::VerifyCa => TlsMode::VerifyCa,
-                Mode::VerifyFull => TlsMode::VerifyFull,
-            },
-            ca: endpoint.tls.ca.clone(),
-            cert: endpoint.tls.cert.clone(),
-            key: endpoint.tls.key.clone(),
-        },
+        tls: endpoint.tls.clone(),
         migration: target.migration,
         fault,
     })

@@ -19,6 +19,5 @@ pub mod schema;
 pub mod slot;
 pub mod snapshot;
 pub mod source;
-mod spill;
 pub mod sql;
 pub mod typemap;

@@ -343,7 +343,7 @@ pub async fn both_sides_read_alike(fixture: &dyn Fixture) -> anyhow::Result<()> 
     let before = [insert(1, "a"), insert(2, "b"), crate::Write::Insert { table: ITEMS, row: odd }];
     let world = World::new(fixture, &before).await?;
     world.ready().await?;
-    let hold = world.source.new_snapshot().await?;
+    let hold = world.source.new_snapshot(&world.plans).await?;
     let mut reader = world.source.reader(&hold.snapshot()).await?;
     let mut blocks = Blocks::default();
     reader.read(world.items(), &drover_model::chunk::Bounds::Whole, &mut blocks).await?;

@@ -67,6 +67,19 @@ pub trait Fixture: Send + Sync {
     fn leaves_out_unchanged(&self) -> bool {
         true
     }
+    /// Whether other processes can join a snapshot.
+    fn shares_snapshots(&self) -> bool {
+        true
+    }
+    /// Whether the source itself keeps a place for a stream, such as a slot. If not, one that never was can be gone on with from any
+    /// position, as long as the log is there.
+    fn keeps_streams(&self) -> bool {
+        true
+    }
+    /// Throws the source's log up to now away. Used where the source keeps no place for streams.
+    async fn purge_log(&self) -> anyhow::Result<()> {
+        anyhow::bail!("this fixture cannot throw a log away")
+    }
     /// Creates a table at the source.
     async fn create(&self, table: &TestTable) -> anyhow::Result<()>;
     /// Executes these at the source in one transaction, and commits it or rolls it back.

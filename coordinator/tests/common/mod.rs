@@ -7,7 +7,7 @@ use drover_model::migration::Migration;
 use drover_model::plan::{Operations, RowFormat, SnapshotRef};
 use drover_model::schema::{Catalog, OldImage, Table, TableName, UniqueKey};
 use drover_model::{Position, TablePlan};
-use drover_proto::order::{Extent, Order, Outcome};
+use drover_proto::order::{Extent, Order, Outcome, Owes};
 use std::path::Path;
 
 /// Tables of the paper database; the last one has no key.
@@ -47,6 +47,7 @@ pub fn catalog() -> Catalog {
         options: Default::default(),
     };
     Catalog {
+        scope: None,
         origin: "memory".into(),
         version: 1,
         version_text: "1".into(),
@@ -92,7 +93,7 @@ pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: boo
         }
         Order::Survey => Outcome::Surveyed { plans: plans(), objects: Vec::new(), items: Vec::new(), held: None },
         Order::CheckSource => Outcome::Checked { items: Vec::new() },
-        Order::Stream { resume } => {
+        Order::Stream { resume, .. } => {
             Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot), first: None }
         }
         Order::Snapshot { .. } => Outcome::SnapshotTaken { snapshot: snapshot() },
@@ -110,13 +111,19 @@ pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: boo
             extent: Extent { partition: *partition, records: Some((lease, lease)), rows: ROWS, bytes: 10, lease },
             physical: format!("p{table}"),
         },
+        Order::Fetch { owes, .. } => Outcome::Fetched { rows: owes.keys.rows },
         Order::Load { .. } => Outcome::Loaded { rows: ROWS },
         Order::ReadSequences => Outcome::Sequences { values: vec![("s".into(), "q".into(), 7, true)] },
         Order::Schema { .. } | Order::Restart { .. } | Order::SetSequences { .. } => done(),
         Order::CleanSource | Order::CleanDestination => done(),
         Order::Forget => Outcome::Forgotten { generation: 4 },
+        // What was read from two snapshots owes a row.
+        Order::Apply { windows, .. } => {
+            let table = windows.iter().position(|w| w.low < w.high)? as u32;
+            let keys = Extent { partition: 0, records: Some((lease, lease)), rows: 1, bytes: 9, lease };
+            Outcome::Owes { owes: Owes { table, round: 0, keys } }
+        }
         Order::Mark => Outcome::Marked { position: at(time) },
         Order::Digest { table, .. } => Outcome::Digested { rows: ROWS, sum: format!("sum {table}") },
-        Order::Apply { .. } => return None,
     })
 }

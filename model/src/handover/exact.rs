@@ -85,25 +85,12 @@ impl<P: Ord + Clone> Span<P> {
             Verdict::Strict => Reshape::Barrier,
         }
     }
-
-    /// Whether tolerant changes are still to come for somebody who has applied everything up to `applied`.
-    pub fn open_at(&self, applied: &P) -> bool {
-        self.low < self.high && *applied < self.high
-    }
 }
 
 /// The position from which the destination is consistent: the newest snapshot of all tables. It is so only if, besides,
-/// no row is owed when this position is passed. `None` without tables.
+/// everything that was owed is paid when this position is passed. `None` without tables.
 pub fn consistent_from<'a, P: Ord + Clone + 'a>(spans: impl IntoIterator<Item = &'a Span<P>>) -> Option<P> {
     spans.into_iter().map(|s| &s.high).max().cloned()
-}
-
-/// Where a reader of changes begins that has to go on after `applied`: which rows are owed is not stored but follows from the
-/// changes of a table since its `low`, so those are read again (and not applied again) while a tolerant stretch is open.
-/// Neither deletion from the log nor confirmation to the source may pass this position.
-pub fn resume_from<'a, P: Ord + Clone + 'a>(applied: &P, spans: impl IntoIterator<Item = &'a Span<P>>) -> P {
-    let open = spans.into_iter().filter(|s| s.open_at(applied)).map(|s| &s.low);
-    open.chain([applied]).min().unwrap_or(applied).clone()
 }
 
 #[cfg(test)]
@@ -125,10 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn consistent_from_is_the_newest_and_a_reader_goes_back_to_the_oldest_open_low() {
+    fn consistent_from_is_the_newest() {
         let spans = [Span { low: 3, high: 9 }, Span::at(1), Span { low: 2, high: 4 }];
         assert_eq!(consistent_from(&spans), Some(9));
         assert_eq!(consistent_from::<u8>([]), None);
-        assert_eq!([0, 3, 4, 8, 9, 10].map(|applied| resume_from(&applied, &spans)), [0, 2, 3, 3, 9, 10]);
     }
 }

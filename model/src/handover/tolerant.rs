@@ -8,8 +8,12 @@
 //!
 //! The one thing that does not heal is a row that *enters* a key without all its cells. Its base would be the row at the old
 //! key, but that may be another row by now (the old key was taken again before P2), and nothing tells. So the new key
-//! is always **owed**: before the first change after P2 is applied, the row is fetched on the P2 snapshot and written as it
-//! is there, or deleted if there is none. A complete image or a delete of that key settles it earlier.
+//! is always **owed**: the row is fetched on the P2 snapshot and written as it is there, or deleted if there is none. A complete
+//! image or a delete of that key settles it as well.
+//!
+//! **When to pay.** At any time from the owing change up to P2: what is written then is a row of the later snapshot, and the paragraph
+//! above speaks of those. After P2 would be wrong. Who applies in transactions pays in the transaction of the owing change: then nothing
+//! that is owed outlives a transaction, and there is nothing to remember, to derive again after a restart, or to keep the log for.
 
 use std::collections::BTreeMap;
 
@@ -155,8 +159,8 @@ impl<K: Ord + Clone, P: Ord + Clone> Owed<K, P> {
         self.keys.values().min()
     }
 
-    /// Notes a change of a tolerant stretch and gives the steps for the destination, in order. An applier that begins inside
-    /// a stretch passes the changes from its `low` to where it stands through here, too, and leaves the steps undone.
+    /// Notes a change of a tolerant stretch and gives the steps for the destination, in order. A reader that begins inside
+    /// a window and remembers what is owed from before passes those changes through here, too, and leaves the steps undone.
     pub fn apply<C: Clone>(&mut self, at: &P, change: &Change<K, C>) -> Vec<Act<K, C>> {
         let (kind, old, key, row) = match change {
             Change::Truncate => {
@@ -202,8 +206,8 @@ impl<K: Ord + Clone, P: Ord + Clone> Owed<K, P> {
     }
 
     /// The steps that settle everything that is owed: `fetched` is each key's row as it is on the newest snapshot of the
-    /// table. To be executed when all changes up to that snapshot are applied and none after it, and committed together with
-    /// the move of the progress to it. If that snapshot is lost before, fetch on a later one and widen the span to it.
+    /// table. To be executed before any change after that snapshot, and committed not later than the progress passes the owing change. If
+    /// that snapshot is lost before, fetch on a later one and widen the span to it: rows that were paid from the former stay.
     pub fn pay<C>(&mut self, mut fetched: impl FnMut(&K) -> Option<Vec<C>>) -> Vec<Act<K, C>> {
         let keys = std::mem::take(&mut self.keys).into_keys();
         keys.map(|key| match fetched(&key) {

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use drover_tests::ports::Port;
-use drover_tests::{bulk, compare, postgres, workload};
+use drover_tests::{Session, bulk, compare, postgres, workload};
 use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage:
@@ -58,9 +58,8 @@ async fn load(url: &str, li: u64, sb: u64) -> Result<()> {
         bulk::create_li(&client, li).await
     };
     let wide = async {
-        let client = postgres::connect(url).await?;
-        bulk::create_sb(&client, sb).await?;
-        workload::create(&client, &application()).await
+        bulk::create_sb(&postgres::connect(url).await?, sb).await?;
+        workload::create(&mut Session::connect(url).await?, &application()).await
     };
     tokio::try_join!(large, wide).map(|_| ())
 }
@@ -79,7 +78,7 @@ async fn write(url: &str, per_second: f64) -> Result<()> {
 
 async fn watch(url: &str) -> Result<()> {
     let mut end = signal(SignalKind::terminate())?;
-    let client = postgres::connect(url).await?;
+    let mut session = Session::connect(url).await?;
     let options = application();
     let mut pace = tokio::time::interval(Duration::from_millis(20));
     let mut held = 0_u64;
@@ -89,7 +88,7 @@ async fn watch(url: &str) -> Result<()> {
             _ = end.recv() => break,
             _ = pace.tick() => {}
         }
-        workload::check(&client, &options).await.with_context(|| format!("broken after {held} good readings"))?;
+        workload::check(&mut session, &options).await.with_context(|| format!("broken after {held} good readings"))?;
         held += 1;
     }
     println!("{held}");
@@ -97,20 +96,16 @@ async fn watch(url: &str) -> Result<()> {
 }
 
 async fn compare(source: &str, destination: &str) -> Result<()> {
-    let (from, to) = (postgres::connect(source).await?, postgres::connect(destination).await?);
-    let tables = compare::user_tables(&from).await?;
-    if tables.is_empty() {
-        bail!("nothing to compare: the source has no table");
-    }
-    compare::expect_none(&compare::databases(&from, &to).await?)
+    let (mut from, mut to) = (Session::connect(source).await?, Session::connect(destination).await?);
+    compare::expect_equal(&mut from, &mut to).await
 }
 
 async fn count(url: &str) -> Result<(usize, i64)> {
-    let client = postgres::connect(url).await?;
-    let tables = compare::user_tables(&client).await?;
+    let mut session = Session::connect(url).await?;
+    let tables = compare::user_tables(&mut session).await?;
     let mut rows = 0;
     for table in &tables {
-        rows += client.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await?.get::<_, i64>(0);
+        rows += session.number(&format!("SELECT count(*) FROM {table}")).await?;
     }
     Ok((tables.len(), rows))
 }

@@ -302,7 +302,7 @@ async fn objects(
 ) -> Result<()> {
     let before = items.len();
     // Rules that do not compile have been refused with the file.
-    let selected: Vec<Object> = match Selection::compile(&migration.objects) {
+    let selected: Vec<Object> = match Selection::compile_within(&migration.objects, catalog.scope.as_deref()) {
         Ok(s) => catalog.objects.iter().filter(|o| s.selects_object(&o.schema, &o.name)).cloned().collect(),
         Err(_) => Vec::new(),
     };

@@ -35,6 +35,7 @@ pub fn plan(id: u32, name: &str, columns: &[(&str, DataType)], key: &[u16]) -> T
         origin_type: String::new(),
         destination_type: String::new(),
         identity_always: false,
+        ordinal: None,
     };
     TablePlan {
         id,
@@ -232,7 +233,7 @@ impl Source for World {
     async fn open_stream(&self, _: StreamSpec) -> Result<Opened> {
         absent()
     }
-    async fn new_snapshot(&self) -> Result<Box<dyn Hold>> {
+    async fn new_snapshot(&self, _: &[TablePlan]) -> Result<Box<dyn Hold>> {
         absent()
     }
     async fn join_snapshot(&self, _: &SnapshotRef) -> Result<Box<dyn Hold>> {

@@ -1,0 +1,73 @@
+//! The pairs of engines that the end-to-end tests run with, in one table ([`pair_table!`]), and what of the suite each of them runs.
+//! A test file names its scenarios in [`suite!`]; each becomes a test `scenario::pair` of every pair that it is for.
+
+use std::fmt;
+
+use crate::Engine;
+
+/// Where from and where to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pair {
+    pub source: Engine,
+    pub destination: Engine,
+}
+
+impl Pair {
+    /// PostgreSQL to itself.
+    pub const POSTGRES: Pair = Pair { source: Engine::Postgres(15), destination: Engine::Postgres(15) };
+
+    /// Both sides are servers of the same engine and version.
+    pub fn same(self) -> bool {
+        self.source == self.destination
+    }
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} → {}", self.source, self.destination)
+    }
+}
+
+/// The table: a line added here gives the pair its tests. A `main` pair runs all scenarios, a `more` pair those that are marked
+/// `everywhere`: what engines and versions can make a difference to. All together must stay within the time that a change may take.
+#[macro_export]
+macro_rules! pair_table {
+    ($depth:ident $scenario:ident) => {
+        $crate::pair_tests! { $depth $scenario
+            main postgres = Postgres(15) => Postgres(15);
+            more postgres_15_to_17 = Postgres(15) => Postgres(17);
+            more postgres_17_to_15 = Postgres(17) => Postgres(15);
+        }
+    };
+}
+
+/// `suite! { everywhere copies_all; main survives_kills; }`: each scenario is an `async fn(Pair) -> anyhow::Result<()>` beside it.
+#[macro_export]
+macro_rules! suite {
+    ($($depth:ident $scenario:ident;)*) => {
+        $(
+            mod $scenario {
+                $crate::pair_table! { $depth $scenario }
+            }
+        )*
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! pair_tests {
+    // A scenario for the main pairs alone passes the others by.
+    (main $scenario:ident more $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
+        $crate::pair_tests! { main $scenario $($rest)* }
+    };
+    ($depth:ident $scenario:ident $row:ident $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() -> ::anyhow::Result<()> {
+            #[allow(unused_imports)]
+            use $crate::{Engine::{MySql, Postgres}, Release::{MariaDb10, MariaDb11, MySql9}};
+            super::$scenario($crate::Pair { source: $from, destination: $to }).await
+        }
+        $crate::pair_tests! { $depth $scenario $($rest)* }
+    };
+    ($depth:ident $scenario:ident) => {};
+}
