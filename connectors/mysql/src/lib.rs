@@ -17,15 +17,17 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
-pub mod catalog;
 pub mod binlog;
+pub mod catalog;
 pub mod cells;
 pub mod changes;
+pub mod chunks;
 pub mod connect;
 pub mod errors;
 pub mod flavor;
 pub mod gtid;
 pub mod position;
+pub mod reader;
 pub mod snapshot;
 pub mod sql;
 pub mod typemap;
