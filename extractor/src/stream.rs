@@ -144,12 +144,16 @@ impl Publisher<'_> {
                 }
                 batch = stream.next() => batch?,
             };
-            appender.append(self.record(&batch)).await?;
-            appended += 1;
+            // A sign of life is news, but no record.
+            let moved = batch.from != batch.to;
+            if moved {
+                appender.append(self.record(&batch)).await?;
+                appended += 1;
+            }
             last.changes += batch.changes;
             last.bytes += batch.payload.len() as u64;
             last.commit_micros = batch.commit_micros;
-            if batch.piece.is_none_or(|p| p.last) {
+            if moved && batch.piece.is_none_or(|p| p.last) {
                 last.published = batch.to.clone();
                 confirming.appended(appended, batch.to);
             }
