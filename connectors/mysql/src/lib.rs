@@ -17,6 +17,7 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod apply;
 pub mod binlog;
 pub mod catalog;
 pub mod cells;
@@ -28,6 +29,7 @@ pub mod encode;
 pub mod errors;
 pub mod flavor;
 pub mod gtid;
+pub mod keys;
 pub mod load;
 pub mod position;
 pub mod progress;
