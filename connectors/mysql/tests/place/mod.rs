@@ -76,6 +76,7 @@ impl Place {
                 origin_type: c.origin_type.clone(),
                 destination_type: c.origin_type.clone(),
                 identity_always: false,
+                ordinal: None,
             })
             .collect();
         let place = |k: &&str| columns.iter().position(|c| c.source == *k).map(|i| i as u16).context("no key column");
