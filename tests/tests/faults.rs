@@ -18,12 +18,12 @@ async fn many(pair: Pair, form: Form) -> Result<Scene> {
 }
 
 suite! {
-    main failpoints_in_process;
+    wide failpoints_in_process;
     main failpoints_in_a_cluster;
-    main random_kills_of_run;
-    main snapshot_lost_in_process;
+    wide random_kills_of_run;
+    wide snapshot_lost_in_process;
     main snapshot_lost_in_a_cluster;
-    main servers_restart_under_load;
+    wide servers_restart_under_load;
 }
 
 async fn failpoints_in_process(pair: Pair) -> Result<()> {
