@@ -14,6 +14,7 @@ use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::selection::TableChoice;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -30,11 +31,18 @@ pub struct FakeLog {
     /// Offset of the next record: it stays when all are trimmed.
     next: Arc<Mutex<HashMap<Stream, Offset>>>,
     changed: watch::Sender<u64>,
+    /// So many deletions will fail.
+    pub refusals: Arc<AtomicU32>,
 }
 
 impl Default for FakeLog {
     fn default() -> Self {
-        FakeLog { streams: Arc::default(), next: Arc::default(), changed: watch::channel(0).0 }
+        FakeLog {
+            streams: Arc::default(),
+            next: Arc::default(),
+            changed: watch::channel(0).0,
+            refusals: Arc::default(),
+        }
     }
 }
 
@@ -129,6 +137,10 @@ impl Log for FakeLog {
         Ok(None)
     }
     async fn trim(&self, stream: Stream, before: Offset) -> Result<()> {
+        tokio::task::yield_now().await;
+        if self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+            return Err(Error::internal("refused"));
+        }
         self.streams.lock().unwrap().entry(stream).or_default().retain(|o, _| *o >= before);
         Ok(())
     }

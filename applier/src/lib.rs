@@ -14,6 +14,7 @@ mod roles;
 pub mod schedule;
 mod session;
 mod survey;
+mod trim;
 pub mod windows;
 
 pub use owed::Creditor;

@@ -180,6 +180,10 @@ impl Desk {
         };
         self.sweep_into(now, &mut turn);
         let mut reply = v1::PollReply { lease_millis: self.leases.term_ms(), ..Default::default() };
+        // What the worker lists there is out of date: leases of the later poll would be taken back.
+        if self.leases.overtaken(&request.worker, request.number) {
+            return Ok((reply, turn));
+        }
         if request.leaving {
             self.leases.leave(&request.worker);
             for (id, key) in self.leases.of_worker(&request.worker) {
@@ -189,7 +193,7 @@ impl Desk {
         }
         let short = |l: &&v1::Lease| parse_lease(l).is_some_and(|(_, k)| !k.is_long());
         let slots = request.free as usize + request.running.iter().filter(short).count();
-        self.leases.seen(&request.worker, &request.name, role, slots, now.mono_ms);
+        self.leases.seen(&request.worker, &request.name, role, slots, request.number, now.mono_ms);
         let mut listed = HashSet::new();
         for lease in &request.running {
             listed.extend(parse_lease(lease));
@@ -465,6 +469,7 @@ impl Desk {
             plans: s.plans.clone(),
             objects: s.objects.clone(),
             bulk_partitions: s.settings.bulk_partitions,
+            adopted: s.settings.adopt,
         })
     }
 
@@ -483,6 +488,11 @@ impl Desk {
         now: Now,
     ) -> Result<Turn, Error> {
         let name = migration.name.clone();
+        if settings.adopt && !(settings.full && settings.incremental) {
+            let text = format!("{name:?} cannot be adopted: that needs both the full and the incremental stage");
+            return Err(Error::new(codes::STATE_LOST, Fault::User, Retry::Never, text)
+                .remedy("`drover cleanup`, empty the destination, and begin anew"));
+        }
         if self.find(&name).is_ok() {
             let text = format!("there is a migration {name:?} already");
             return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
@@ -492,7 +502,9 @@ impl Desk {
         let stored = Box::new(migration.clone());
         turn.writes.push(Write::Migration { id, name: name.clone(), migration: stored });
         let state = State::new(&name, settings.clone());
-        self.entries.insert(id, Entry { migration, state, live: Live::default(), epoch: 0 });
+        // Records in the log carry epochs: ours must be above all that the lost state has given out, one a millisecond at most.
+        let epoch = if settings.adopt { now.wall_ms } else { 0 };
+        self.entries.insert(id, Entry { migration, state, live: Live::default(), epoch });
         let mut events = vec![Event::Created { name, settings }];
         if !draft {
             events.push(Event::PrecheckStarted { start: true });
@@ -688,7 +700,11 @@ impl Live {
 fn localize(mut want: Want, state: &State, worker: &str, used: &mut HashSet<u32>) -> Option<Want> {
     match &mut want.order {
         Order::Copy { partition, snapshot, .. } => {
-            let free = (0..state.settings.bulk_partitions).find(|p| !used.contains(p))?;
+            // A partition without chunks that wait, if there is one: a reader fetches ahead, and what it finds behind its chunk is
+            // fetched for nothing.
+            let waiting: HashSet<u32> = state.waiting_partitions().collect();
+            let free = || (0..state.settings.bulk_partitions).filter(|p| !used.contains(p));
+            let free = free().find(|p| !waiting.contains(p)).or_else(|| free().next())?;
             used.insert(free);
             *partition = free;
             *snapshot = state.snapshot_for(worker)?.clone();

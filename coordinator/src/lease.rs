@@ -37,6 +37,8 @@ pub struct Worker {
     pub seen_ms: u64,
     /// Orders that it can carry out at once, as far as known.
     pub slots: usize,
+    /// Of its latest poll.
+    pub poll: u64,
 }
 
 /// How a lease relates to what is known.
@@ -82,9 +84,14 @@ impl Leases {
         self.held.insert(key, Held { grant, expires_ms: now_ms + self.term_ms });
     }
 
+    /// Whether a worker's poll was overtaken by a later one.
+    pub fn overtaken(&self, id: &str, poll: u64) -> bool {
+        self.workers.get(id).is_some_and(|w| poll < w.poll)
+    }
+
     /// A worker is there.
-    pub fn seen(&mut self, id: &str, name: &str, role: Role, slots: usize, now_ms: u64) {
-        let worker = Worker { name: name.to_owned(), role, seen_ms: now_ms, slots };
+    pub fn seen(&mut self, id: &str, name: &str, role: Role, slots: usize, poll: u64, now_ms: u64) {
+        let worker = Worker { name: name.to_owned(), role, seen_ms: now_ms, slots, poll };
         self.workers.insert(id.to_owned(), worker);
     }
 

@@ -5,7 +5,7 @@ use crate::key::OrderKey;
 use crate::machine::{Cleaning, Holder, Phase, State};
 use crate::table::TableStage;
 use drover_model::plan::SnapshotRef;
-use drover_proto::order::{Order, Role, Step};
+use drover_proto::order::{Extent, Order, Role, Step};
 
 /// What besides the state decides: who is there, and what runs already.
 pub struct View<'a> {
@@ -78,6 +78,7 @@ impl State {
     }
 
     fn wants_stages(&self, out: &mut Out<'_>) {
+        out.push(OrderKey::Forget, || Order::Forget);
         out.push(OrderKey::SchemaBase, || Order::Schema { step: Step::Base });
         out.push(OrderKey::Stream, || {
             let start = self.stream_start.clone();
@@ -120,7 +121,7 @@ impl State {
                     generation,
                     chunk,
                     extent,
-                    trim: self.still_needed(extent.partition),
+                    trim: self.spent(&extent),
                 });
             }
         }
@@ -192,6 +193,7 @@ impl State {
                     let values = self.cutover.as_ref().and_then(|c| c.sequences.clone());
                     Order::SetSequences { values: values.unwrap_or_default() }
                 }
+                OrderKey::CutoverSchema { .. } => Order::Schema { step: Step::Cutover },
                 OrderKey::CutoverSum { side, table, .. } => Order::Digest { table: *table, side: *side },
                 _ => Order::Mark,
             };
@@ -210,6 +212,7 @@ impl State {
             (Phase::Prechecking, OrderKey::CheckSource) => self.surveyed && !self.checked,
             (Phase::Completed, OrderKey::CleanSource) => self.clean_source == Cleaning::Wanted,
             (Phase::Completed, OrderKey::CleanDestination) => self.clean_destination == Cleaning::Wanted,
+            (Phase::Migrating, key) if self.begins_anew() => *key == OrderKey::Forget,
             (Phase::Migrating, key) => match key {
                 OrderKey::SchemaBase => s.schema && !self.base_done,
                 OrderKey::Stream => s.incremental && ready,
@@ -240,7 +243,7 @@ impl State {
                     t.stage == TableStage::Chunks && t.generation == *generation && t.copied.contains_key(chunk)
                 }),
                 OrderKey::Restart { table: id, generation } => {
-                    table(id).is_some_and(|t| t.stage == TableStage::Restarting && t.generation == *generation)
+                    ready && table(id).is_some_and(|t| t.stage == TableStage::Restarting && t.generation == *generation)
                 }
                 OrderKey::SchemaTable { table: id } => {
                     s.schema && ready && table(id).is_some_and(|t| t.stage == TableStage::Loaded)
@@ -289,10 +292,18 @@ impl State {
         extents.fold((0, 0), |(n, bytes), e| (n + 1, bytes + e.bytes))
     }
 
-    /// The lowest offset of a bulk partition that a load still reads.
-    fn still_needed(&self, partition: u32) -> u64 {
-        let extents = self.tables.iter().flat_map(|t| t.copied.values()).filter(|e| e.partition == partition);
-        extents.filter_map(|e| e.records).map(|(first, _)| first).min().unwrap_or(0)
+    /// Bulk partitions with chunks that are not loaded.
+    pub fn waiting_partitions(&self) -> impl Iterator<Item = u32> + '_ {
+        self.tables.iter().flat_map(|t| t.copied.values()).map(|e| e.partition)
+    }
+
+    /// The offset of a chunk's partition before which no load reads any more once this chunk is loaded.
+    fn spent(&self, extent: &Extent) -> u64 {
+        let copied = self.tables.iter().flat_map(|t| t.copied.values());
+        let others = copied.filter(|e| e.partition == extent.partition && e.records != extent.records);
+        let first = others.filter_map(|e| e.records).map(|(first, _)| first).min();
+        // Whatever is copied to this partition later lies behind this chunk.
+        first.or(extent.records.map(|(_, last)| last + 1)).unwrap_or(0)
     }
 }
 

@@ -54,6 +54,7 @@ async fn worker(control: Arc<dyn Control>, name: &'static str, role: v1::Role, s
             running: running.iter().map(|(l, _)| l.clone()).collect(),
             leaving: false,
             progress: progress.collect(),
+            number: 0,
         };
         let reply = tokio::select! {
             () = stop.cancelled() => break,
@@ -108,7 +109,7 @@ async fn workers_over_grpc_carry_a_migration_through_and_verbs_rule_it() {
 
     let mut verbs = remote.client();
     let file = serde_json::to_vec(&migration("shop", ALL)).unwrap();
-    let request = v1::CreateRequest { migration: file.clone().into(), draft: false };
+    let request = v1::CreateRequest { migration: file.clone().into(), draft: false, ..Default::default() };
     verbs.create(request.clone()).await.unwrap();
     let taken = drover_proto::control::from_status(&verbs.create(request).await.unwrap_err());
     assert_eq!(taken.code, codes::CONFIGURATION, "a name is taken once");
@@ -154,7 +155,7 @@ async fn workers_over_grpc_carry_a_migration_through_and_verbs_rule_it() {
     verbs.act(act("delete", "")).await.unwrap();
     soon("deleting", coordinator.wait_cleaned("shop")).await;
     assert!(coordinator.show("shop").is_err());
-    verbs.create(v1::CreateRequest { migration: file.into(), draft: true }).await.unwrap();
+    verbs.create(v1::CreateRequest { migration: file.into(), draft: true, ..Default::default() }).await.unwrap();
     assert_eq!(coordinator.show("shop").unwrap()["state"], "draft");
 
     leave.cancel();
@@ -163,6 +164,27 @@ async fn workers_over_grpc_carry_a_migration_through_and_verbs_rule_it() {
     }
     stop.cancel();
     soon("shutdown", server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_poll_that_was_overtaken_takes_nothing_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::open(Options::new(folder.path(), true)).await.unwrap();
+    coordinator.create(migration("shop", ALL), false).await.unwrap();
+    let poll = |number, running| v1::PollRequest {
+        worker: "x".into(),
+        role: v1::Role::Extractor.into(),
+        free: 1,
+        number,
+        running,
+        ..Default::default()
+    };
+    let reply = coordinator.poll(poll(2, vec![])).await.unwrap();
+    let lease = reply.start[0].lease.clone().unwrap();
+    let late = coordinator.poll(poll(1, vec![])).await.unwrap();
+    assert!(late.start.is_empty() && late.stop.is_empty(), "{late:?}");
+    let next = coordinator.poll(poll(3, vec![lease])).await.unwrap();
+    assert!(next.stop.is_empty(), "the lease stands: {next:?}");
 }
 
 #[tokio::test]

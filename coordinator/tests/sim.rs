@@ -150,6 +150,7 @@ impl Sim {
             running: w.running.iter().map(|(l, ..)| l.clone()).collect(),
             leaving: false,
             progress: progress.collect(),
+            number: 0,
         };
         let (reply, turn) = self.desk.poll(&request, self.now).unwrap();
         self.store(turn);
@@ -282,6 +283,13 @@ impl Sim {
         distinct.sort_unstable();
         distinct.dedup();
         assert_eq!(distinct.len(), partitions.len(), "two copies own one partition");
+        let waiting = || self.state().tables.iter().flat_map(|t| t.copied.values());
+        for held in self.desk.leases().all() {
+            let Order::Load { extent, trim, .. } = &held.grant.order else { continue };
+            let others = waiting().filter(|e| e.partition == extent.partition && *e != extent);
+            let kept = others.filter_map(|e| e.records).all(|(first, _)| *trim <= first);
+            assert!(kept, "{:?} deletes what another load still reads", held.grant);
+        }
     }
 
     fn at_end(&self) -> bool {

@@ -124,6 +124,7 @@ pub async fn run(options: Options, handler: Arc<dyn Handler>, shutdown: Cancella
         running: HashMap::new(),
         descriptions: HashMap::new(),
         progress: Arc::default(),
+        polls: 0,
         options,
     };
     let (ended, mut ends) = mpsc::unbounded_channel::<(Key, u64)>();
@@ -168,10 +169,12 @@ struct Loop {
     running: HashMap<Key, Running>,
     descriptions: HashMap<String, Arc<Description>>,
     progress: Arc<Mutex<HashMap<String, Progress>>>,
+    polls: u64,
 }
 
 impl Loop {
-    fn request(&self, leaving: bool) -> v1::PollRequest {
+    fn request(&mut self, leaving: bool) -> v1::PollRequest {
+        self.polls += 1;
         let short = self.running.values().filter(|r| !r.long).count() as u32;
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         v1::PollRequest {
@@ -189,6 +192,7 @@ impl Loop {
                 })
                 .collect(),
             leaving,
+            number: self.polls,
             progress: progress.values().filter_map(|p| serde_json::to_vec(p).ok()).map(Bytes::from).collect(),
         }
     }

@@ -13,6 +13,9 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// PostgreSQL to itself.
+    pub const POSTGRES: Pair = Pair { source: Engine::Postgres(15), destination: Engine::Postgres(15) };
+
     /// Both sides are servers of the same engine and version.
     pub fn same(self) -> bool {
         self.source == self.destination

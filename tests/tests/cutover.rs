@@ -181,8 +181,8 @@ async fn an_interrupted_call_calls_it_off() -> Result<()> {
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;
     // An applier that stands behind a lock: zero lag does not come.
-    let holder = scene.destination.connect("drover").await?;
-    holder.batch_execute("BEGIN; LOCK TABLE drover.drover_progress").await?;
+    let mut holder = scene.destination.connect("drover").await?;
+    holder.run("BEGIN; LOCK TABLE drover.drover_progress").await?;
     let file = named(&scene.drover);
     let short = cutover(&scene.drover, &["--wait", "1s"]).await?.expect(4)?;
     ensure!(short.stderr.contains("--wait"), "{}", short.stderr);
@@ -195,6 +195,6 @@ async fn an_interrupted_call_calls_it_off() -> Result<()> {
     asking.expect_exit(SOON, 4).await?;
     let view = shown(&scene.drover).await?;
     ensure!(view["cutover"]["state"] == "failed" && view["state"] != "completed", "{view:#}");
-    holder.batch_execute("ROLLBACK").await?;
+    holder.run("ROLLBACK").await?;
     scene.finish().await
 }

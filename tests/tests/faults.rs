@@ -10,8 +10,6 @@ use drover_tests::{Form, Observer, Role, Scene, scene};
 /// Tables of many small chunks: one by key ranges, one without a key by physical place.
 const MANY: &str = "CREATE TABLE many (id bigint PRIMARY KEY, k integer NOT NULL, filler text);
     CREATE INDEX many_k ON many (k);
-    -- Its keys move while its large values do not: see the known gap below.
-    ALTER TABLE wide REPLICA IDENTITY FULL;
     INSERT INTO many SELECT i * 3, i % 97, repeat(md5(i::text), 6) FROM generate_series(1, 30000) i;
     CREATE TABLE bare (a integer, filler text); ALTER TABLE bare REPLICA IDENTITY FULL;
     INSERT INTO bare SELECT i / 2, repeat(md5((i / 2)::text), 6) FROM generate_series(1, 10000) i;";
@@ -153,46 +151,6 @@ async fn snapshot_lost(form: Form) -> Result<()> {
     ensure!(!kept.is_empty() && kept.len() < all, "{} of {all} chunks were loaded before", kept.len());
     ensure!(kept.iter().all(|m| after.contains(m)), "chunks were loaded again:\n{kept:?}\n{after:?}");
     scene.finish().await
-}
-
-/// While no snapshot lives, rows enter ground that is loaded already, and their large values, which did not change, are in no log:
-/// neither the chunks read before nor those read after have them. Nothing of that may be silent.
-// known gap: such rows are not fetched from the source yet; the migration stops and names the table and the key.
-async fn rows_enter_loaded_ground(form: Form) -> Result<()> {
-    let tall = "CREATE TABLE tall (id bigint PRIMARY KEY, small integer NOT NULL, large text);
-        ALTER TABLE tall ALTER large SET STORAGE EXTERNAL;
-        INSERT INTO tall SELECT i, 0, repeat(md5(i::text), 100) FROM generate_series(1, 3000) i";
-    let mut scene = Scene::new(form, tall).await?;
-    scene.drover = scene.drover.env("DROVER_CHUNK_BYTES", SMALL_CHUNKS).env("DROVER_LEASE_MS", "3000");
-    scene.drover.start().await?;
-    scene.wait_chunks(15).await?;
-    if form == Form::Cluster {
-        scene.drover.kill9(Role::Extractor, 1)?;
-        scene.drover.kill9(Role::Extractor, 0)?;
-    } else {
-        scene.drover.kill9_all()?;
-    }
-    // From the end, which is read last, to before the beginning.
-    scene.source.exec("drover", "UPDATE tall SET id = -id, small = 1 WHERE id > 2950").await?;
-    scene.drover.start().await?;
-    let told = if form == Form::Cluster {
-        scene.drover.wait_state("failed").await?["error"].to_string()
-    } else {
-        scene.drover.main()?.expect_exit(PATIENCE, 1).await?;
-        scene.drover.log()
-    };
-    ensure!(told.contains("DR0015") && told.contains("public.tall") && told.contains("-29"), "{told}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_enter_loaded_ground_in_process() -> Result<()> {
-    rows_enter_loaded_ground(Form::InProcess).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_enter_loaded_ground_in_a_cluster() -> Result<()> {
-    rows_enter_loaded_ground(Form::Cluster).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,6 +24,7 @@ pub(crate) fn plan(id: u32, width: usize, key: &[u16]) -> TablePlan {
         origin_type: "text".into(),
         destination_type: "text".into(),
         identity_always: false,
+        ordinal: None,
     };
     TablePlan {
         id,

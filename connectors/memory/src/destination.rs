@@ -138,7 +138,7 @@ impl Destination for MemoryDestination {
                     }
                 }
             }
-            SchemaStep::Final => {}
+            SchemaStep::Final | SchemaStep::Cutover => {}
         }
         Ok(created)
     }

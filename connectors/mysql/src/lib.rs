@@ -17,21 +17,32 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod apply;
 pub mod binlog;
 pub mod catalog;
 pub mod cells;
 pub mod changes;
+pub mod check;
 pub mod chunks;
 pub mod connect;
+pub mod encode;
 pub mod errors;
 pub mod flavor;
 pub mod gtid;
+pub mod keys;
+pub mod load;
 pub mod position;
+pub mod progress;
+pub mod restart;
+pub mod schema;
+pub mod sessions;
+mod shape;
 pub mod reader;
 pub mod snapshot;
 pub mod sql;
 pub mod typemap;
 pub mod types;
+mod warnings;
 pub mod wire;
 
 /// The row format that two of the family agree on: cells of `drover_model::row`, text in the source column's character set.

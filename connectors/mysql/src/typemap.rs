@@ -151,6 +151,7 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
         ));
     }
     let mut floats = Vec::new();
+    let mut nearest = BTreeMap::new();
     for chosen in &choice.columns {
         let Some(column) = table.column(&chosen.source) else {
             items.push(CheckItem::failed(
@@ -165,7 +166,7 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
             continue;
         }
         let destination_type = match origin {
-            Some(origin) => of_family(origin, column, known, &object, &mut items),
+            Some(origin) => of_family(origin, column, known, &object, &mut items, &mut nearest),
             None => Some(column.origin_type.clone()),
         };
         let Some(destination_type) = destination_type else { continue };
@@ -182,7 +183,16 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
             origin_type: column.origin_type.clone(),
             destination_type,
             identity_always: column.identity == Some(Identity::Always),
+            ordinal: None,
         });
+    }
+    for ((from, to), columns) in nearest {
+        items.push(CheckItem::warning(
+            "K5",
+            &object,
+            format!("{}: {} does not have the collation {from}; {to} takes its place", columns.join(", "), known.version),
+            "what is equal and how rows are sorted may differ for rare characters: compare what matters to the application",
+        ));
     }
     if let Some(origin) = origin.filter(|_| !floats.is_empty()) {
         items.push(rounding(&object, &floats, floats_are_exact(origin, catalog.version)));
@@ -235,6 +245,7 @@ fn of_family(
     known: &Known,
     table: &str,
     items: &mut Vec<CheckItem>,
+    nearest: &mut BTreeMap<(String, String), Vec<String>>,
 ) -> Option<String> {
     let object = format!("{table}.{}", column.name);
     let drop = || format!("leave the column out: columns = {{ drop = [\"{}\"] }}", column.name);
@@ -265,12 +276,7 @@ fn of_family(
     if let (Some(collation), Some(charset)) = (&column.collation, MyType::parse(&at.text).and_then(|t| t.charset))
         && let collate::Collation::Nearest(name) = collate::collation(collation, &charset, known)
     {
-        items.push(CheckItem::warning(
-            "K5",
-            &object,
-            format!("{} does not have the collation {collation}; {name} takes its place", known.version),
-            "what is equal and how rows are sorted may differ for rare characters: compare what matters to the application",
-        ));
+        nearest.entry((collation.clone(), name)).or_default().push(column.name.clone());
     }
     Some(at.text)
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A connection of whatever kind.
-trait Stream: AsyncRead + AsyncWrite + Send + Sync {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync> Stream for T {}
 
 /// The largest payload of one packet; a longer one goes on in the next.
@@ -115,6 +115,11 @@ impl Wire {
         wire.run("SET SESSION sql_big_selects = 1, SESSION sql_select_limit = DEFAULT", "cannot prepare a session")
             .await?;
         Ok(wire)
+    }
+
+    /// The bare connection and what was read of it, for a dump of the binary log, which speaks another way.
+    pub(crate) fn into_parts(self) -> (Pin<Box<dyn Stream>>, BytesMut) {
+        (self.stream, self.buffer)
     }
 
     /// The server's number of this connection.

@@ -11,7 +11,7 @@
 //! how many there are; a record's offset is that of its last part. A run that a dying producer left unfinished is never delivered.
 //!
 //! Memory, librdkafka's included: the producer that all appenders of a [`KafkaLog`] share holds at most 24 MiB; a reader prefetches at most
-//! 8 MiB, plus one fetch of as much, plus the record that it puts together. Measured: one appender and two readers that lag, with records of
+//! 8 MiB, plus one fetch of 4 MiB, plus the record that it puts together. Measured: one appender and two readers that lag, with records of
 //! 2 MiB, cost 80 MiB, what the allocator keeps included.
 
 mod producer;
@@ -201,6 +201,8 @@ impl Kind {
 pub struct KafkaLog {
     shared: Arc<Shared>,
     producer: Mutex<Option<Arc<producer::Wire>>>,
+    /// Held by who opens: others of this process wait for its result.
+    opening: tokio::sync::Mutex<()>,
 }
 
 impl KafkaLog {
@@ -215,7 +217,7 @@ impl KafkaLog {
             opened: AtomicU32::new(0),
         });
         topics::admin(&shared)?;
-        Ok(KafkaLog { shared, producer: Mutex::new(None) })
+        Ok(KafkaLog { shared, producer: Mutex::new(None), opening: tokio::sync::Mutex::default() })
     }
 
     /// The producer of all appenders; a new one if the former failed.
@@ -241,26 +243,34 @@ impl Log for KafkaLog {
         if self.shared.opened.load(Ordering::Acquire) > bulk {
             return Ok(());
         }
+        let _opening = self.opening.lock().await;
+        if self.shared.opened.load(Ordering::Acquire) > bulk {
+            return Ok(());
+        }
         topics::ensure(&self.shared, bulk).await?;
         let partitions = std::iter::once(Stream::Changes).chain((0..bulk).map(Stream::Bulk));
         let shared = self.shared.clone();
         let streams: Vec<Stream> = partitions.collect();
         let asked = streams.clone();
         let spans = blocking(move || topics::spans(&shared, &asked)).await??;
-        let mut marked = Vec::new();
-        for (stream, span) in streams.iter().zip(&spans) {
+        let (mut marked, mut firsts) = (Vec::new(), Vec::new());
+        for (stream, span) in streams.into_iter().zip(spans) {
             if span.first == span.next {
-                marked.push(producer::KafkaAppender::new(self.shared.clone(), self.wire()?, *stream));
+                let appender = producer::KafkaAppender::new(self.shared.clone(), self.wire()?, stream);
+                marked.push((stream, span.first, appender));
+            } else {
+                firsts.push((stream, span.first));
             }
         }
-        for appender in &mut marked {
+        for (_, _, appender) in &mut marked {
             appender.mark().await?;
         }
-        for appender in &mut marked {
-            appender.flush().await?;
+        for (stream, first, mut appender) in marked {
+            // Of two who marked at once, the first is the owner.
+            if appender.marked().await? != Some(first) {
+                firsts.push((stream, first));
+            }
         }
-        // Also after marking: of two who marked at once, the first is the owner.
-        let firsts = streams.into_iter().zip(spans.into_iter().map(|s| s.first)).collect();
         reader::check_owner(&self.shared, firsts).await?;
         self.shared.opened.fetch_max(bulk + 1, Ordering::AcqRel);
         Ok(())
@@ -287,13 +297,17 @@ impl Log for KafkaLog {
 
     async fn trim(&self, stream: Stream, before: Offset) -> Result<()> {
         let span = self.watermarks(stream).await?;
+        let all = before >= span.next;
         // The last message stays, see above.
         let before = before.min(span.next.saturating_sub(1));
         if before <= span.first {
             return Ok(());
         }
-        // The record at `before` may have begun earlier.
-        let before = reader::begin_of(&self.shared, stream, before).await?;
+        // The record at `before` may have begun earlier; where nothing is to stay it does not matter.
+        let before = match stream {
+            Stream::Bulk(_) if all => before,
+            _ => reader::begin_of(&self.shared, stream, before).await?,
+        };
         if before <= span.first {
             return Ok(());
         }
@@ -338,6 +352,7 @@ fn kafka_error(what: impl Into<String>, error: KafkaError) -> Error {
             | E::InvalidConfig
             | E::InvalidArgument,
         ) => Retry::Other,
+        _ if matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_)) => Retry::Other,
         _ => Retry::Connection,
     };
     Error::new(codes::LOG, Fault::Log, retry, what).cause(error)

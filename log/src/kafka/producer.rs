@@ -55,6 +55,8 @@ struct Delivered {
     /// Offsets of the parts of the record that is arriving.
     parts: VecDeque<Offset>,
     since_flush: Option<(Offset, Offset)>,
+    /// Of the last marker.
+    marked: Option<Offset>,
 }
 
 impl Track {
@@ -127,7 +129,9 @@ impl ProducerContext for Reports {
                     }
                 };
                 state.parts.clear();
-                if parts > 0 {
+                if parts == 0 {
+                    state.marked = Offset::try_from(message.offset()).ok();
+                } else {
                     state.since_flush = Some((state.since_flush.map_or(first, |(f, _)| f), offset));
                 }
                 drop(state);
@@ -272,6 +276,12 @@ impl KafkaAppender {
         self.records += 1;
         self.markers += 1;
         Ok(())
+    }
+
+    /// Where the marker lies; waits until it is durable.
+    pub(super) async fn marked(&mut self) -> Result<Option<Offset>> {
+        self.flush().await?;
+        Ok(self.track.state().marked)
     }
 
     async fn send(&mut self, kind: Kind, payload: Bytes, ends: Option<Ends>) -> Result<()> {

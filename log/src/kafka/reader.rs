@@ -16,11 +16,13 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::Offset as KafkaOffset;
 use std::sync::{Arc, PoisonError};
 
-use super::{HEADER, Kind, PART, REQUEST, Shared, blocking, kafka_error, never, topics};
+use super::{HEADER, Kind, MESSAGE, PART, REQUEST, Shared, blocking, kafka_error, never, topics};
 use crate::{Offset, Reader, Span, Stream};
 
-/// Bytes that librdkafka prefetches, and those of one fetch.
+/// Bytes that librdkafka prefetches.
 const AHEAD: usize = 8 << 20;
+/// Bytes of one fetch; a client refuses less than its largest message.
+const FETCH: usize = MESSAGE;
 /// Runs that are put together at once: the appender's and a former one's. More are given up and, if they go on after all, read again.
 const RUNS: usize = 2;
 /// Messages of other appenders that may lie between the parts of a record.
@@ -101,11 +103,10 @@ impl Fetch {
     fn new(shared: Arc<Shared>, at: &[(Stream, Offset)]) -> Result<Fetch> {
         let Some((stream, _)) = at.first() else { return Err(Error::internal("nothing to read")) };
         let topic = shared.topic(*stream);
-        let ahead = AHEAD.to_string();
         let idle = shared.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let consumer = match idle {
             Some(consumer) => consumer,
-            None => Fetch::consumer(&shared, &ahead)?,
+            None => Fetch::consumer(&shared)?,
         };
         let mut list = TopicPartitionList::new();
         for (stream, offset) in at {
@@ -116,7 +117,7 @@ impl Fetch {
         Ok(Fetch { shared, topic, consumer: Some(consumer) })
     }
 
-    fn consumer(shared: &Shared, ahead: &str) -> Result<StreamConsumer<Quiet>> {
+    fn consumer(shared: &Shared) -> Result<StreamConsumer<Quiet>> {
         shared
             .config()
             // The client insists on a name; no group is joined.
@@ -128,10 +129,14 @@ impl Fetch {
             .set("check.crcs", "true")
             .set("queued.max.messages.kbytes", (AHEAD >> 10).to_string())
             .set("queued.min.messages", "1000")
-            .set("max.partition.fetch.bytes", ahead)
-            .set("fetch.max.bytes", ahead)
-            .set("receive.message.max.bytes", (AHEAD + (1 << 20)).to_string())
-            .set("fetch.wait.max.ms", "500")
+            .set("max.partition.fetch.bytes", FETCH.to_string())
+            .set("fetch.max.bytes", FETCH.to_string())
+            // A message may be larger than what was asked for.
+            .set("receive.message.max.bytes", (2 * MESSAGE).to_string())
+            // A fetch that waits at the end of one partition holds back the next reader's first, on another.
+            .set("fetch.wait.max.ms", "50")
+            // How long a full queue is left alone. The default, a second, is far longer than it takes to empty it.
+            .set("fetch.queue.backoff.ms", "5")
             .set("fetch.error.backoff.ms", "100")
             .create_with_context(Quiet)
             .map_err(|e| kafka_error("cannot make a Kafka consumer", e))

@@ -1,0 +1,5 @@
+//! The change stream of real servers.
+#![allow(clippy::unwrap_used)]
+
+mod basics;
+mod bench;
