@@ -16,7 +16,8 @@ use crate::sql;
 use crate::wire::text;
 use drover_model::chunk::{Bounds, Chunk};
 use drover_model::{Error, Result, TablePlan};
-use range::{KeyColumn, above, at_least, below, key_columns};
+use middle::Style;
+use range::{KeyColumn, above, at_least, below, equal, key_columns};
 
 const CUTTING: &str = "cannot cut a table into chunks";
 /// More are of no use to anybody.
@@ -85,20 +86,20 @@ impl Cutter<'_> {
             return Ok(cuts);
         }
         // From left to right; what is cut off on the right waits.
-        let mut waiting = vec![(first, Some(last), rows)];
+        let mut waiting = vec![(first, last, rows)];
         while let Some((low, high, rows)) = waiting.pop() {
             if rows <= self.step + self.step / 2 {
-                self.cuts.extend(high);
+                self.cuts.push(high);
                 continue;
             }
-            match self.halve(&low, high.as_ref(), rows).await? {
+            match self.halve(&low, &high, rows).await? {
                 Some((middle, left, right)) => {
                     waiting.push((middle.clone(), high, right));
-                    waiting.push((low, Some(middle), left));
+                    waiting.push((low, middle, left));
                 }
                 None => {
-                    self.walk(&low, high.as_ref()).await?;
-                    self.cuts.extend(high);
+                    self.walk(&low, &high).await?;
+                    self.cuts.push(high);
                 }
             }
         }
@@ -129,12 +130,17 @@ impl Cutter<'_> {
     }
 
     /// About how many rows lie from one key to before another.
-    async fn rows(&mut self, low: &Key, high: Option<&Key>) -> Result<u64> {
-        let mut condition = at_least(self.key, low)?;
-        if let Some(high) = high {
-            condition = format!("{condition} AND {}", below(self.key, high)?);
-        }
-        let sql = format!("EXPLAIN SELECT 1 FROM {} WHERE {condition}", self.from);
+    async fn rows(&mut self, low: &Key, high: &Key) -> Result<u64> {
+        let condition = format!("{} AND {}", at_least(self.key, low)?, below(self.key, high)?);
+        // Newer versions of MySQL print a tree if they are not told otherwise.
+        let form = if self.seat.version.mysql(50_700) { "FORMAT=TRADITIONAL " } else { "" };
+        // A MySQL that is forced to an index does not estimate any more.
+        let from = if self.seat.version.is_mariadb() {
+            self.from.clone()
+        } else {
+            self.from.replace(" FORCE INDEX (", " USE INDEX (")
+        };
+        let sql = format!("EXPLAIN {form}SELECT 1 FROM {from} WHERE {condition}");
         let rows = self.seat.all(sql, CUTTING).await?;
         let Some(row) = rows.first() else { return Ok(0) };
         // 12 columns since MySQL 5.7, with `partitions` and `filtered`; else 10.
@@ -143,14 +149,58 @@ impl Cutter<'_> {
     }
 
     /// A key in about the middle, and how many rows lie before and behind it. `None` if none was found by guessing.
-    async fn halve(&mut self, low: &Key, high: Option<&Key>, rows: u64) -> Result<Option<(Key, u64, u64)>> {
+    async fn halve(&mut self, low: &Key, high: &Key, rows: u64) -> Result<Option<(Key, u64, u64)>> {
         // The first column in which the two differ.
-        let Some(high) = high else { return Ok(None) };
-        let Some(at) = low.iter().zip(high).position(|(a, b)| a != b) else { return Ok(None) };
-        let (mut from, mut to) = (low[at].clone(), high[at].clone());
+        let Some(mut at) = low.iter().zip(high).position(|(a, b)| a != b) else { return Ok(None) };
+        let mut top = high[at].clone();
         let mut best: Option<(Key, u64, u64)> = None;
+        let share = |best: &Option<(Key, u64, u64)>| best.as_ref().map_or(0, |b| b.1.min(b.2));
+        loop {
+            for style in middle::styles(&self.key[at]) {
+                self.guess(*style, at, &top, (low, high), rows, &mut best).await?;
+                if share(&best) >= rows / 5 {
+                    break;
+                }
+            }
+            if share(&best) >= rows / 5 || at + 1 >= self.key.len() {
+                break;
+            }
+            // Many rows may have the same value here: then they are told apart by the next column.
+            let condition = format!("{} AND {}", equal(self.key, &low[..=at])?, below(self.key, high)?);
+            let order = self.order("DESC");
+            let last = self.key(&format!("WHERE {condition} ORDER BY {order} LIMIT 1")).await?;
+            at += 1;
+            match last {
+                Some(last) if last[at] != low[at] => top.clone_from(&last[at]),
+                _ => break,
+            }
+        }
+        // A sliver is no half: that way there is no end to it.
+        Ok(best.filter(|(_, left, right)| left.min(right) >= &(rows / 50).max(1)))
+    }
+
+    /// Looks for a good middle between two keys, by halving what lies between `low` and `top` in column `at`.
+    async fn guess(
+        &mut self,
+        style: Style,
+        at: usize,
+        top: &str,
+        (low, high): (&Key, &Key),
+        rows: u64,
+        best: &mut Option<(Key, u64, u64)>,
+    ) -> Result<()> {
+        let (mut from, mut to) = (low[at].clone(), top.to_owned());
+        let mut last = false;
         for _ in 0..GUESSES {
-            let Some(guess) = middle::between(&self.key[at], &from, &to) else { break };
+            let guess = match middle::between(&self.key[at], &from, &to, style) {
+                Some(guess) => guess,
+                // Between two neighbours: where the second begins, if more columns follow.
+                None if !last && at + 1 < self.key.len() => {
+                    last = true;
+                    to.clone()
+                }
+                None => break,
+            };
             let mut behind: Key = low[..at].to_vec();
             behind.push(guess.clone());
             // Strictly inside, whatever the server thinks of the guess.
@@ -161,37 +211,46 @@ impl Cutter<'_> {
                 above(self.key, low)?
             );
             let order = self.order("ASC");
-            let Some(found) = self.key(&format!("WHERE {condition} ORDER BY {order} LIMIT 1")).await? else {
-                to = guess;
-                continue;
-            };
-            let (left, right) = (self.rows(low, Some(&found)).await?, self.rows(&found, Some(high)).await?);
-            let smaller = left.min(right);
-            if smaller > best.as_ref().map_or(0, |b| b.1.min(b.2)) {
-                best = Some((found, left, right));
+            let found = self.key(&format!("WHERE {condition} ORDER BY {order} LIMIT 1")).await?;
+            let mut left_is_small = false;
+            if let Some(found) = found {
+                let (left, right) = (self.rows(low, &found).await?, self.rows(&found, high).await?);
+                let smaller = left.min(right);
+                left_is_small = left < right;
+                let value = found[at].clone();
+                if smaller > best.as_ref().map_or(0, |b| b.1.min(b.2)) {
+                    *best = Some((found, left, right));
+                }
+                if smaller >= rows / 5 {
+                    break;
+                }
+                if left_is_small {
+                    // Nothing lies between the guess and what was found.
+                    from = value;
+                }
             }
-            if smaller >= rows / 5 {
+            if last {
                 break;
             }
-            if left < right {
-                from = guess;
-            } else {
-                to = guess;
+            if !left_is_small {
+                // Likewise between the guess and the last key before it.
+                let condition = format!("{} AND {}", below(self.key, &behind)?, above(self.key, low)?);
+                let order = self.order("DESC");
+                match self.key(&format!("WHERE {condition} ORDER BY {order} LIMIT 1")).await? {
+                    Some(last) => to = last[at].clone(),
+                    None => break,
+                }
             }
         }
-        // A sliver is no half: that way there is no end to it.
-        Ok(best.filter(|(_, left, right)| left.min(right) >= &(rows / 50).max(1)))
+        Ok(())
     }
 
     /// Cuts between two keys by counting off rows in the index.
-    async fn walk(&mut self, low: &Key, high: Option<&Key>) -> Result<()> {
+    async fn walk(&mut self, low: &Key, high: &Key) -> Result<()> {
         let mut last = low.clone();
         let order = self.order("ASC");
         while (self.cuts.len() as u64) < MOST {
-            let mut condition = above(self.key, &last)?;
-            if let Some(high) = high {
-                condition = format!("{condition} AND {}", below(self.key, high)?);
-            }
+            let condition = format!("{} AND {}", above(self.key, &last)?, below(self.key, high)?);
             let rest = format!("WHERE {condition} ORDER BY {order} LIMIT 1 OFFSET {}", self.step.saturating_sub(1));
             let Some(next) = self.key(&rest).await? else { break };
             self.cuts.push(next.clone());

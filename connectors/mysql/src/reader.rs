@@ -89,7 +89,7 @@ impl Reader {
         let (schema, name) = (&plan.source.schema, &plan.source.name);
         let of = format!("table_schema = {} AND table_name = {}", sql::text(schema), sql::text(name));
         let sizes = format!(
-            "SELECT COALESCE(table_rows, 0), COALESCE(data_length, 0), COALESCE(index_length, 0) FROM information_schema.tables WHERE {of}"
+            "SELECT COALESCE(table_rows, 0), COALESCE(data_length, 0), COALESCE(index_length, 0), COALESCE(data_free, 0) FROM information_schema.tables WHERE {of}"
         );
         let space = format!("{schema}/{name}");
         let pattern = sql::text(&format!(
@@ -99,8 +99,8 @@ impl Reader {
         let space = sql::text(&space);
         let set = self.seat.set()?;
         let mut peek = set.peek().await?;
-        let found = peek.first::<(u64, u64, u64)>(sizes, "cannot ask for a table's size").await?;
-        let (rows, data, index) = found.unwrap_or_default();
+        let found = peek.first::<(u64, u64, u64, u64)>(sizes, "cannot ask for a table's size").await?;
+        let (rows, data, index, free) = found.unwrap_or_default();
         let view = if peek.version.mysql(80_000) { "innodb_tablespaces" } else { "innodb_sys_tablespaces" };
         let files = format!(
             "SELECT CAST(COALESCE(SUM(file_size), 0) AS SIGNED) FROM information_schema.{view} \
@@ -110,7 +110,7 @@ impl Reader {
         let files = peek.query_first::<i64, _>(files).await.ok().flatten();
         let files = files.and_then(|f| u64::try_from(f).ok()).unwrap_or(0);
         peek.keep();
-        let data = data.max(files.saturating_sub(index));
+        let data = data.max(files.saturating_sub(index).saturating_sub(free));
         Ok(Size { rows: rows.max(plan.rows), bytes: data.max(plan.bytes) })
     }
 

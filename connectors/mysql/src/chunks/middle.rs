@@ -4,8 +4,22 @@
 use super::range::KeyColumn;
 use crate::types::Kind;
 
+/// How texts are taken to be ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Digits before letters, upper and lower case alike, everything else around them: as most collations have it.
+    Words,
+    /// By bytes.
+    Bytes,
+}
+
+/// The styles to try for a column, the most promising first.
+pub fn styles(column: &KeyColumn) -> &'static [Style] {
+    if column.charset().is_some() { &[Style::Words, Style::Bytes] } else { &[Style::Bytes] }
+}
+
 /// A bound between two; `None` where none can be guessed.
-pub fn between(column: &KeyColumn, low: &str, high: &str) -> Option<String> {
+pub fn between(column: &KeyColumn, low: &str, high: &str, style: Style) -> Option<String> {
     match &column.kind {
         Kind::Int { .. } | Kind::Year | Kind::Bit { .. } => {
             let (low, high) = (low.parse::<i128>().ok()?, high.parse::<i128>().ok()?);
@@ -22,23 +36,40 @@ pub fn between(column: &KeyColumn, low: &str, high: &str) -> Option<String> {
             Some(shown(middle)[..10].to_owned())
         }
         Kind::DateTime { .. } | Kind::Timestamp { .. } => Some(shown(halfway(moment(low)?, moment(high)?)?)),
+        Kind::Time { .. } => {
+            let (low, high) = (seconds(low)?, seconds(high)?);
+            let middle = low + (high - low) / 2;
+            let sign = if middle < 0 { "-" } else { "" };
+            let n = middle.unsigned_abs();
+            (middle > low).then(|| format!("{sign}{:02}:{:02}:{:02}", n / 3600, n / 60 % 60, n % 60))
+        }
         Kind::Uuid => {
-            let (low, high) = (uuid(low)?, uuid(high)?);
-            let middle = low / 2 + high / 2;
-            Some(uuid::Uuid::from_u128(middle).to_string())
+            let (low, high) = (uuid::Uuid::parse_str(low).ok()?, uuid::Uuid::parse_str(high).ok()?);
+            // They are ordered as stored: from the last group to the first, but for those that begin with a time.
+            let plain = low.get_version_num() >= 6 && high.get_version_num() >= 6;
+            let turn = |u: u128| if plain { u } else { turned(u) };
+            let (a, b) = (turn(low.as_u128()), turn(high.as_u128()));
+            let middle = a / 2 + b / 2;
+            let back = if plain { middle } else { turned_back(middle) };
+            (middle > a).then(|| uuid::Uuid::from_u128(back).to_string())
         }
         Kind::Binary { .. } | Kind::VarBinary { .. } | Kind::Blob { .. } => {
-            let middle = bytes(&column.bytes(low)?, &column.bytes(high)?, 0, 255)?;
+            let middle = string(&column.bytes(low)?, &column.bytes(high)?, &BYTES)?;
             Some(column.bound(&middle))
         }
         Kind::Char { .. } | Kind::VarChar { .. } | Kind::Text { .. } => {
-            // Only what surely is a text: digits and letters and what is near them, in character sets that extend ASCII.
-            let wide = ["ucs2", "utf16", "utf16le", "utf32"];
-            if column.charset().is_none_or(|c| wide.contains(&c)) {
+            let charset = column.charset()?;
+            let single = SINGLE.contains(&charset);
+            if !single && !crate::reader::is_utf8(charset) {
                 return None;
             }
-            let middle = bytes(&column.bytes(low)?, &column.bytes(high)?, b' ', b'~')?;
-            Some(column.bound(&middle))
+            let alphabet = match style {
+                Style::Words => &WORDS,
+                Style::Bytes if single => &BYTES,
+                Style::Bytes => &ASCII,
+            };
+            let middle = string(&column.bytes(low)?, &column.bytes(high)?, alphabet)?;
+            (single || std::str::from_utf8(&middle).is_ok()).then(|| column.bound(&middle))
         }
         _ => None,
     }
@@ -88,43 +119,83 @@ fn shown(moment: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
-fn uuid(text: &str) -> Option<u128> {
-    Some(uuid::Uuid::parse_str(text).ok()?.as_u128())
+/// A TIME as seconds.
+fn seconds(text: &str) -> Option<i64> {
+    let (sign, text) = text.strip_prefix('-').map_or((1, text), |t| (-1, t));
+    let mut parts = text.split([':', '.']).map(|n| n.parse::<i64>().ok());
+    Some(sign * ((parts.next()?? * 60 + parts.next()??) * 60 + parts.next()??))
 }
 
-/// A string between two: their common start, then digits between `least` and `most` in the middle of the two.
-fn bytes(low: &[u8], high: &[u8], least: u8, most: u8) -> Option<Vec<u8>> {
-    let same = low.iter().zip(high).take_while(|(a, b)| a == b).count();
+/// The groups of a UUID from the last to the first.
+fn turned(u: u128) -> u128 {
+    let group = |shift: u32, bits: u32| (u >> shift) & ((1 << bits) - 1);
+    group(0, 48) << 80 | group(48, 16) << 64 | group(64, 16) << 48 | group(80, 16) << 32 | group(96, 32)
+}
+
+fn turned_back(u: u128) -> u128 {
+    let group = |shift: u32, bits: u32| (u >> shift) & ((1 << bits) - 1);
+    group(80, 48) | group(64, 16) << 48 | group(48, 16) << 64 | group(32, 16) << 80 | group(0, 32) << 96
+}
+
+/// Character sets in which each byte is a character.
+const SINGLE: [&str; 22] = [
+    "latin1", "latin2", "latin5", "latin7", "cp1250", "cp1251", "cp1256", "cp1257", "cp850", "cp852", "cp866", "greek",
+    "hebrew", "koi8r", "koi8u", "macce", "macroman", "armscii8", "hp8", "dec8", "keybcs2", "tis620",
+];
+
+/// Characters that guesses are made of, in their order.
+struct Alphabet {
+    /// Their number.
+    size: u64,
+    /// Whether two bytes count as the same.
+    fold: bool,
+    /// The place of a byte among them, from 1; 0: before all.
+    rank: fn(u8) -> u64,
+    /// The byte at a place from 1.
+    at: fn(u64) -> u8,
+}
+
+const BYTES: Alphabet = Alphabet { size: 256, fold: false, rank: |b| u64::from(b) + 1, at: |n| (n - 1) as u8 };
+/// From the blank to the tilde; what cannot be guessed about counts as the last.
+const ASCII: Alphabet = Alphabet {
+    size: 95,
+    fold: false,
+    rank: |b| (u64::from(b) + 1).saturating_sub(u64::from(b' ')).min(95),
+    at: |n| b' ' + (n - 1) as u8,
+};
+const WORDS: Alphabet = Alphabet {
+    size: 36,
+    fold: true,
+    rank: |b| match b.to_ascii_lowercase() {
+        digit @ b'0'..=b'9' => u64::from(digit - b'0') + 1,
+        letter @ b'a'..=b'z' => u64::from(letter - b'a') + 11,
+        0x80.. => 36,
+        _ => 0,
+    },
+    at: |n| if n <= 10 { b'0' + (n - 1) as u8 } else { b'a' + (n - 11) as u8 },
+};
+
+/// A string between two: their common start, then characters in the middle of the two.
+fn string(low: &[u8], high: &[u8], alphabet: &Alphabet) -> Option<Vec<u8>> {
+    let alike = |(a, b): &(&u8, &u8)| a == b || (alphabet.fold && a.eq_ignore_ascii_case(b));
+    let same = low.iter().zip(high).take_while(alike).count();
     let mut out = low.get(..same)?.to_vec();
-    if !out.iter().all(|b| (least..=most).contains(b)) {
-        return None;
-    }
-    let width = u64::from(most - least) + 2;
+    let base = alphabet.size + 1;
     // A digit 0 says that the string has ended; three more digits are as fine as anybody needs.
-    let digits = |s: &[u8]| -> Option<u64> {
-        (0..4).try_fold(0u64, |n, i| match s.get(same + i) {
-            None => Some(n * width),
-            Some(b) if (least..=most).contains(b) => Some(n * width + u64::from(b - least) + 1),
-            // What cannot be guessed about counts as the largest.
-            Some(_) if least > 0 => Some(n * width + width - 1),
-            Some(_) => None,
-        })
-    };
-    let (low, high) = (digits(low)?, digits(high)?);
-    let middle = if high > low { low + (high - low) / 2 } else { return None };
+    let digits = |s: &[u8]| (0..4).fold(0, |n, i| n * base + s.get(same + i).map_or(0, |b| (alphabet.rank)(*b)));
+    let (low, high) = (digits(low), digits(high));
+    let middle = low + high.checked_sub(low)? / 2;
     if middle == low {
         return None;
     }
     let mut rest = middle;
     let mut tail = [0u64; 4];
     for place in tail.iter_mut().rev() {
-        *place = rest % width;
-        rest /= width;
+        *place = rest % base;
+        rest /= base;
     }
-    for digit in tail.into_iter().take_while(|d| *d > 0) {
-        out.push(least + (digit - 1) as u8);
-    }
-    Some(out)
+    out.extend(tail.into_iter().take_while(|d| *d > 0).map(alphabet.at));
+    (out.len() > same).then_some(out)
 }
 
 #[cfg(test)]
@@ -151,18 +222,40 @@ mod tests {
     }
 
     #[test]
+    fn times_and_uuids() {
+        assert_eq!((seconds("-01:00:01.5"), seconds("838:59:59"), seconds("1")), (Some(-3601), Some(3_020_399), None));
+        let u = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff_u128;
+        assert_eq!(turned(u), 0xaabb_ccdd_eeff_8899_6677_4455_0011_2233);
+        assert_eq!(turned_back(turned(u)), u);
+    }
+
+    #[test]
     fn strings() {
-        assert_eq!(bytes(b"aaa", b"c", b' ', b'~').unwrap()[0], b'b');
-        assert_eq!(bytes(b"user1000", b"user1002", b' ', b'~').unwrap(), b"user1001");
-        assert_eq!(bytes(b"a", b"a", b' ', b'~'), None);
-        assert_eq!(bytes("ä".as_bytes(), "ö".as_bytes(), b' ', b'~'), None);
+        assert_eq!(string(b"aaa", b"c", &ASCII).unwrap()[0], b'b');
+        assert_eq!(string(b"user1000", b"user1002", &WORDS).unwrap(), b"user1001");
+        assert_eq!(string(b"a", b"a", &ASCII), None);
+        let word = |t: &str| KeyColumn::new("k", &crate::types::MyType::parse(t).unwrap());
+        let hex = |s: &[u8]| s.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let utf8 = |a: &str, b: &str| {
+            between(&word("varchar(9) character set utf8mb4"), &hex(a.as_bytes()), &hex(b.as_bytes()), Style::Words)
+        };
+        // Half a character is none, but what both begin with is.
+        assert_eq!(utf8("ä", "ö"), None);
+        assert_eq!(utf8("öa", "öc"), Some(hex("öb".as_bytes())));
+        assert_eq!(utf8("a", "C"), Some(hex(b"b")));
+        // Whatever the case of the two.
+        assert_eq!(utf8("Key1", "kEy5"), Some(hex(b"Key3")));
+        assert_eq!(string(b"p 1", b"p 2", &WORDS).unwrap()[..4], *b"p 1h");
+        let latin = word("varchar(9) character set latin1");
+        assert_eq!(between(&latin, &hex(b"\xe4a"), &hex(b"\xe8"), Style::Bytes).unwrap()[..2], *"e6");
+        assert_eq!(between(&word("varchar(9) character set utf16"), &hex(b"\0a"), &hex(b"\0c"), Style::Words), None);
     }
 
     proptest! {
         #[test]
         fn binary_strings_lie_between(mut a in prop::collection::vec(any::<u8>(), 0..8), mut b in prop::collection::vec(any::<u8>(), 0..8)) {
             if a > b { std::mem::swap(&mut a, &mut b); }
-            if let Some(m) = bytes(&a, &b, 0, 255) {
+            if let Some(m) = string(&a, &b, &BYTES) {
                 prop_assert!(m.as_slice() <= b.as_slice(), "{m:?}");
                 // It may be cut after four bytes, and then lie a little before `a` where both begin alike.
                 prop_assert!(m.len() >= 4 || m > a, "{m:?}");

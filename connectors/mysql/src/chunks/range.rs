@@ -44,17 +44,17 @@ pub fn key_columns(plan: &TablePlan) -> Vec<KeyColumn> {
                     | Kind::Geometry { .. }
                     | Kind::Vector { .. }
             );
-            let text = t.is_text();
-            comparable.then(|| KeyColumn {
-                name: sql::name(&c.source),
-                kind: t.kind,
-                charset: t.charset.filter(|_| text),
-            })
+            comparable.then(|| KeyColumn::new(&c.source, &t))
         })
         .collect()
 }
 
 impl KeyColumn {
+    pub fn new(name: &str, t: &MyType) -> KeyColumn {
+        let charset = t.charset.clone().filter(|_| t.is_text());
+        KeyColumn { name: sql::name(name), kind: t.kind.clone(), charset }
+    }
+
     /// Whether its bounds are bytes, written in hexadecimal.
     fn is_bytes(&self) -> bool {
         matches!(
@@ -203,9 +203,7 @@ mod tests {
     use super::*;
 
     fn column(name: &str, t: &str) -> KeyColumn {
-        let t = MyType::parse(t).unwrap();
-        let text = t.is_text();
-        KeyColumn { name: sql::name(name), kind: t.kind, charset: t.charset.filter(|_| text) }
+        KeyColumn::new(name, &MyType::parse(t).unwrap())
     }
 
     fn texts(bound: &[&str]) -> Vec<String> {
