@@ -104,6 +104,8 @@ pub struct Changes {
     // Reading.
     checksums: Checksums,
     table_map_head: u8,
+    /// The file was written by one.
+    mariadb: bool,
     /// The end of the event that was read last.
     place: Place,
     /// When the file of `place` was begun.
@@ -154,6 +156,11 @@ impl Changes {
     /// The first batch's `from`.
     pub fn start(&self) -> &Position {
         &self.start
+    }
+
+    /// The end of the last batch that was given out.
+    pub fn reached(&self) -> &Position {
+        &self.from
     }
 
     /// The number of the server's history that positions carry: raised when another server took over.

@@ -139,9 +139,9 @@ impl<'a> Event<'a> {
         // A description states itself whether checksums follow; it has one in any case where it can state that.
         let summed = match head.kind {
             kind::FORMAT_DESCRIPTION => Description::parse(body).is_some_and(|d| d.states_checksums),
-            _ if checksums == Checksums::Unknown => bytes.split_last_chunk::<CHECKSUM>().is_some_and(|(rest, sum)| {
-                rest.len() >= HEAD && crc32fast::hash(rest) == u32::from_le_bytes(*sum)
-            }),
+            _ if checksums == Checksums::Unknown => bytes
+                .split_last_chunk::<CHECKSUM>()
+                .is_some_and(|(rest, sum)| rest.len() >= HEAD && crc32fast::hash(rest) == u32::from_le_bytes(*sum)),
             _ => checksums == Checksums::Crc32,
         };
         if !summed {
@@ -194,6 +194,7 @@ fn checksums_of(body: &[u8]) -> Checksums {
 pub struct Description {
     pub version: u16,
     pub server: String,
+    pub mariadb: bool,
     /// Bytes that rows and table maps begin with: 6 in early 5.1, else 8 (10 for rows with extra data).
     pub table_map_head: u8,
     /// The server is new enough to say whether events carry checksums.
@@ -216,9 +217,10 @@ impl Description {
         let mut numbers = server.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
         let number = [numbers.next(), numbers.next(), numbers.next()].map(|n| n.unwrap_or(0));
         // Since 5.6.1 in MySQL, 5.3 in MariaDB.
-        let since = if server.contains("MariaDB") { [5, 3, 0] } else { [5, 6, 1] };
+        let mariadb = server.contains("MariaDB");
+        let since = if mariadb { [5, 3, 0] } else { [5, 6, 1] };
         let table_map_head = *lengths.get(usize::from(kind::TABLE_MAP) - 1)?;
-        Some(Description { version, server, table_map_head, states_checksums: number >= since })
+        Some(Description { version, server, mariadb, table_map_head, states_checksums: number >= since })
     }
 
     /// Whether the events that follow carry checksums; `body` as [`Event::parse`] gives it, without its own.

@@ -78,6 +78,7 @@ pub async fn open(dialer: &Dialer, spec: &StreamSpec, from: &Position) -> Result
         room: Room::new(spec.spill.clone(), wanted),
         checksums: Checksums::Unknown,
         table_map_head: 8,
+        mariadb: flavor == Flavor::MariaDb,
         place: start.read,
         born: None,
         expected_born: start.born,

@@ -40,7 +40,7 @@ impl Changes {
         let unreadable = |s: &Self| s.fail(codes::INTERNAL, event.bad());
         match event.head.kind {
             rows if rows::is_rows(rows) => self.on_rows(event),
-            kind::TABLE_MAP => match self.tables.map(event.body, self.table_map_head) {
+            kind::TABLE_MAP => match self.tables.map(event.body, self.table_map_head, self.mariadb) {
                 Some(Ok(())) => Ok(()),
                 Some(Err(_)) if self.passes_over() => Ok(()),
                 Some(Err(no_fit)) => Err(self.changed(&no_fit.table, &no_fit.misfit)),
@@ -128,6 +128,7 @@ impl Changes {
         })?;
         self.checksums = description.checksums(event.body);
         self.table_map_head = description.table_map_head;
+        self.mariadb = description.mariadb;
         self.tables.forget();
         // A transaction that was cut off by a crash: the server has rolled it back.
         self.open = None;

@@ -3,3 +3,6 @@
 
 mod basics;
 mod bench;
+mod json;
+mod probe;
+mod values;
