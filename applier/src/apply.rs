@@ -87,6 +87,8 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
     let id = task.description.id;
     let plans = task.description.plans.clone();
     let progress = task.destination.take_over(id).await?;
+    let consistent = task.windows.iter().map(|w| &w.high).max().unwrap_or(&task.start);
+    task.destination.note_consistent(id, progress.epoch, consistent).await?;
     let have = match progress.position {
         Some(position) => position,
         None => {
@@ -630,6 +632,7 @@ impl Run {
     }
 
     fn report(&self) {
+        self.log.note_applied(&self.durable);
         (self.tell)(Progress::Apply {
             migration: self.common.migration,
             applied: self.durable.clone(),

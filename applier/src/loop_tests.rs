@@ -38,6 +38,7 @@ pub(crate) fn description() -> Arc<Description> {
         plans: vec![plan(0, 2, &[0]), plan(1, 2, &[0])],
         objects: vec![],
         bulk_partitions: 1,
+        adopted: false,
     })
 }
 

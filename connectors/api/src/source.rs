@@ -39,6 +39,13 @@ pub trait Source: Send + Sync {
     /// A session on the snapshot for planning and reading chunks. It asserts that it really is on it.
     async fn reader(&self, snapshot: &SnapshotRef) -> Result<Box<dyn ChunkReader>>;
 
+    /// From where on the source keeps changes for this migration of its own accord (a slot); `None`: it keeps none so. For a migration
+    /// whose log is lost.
+    async fn kept_from(&self, migration: MigrationId) -> Result<Option<Position>> {
+        let _ = migration;
+        Ok(None)
+    }
+
     /// A session for comparisons, on no snapshot.
     async fn rows(&self) -> Result<Box<dyn Rows>>;
 

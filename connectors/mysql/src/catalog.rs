@@ -8,7 +8,8 @@
 //!
 //! How tables are told: `parts` of a table are of the kinds `column` (the definition behind the column's name) and those of
 //! [`create::PartKind`], further `partitioning` and `trigger`. Options: `engine`, `charset`, `collation`, `comment`, `auto_increment` (the
-//! next value), `options` (the others, a JSON list of pairs), `versioned` (system-versioned). Other objects: `database`, `view`, `procedure`,
+//! next value), `options` (the others, a JSON list of pairs), `versioned` (system-versioned). Other objects: `database` (with what the server
+//! says of itself: `server.sql_mode`, `server.max_allowed_packet`, `server.zone_seconds`), `view`, `procedure`,
 //! `function`, `sequence`, `package`, `package body`.
 //!
 //! There is no snapshot of a catalogue here: a table that is altered meanwhile shows by its physical identity.
@@ -107,6 +108,10 @@ pub async fn read(session: &mut Session, database: Option<&str>) -> Result<Catal
 
 /// The server's error number for a table that does not exist.
 const NO_SUCH_TABLE: u16 = 1146;
+
+/// By how many seconds the server's own time zone is ahead of UTC; NULL where it cannot say.
+pub(crate) const ZONE: &str =
+    "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@GLOBAL.time_zone))";
 
 pub(crate) const READING: &str = "cannot read the catalogue";
 

@@ -17,15 +17,19 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod apply;
 pub mod binlog;
 pub mod catalog;
 pub mod cells;
 pub mod changes;
+pub mod check;
+pub mod chunks;
 pub mod connect;
 pub mod encode;
 pub mod errors;
 pub mod flavor;
 pub mod gtid;
+pub mod keys;
 pub mod load;
 pub mod position;
 pub mod progress;
@@ -33,6 +37,7 @@ pub mod restart;
 pub mod schema;
 pub mod sessions;
 mod shape;
+pub mod reader;
 pub mod snapshot;
 pub mod sql;
 pub mod typemap;

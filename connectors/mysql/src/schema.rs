@@ -63,9 +63,8 @@ pub async fn apply(
             let Some((plan, table)) = work.tables.iter().find(|(p, _)| p.id == *id).copied() else {
                 return Err(Error::internal(format!("no plan has number {id}")));
             };
-            let present = Present::read(session, known, &databases).await?;
             let wanted = work.table(plan, table);
-            return indexes(session, plan, wanted, &present).await;
+            return indexes(session, plan, wanted).await;
         }
         SchemaStep::Final => work.last(),
         SchemaStep::Cutover => work.cutover(),
@@ -99,7 +98,8 @@ pub async fn apply(
 /// is added by itself. Some need a right that the account may lack; then what the server has stands, and the check says so.
 async fn prepare(session: &mut Session) -> Result<()> {
     let what = "preparing a session for schema";
-    session.run("SET SESSION foreign_key_checks = 0, SESSION unique_checks = 1", what).await?;
+    // Texts of definitions are UTF-8, whatever the session was for.
+    session.run("SET NAMES utf8mb4, SESSION foreign_key_checks = 0, SESSION unique_checks = 1", what).await?;
     let v = session.version.clone();
     let mut wishes = vec!["explicit_defaults_for_timestamp = 1"];
     if v.mysql(80_013) {
@@ -125,14 +125,9 @@ async fn prepare(session: &mut Session) -> Result<()> {
 }
 
 /// Adds the indexes that are missing: all plain ones in one statement, so that the rows are read once.
-async fn indexes(
-    session: &mut Session,
-    plan: &TablePlan,
-    wanted: Vec<table::Added>,
-    present: &Present,
-) -> Result<Vec<String>> {
-    let missing: Vec<table::Added> =
-        wanted.into_iter().filter(|a| !present.index(&plan.destination, &a.name)).collect();
+async fn indexes(session: &mut Session, plan: &TablePlan, wanted: Vec<table::Added>) -> Result<Vec<String>> {
+    let present = present::indexes(session, &plan.destination).await?;
+    let missing: Vec<table::Added> = wanted.into_iter().filter(|a| !present.contains(&a.name.to_lowercase())).collect();
     let (alone, together): (Vec<table::Added>, Vec<table::Added>) = missing.into_iter().partition(|a| a.alone);
     let mut groups: Vec<Vec<table::Added>> = if together.is_empty() { Vec::new() } else { vec![together] };
     groups.extend(alone.into_iter().map(|a| vec![a]));
@@ -152,6 +147,10 @@ async fn indexes(
 
 async fn execute(session: &mut Session, statement: &Statement) -> std::result::Result<(), mysql_async::Error> {
     let mut restore = Vec::new();
+    if matches!(statement.kind.as_str(), "view" | "procedure" | "function" | "package" | "package body" | "trigger") {
+        // Functions in views are printed without their database: it is the view's.
+        session.query_drop(format!("USE {}", sql::name(&statement.name.schema))).await?;
+    }
     for (name, value) in &statement.settings {
         session
             .query_drop(format!("SET @drover_{name} = @@SESSION.{name}, SESSION {name} = {}", sql::text(value)))

@@ -34,8 +34,18 @@ pub(super) async fn databases(session: &mut Session) -> Result<Vec<Object>> {
         system_list()
     );
     let rows: Vec<(String, String, String)> = session.all(sql, READING).await?;
+    let server: Option<(String, u64)> =
+        session.first("SELECT @@GLOBAL.sql_mode, @@GLOBAL.max_allowed_packet", READING).await?;
+    let zone: Option<i64> = session.first::<Option<i64>>(super::ZONE, READING).await?.flatten();
     let out = rows.into_iter().map(|(name, charset, collation)| {
         let mut o = object("database", &name, &name, Phase::Base, String::new());
+        if let Some((mode, packet)) = &server {
+            o.options.insert("server.sql_mode".into(), mode.clone());
+            o.options.insert("server.max_allowed_packet".into(), packet.to_string());
+        }
+        if let Some(zone) = zone {
+            o.options.insert("server.zone_seconds".into(), zone.to_string());
+        }
         o.options.insert("charset".into(), charset);
         o.options.insert("collation".into(), collation);
         o

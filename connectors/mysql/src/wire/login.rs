@@ -56,6 +56,7 @@ pub(super) async fn open(dialer: &Dialer, purpose: &str) -> Result<Wire> {
         capabilities: CapabilityFlags::empty(),
         status: StatusFlags::empty(),
         stage: super::Stage::Idle,
+        last_error: None,
         id: 0,
         version: Version { flavor: crate::flavor::Flavor::MySql, number: 0, text: String::new() },
         fault: s.fault,
