@@ -353,7 +353,7 @@ impl Changes {
         if let Some(mut payload) = self.payload.take() {
             let mut done = 0;
             while done < TURN && !self.full() {
-                match payload.next() {
+                match payload.event() {
                     Ok(Some(event)) => self.on_event(&event, true)?,
                     Ok(None) => return Ok(true),
                     Err(e) => {

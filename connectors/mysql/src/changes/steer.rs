@@ -375,7 +375,10 @@ impl Changes {
 
     fn changed(&self, table: &TableName, misfit: &Misfit) -> Error {
         let error = if misfit.unreadable {
-            self.fail(codes::UNSUPPORTED, &misfit.how).remedy("leave the column's table out")
+            self.fail(codes::UNSUPPORTED, &misfit.how).remedy(
+                "rebuild the table at the source (ALTER TABLE … FORCE; on MariaDB with mysql56_temporal_format = ON) and migrate it again, \
+                 or leave it out",
+            )
         } else {
             self.fail(codes::TABLE_CHANGED, format!("the table's columns changed: {}", misfit.how)).remedy(REMEDY)
         };
