@@ -16,7 +16,9 @@ use std::borrow::Cow;
 impl Changes {
     /// Moves to the end of an event.
     pub(super) fn move_to(&mut self, head: &Head) {
-        if head.flags & ARTIFICIAL != 0 || head.kind == kind::FORMAT_DESCRIPTION && head.end == 0 {
+        // A dump from the middle of a file has the file's description ahead.
+        let again = head.kind == kind::FORMAT_DESCRIPTION && self.place.offset > 4;
+        if head.flags & ARTIFICIAL != 0 || again {
             return;
         }
         self.unplaced += u64::from(head.length);
@@ -26,16 +28,11 @@ impl Changes {
         }
     }
 
-    /// To an offset of which the lower 32 bits are known: a file may be larger.
+    /// To an offset of which the lower 32 bits are known, for a file may be larger: the one nearest to where we must be by the events' lengths. Never back.
     fn move_to_end(&mut self, end: u32) {
-        // An offset below is one of the same lower half and the next higher one.
-        let length = std::mem::take(&mut self.unplaced);
-        let least = if length > u64::from(u32::MAX) { self.place.offset + length } else { self.place.offset };
-        let mut end = least & !u64::from(u32::MAX) | u64::from(end);
-        if end < least {
-            end += 1 << 32;
-        }
-        self.place.offset = end;
+        let expected = self.place.offset + std::mem::take(&mut self.unplaced);
+        let off = end.wrapping_sub(expected as u32) as i32;
+        self.place.offset = expected.saturating_add_signed(i64::from(off)).max(self.place.offset);
     }
 
     /// One event; `inner`: of a compressed transaction, which has moved to its end already.
