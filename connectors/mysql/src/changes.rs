@@ -44,6 +44,8 @@ const EMPTY_EVERY: Duration = Duration::from_secs(1);
 const ALIVE_EVERY: Duration = Duration::from_secs(3);
 /// Heartbeats come every second: without anything for so long the connection is dead.
 const SILENCE: Duration = Duration::from_secs(60);
+/// MariaDB: another dump was begun under the same number, by who took over. (MySQL has the number of lost positions for that, too.)
+const SAME_REPLICA: u16 = 4052;
 /// Bytes of an unpacked transaction that are worked off at once, before others have their turn.
 const TURN: usize = 256 << 10;
 
@@ -485,7 +487,7 @@ impl Changes {
             DumpError::Server { number, message } => {
                 let server = mysql_async::ServerError { code: number, message, state: "HY000".into() };
                 let error = crate::errors::classify(&mysql_async::Error::Server(server), Fault::Source, what);
-                if error.code == codes::POSITION_LOST {
+                if error.code == codes::POSITION_LOST || number == SAME_REPLICA {
                     return Error { code: codes::CONNECTION.into(), retry: Retry::Other, ..error };
                 }
                 error

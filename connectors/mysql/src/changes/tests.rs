@@ -1,5 +1,7 @@
 //! Logs of servers that are not to be had here (MySQL before 9), and damaged ones, made of bytes.
 
+mod speed;
+
 use super::open::Start;
 use super::*;
 use crate::binlog::bind::Shape;
