@@ -108,6 +108,8 @@ pub struct Changes {
     mariadb: bool,
     /// The end of the event that was read last.
     place: Place,
+    /// Bytes of events since then whose own end the server does not tell.
+    unplaced: u64,
     /// When the file of `place` was begun.
     born: Option<u32>,
     /// What it must be, until that has been seen.

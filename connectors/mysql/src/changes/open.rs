@@ -80,6 +80,7 @@ pub async fn open(dialer: &Dialer, spec: &StreamSpec, from: &Position) -> Result
         table_map_head: 8,
         mariadb: flavor == Flavor::MariaDb,
         place: start.read,
+        unplaced: 0,
         born: None,
         expected_born: start.born,
         current: None,
