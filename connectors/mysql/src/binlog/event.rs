@@ -139,9 +139,9 @@ impl<'a> Event<'a> {
         // A description states itself whether checksums follow; it has one in any case where it can state that.
         let summed = match head.kind {
             kind::FORMAT_DESCRIPTION => Description::parse(body).is_some_and(|d| d.states_checksums),
-            _ if checksums == Checksums::Unknown => bytes.split_last_chunk::<CHECKSUM>().is_some_and(|(rest, sum)| {
-                rest.len() >= HEAD && crc32fast::hash(rest) == u32::from_le_bytes(*sum)
-            }),
+            _ if checksums == Checksums::Unknown => bytes
+                .split_last_chunk::<CHECKSUM>()
+                .is_some_and(|(rest, sum)| rest.len() >= HEAD && crc32fast::hash(rest) == u32::from_le_bytes(*sum)),
             _ => checksums == Checksums::Crc32,
         };
         if !summed {
