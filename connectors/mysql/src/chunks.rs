@@ -303,6 +303,7 @@ mod tests {
             origin_type: t.into(),
             destination_type: t.into(),
             identity_always: false,
+            ordinal: None,
         };
         TablePlan {
             id: 0,
