@@ -1,6 +1,8 @@
 //! What the tests of the reading side share: a server of each release, plans of its tables, and rows as texts.
 #![allow(dead_code)]
 
+pub mod types;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::{BlockSink, ChunkReader};
