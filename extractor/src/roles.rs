@@ -101,7 +101,9 @@ impl Extractor {
                 && let (Some(wanted), Some(kept)) = (start, source.kept_from(d.id).await?)
                 && kept > *wanted
             {
-                job.news.outcome(&Outcome::StreamOpened { start: kept, snapshot: None, first: None }, &job.cancel).await;
+                job.news
+                    .outcome(&Outcome::StreamOpened { start: kept, snapshot: None, first: None }, &job.cancel)
+                    .await;
                 return Ok(None);
             }
         }

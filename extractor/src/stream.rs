@@ -12,6 +12,9 @@ use drover_proto::v1::{ChangesHead, Compression};
 use drover_runtime::{CancellationToken, failpoint};
 use std::time::{Duration, Instant};
 
+/// How often to look whether the destination has applied what waits for it.
+const HELD: Duration = Duration::from_millis(100);
+
 /// News of the stream, every second or so.
 pub struct News {
     pub published: Position,
@@ -139,6 +142,11 @@ impl Publisher<'_> {
                 now = appender.durable_beyond(durable), if appended > durable => {
                     durable = now?;
                     confirming.durable(durable, Instant::now());
+                    self.confirm(&mut confirming, stream).await?;
+                    continue;
+                }
+                // The destination catches up while the source is silent. A source that shuts down waits for this.
+                () = tokio::time::sleep(HELD), if confirming.holds() => {
                     self.confirm(&mut confirming, stream).await?;
                     continue;
                 }

@@ -4,15 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use drover_tests::deployment::{current_lsn, lsn};
-use drover_tests::{Deployment, Form, Role, Scene, scene, wait};
+use drover_tests::deployment::{log_end, place};
+use drover_tests::scene::{Mark, SMALL_CHUNKS, many};
+use drover_tests::server::Dialect;
+use drover_tests::{Deployment, Form, Role, Scene, wait};
 
 const SOON: Duration = Duration::from_secs(90);
-const MANY: &str = "CREATE TABLE many (id bigint PRIMARY KEY, filler text);
-    INSERT INTO many SELECT i * 3, repeat(md5(i::text), 6) FROM generate_series(1, 30000) i;
-    CREATE TABLE bare (a integer, filler text);
-    INSERT INTO bare SELECT i / 2, repeat(md5((i / 2)::text), 6) FROM generate_series(1, 10000) i;";
-
 /// SIGKILL, and the state is gone.
 fn lose(drover: &mut Deployment) -> Result<()> {
     drover.kill9_all()?;
@@ -34,10 +31,6 @@ async fn said(drover: &Deployment) -> Result<String> {
     Ok(drover.call(&["migration", "log", &file]).await?.expect(0)?.stdout)
 }
 
-async fn marks(scene: &Scene) -> Result<Vec<(i64, i64, i64, String)>> {
-    scene::marks(&scene.destination.connect("drover").await?).await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_go_on_from_the_destinations_position() -> Result<()> {
     let mut scene = Scene::new(Form::InProcess, "").await?;
@@ -45,14 +38,14 @@ async fn changes_go_on_from_the_destinations_position() -> Result<()> {
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;
     scene.advance(60).await?;
-    let before = marks(&scene).await?;
+    let before = scene.marks().await?;
     lose(&mut scene.drover)?;
     scene.advance(60).await?;
     scene.quiet().await?;
     adopted(&mut scene).await?;
     let log = said(&scene.drover).await?;
     ensure!(log.contains("adopted: changes go on from"), "{log}");
-    ensure!(marks(&scene).await? == before, "something was copied again");
+    ensure!(scene.marks().await? == before, "something was copied again");
     scene.equal().await?;
     // The adopted state is a state like any other.
     scene.load().await?;
@@ -63,8 +56,8 @@ async fn changes_go_on_from_the_destinations_position() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_half_way_begins_again() -> Result<()> {
-    let mut scene = Scene::new(Form::InProcess, MANY).await?;
-    scene.drover = scene_env(scene.drover);
+    let mut scene = Scene::new(Form::InProcess, &many(Dialect::Postgres)).await?;
+    scene.drover = scene.drover.env("DROVER_CHUNK_BYTES", SMALL_CHUNKS);
     scene.load().await?;
     scene.drover.start().await?;
     scene.wait_chunks(10).await?;
@@ -74,12 +67,8 @@ async fn a_copy_half_way_begins_again() -> Result<()> {
     adopted(&mut scene).await?;
     let log = said(&scene.drover).await?;
     ensure!(log.contains("emptied and copied again"), "{log}");
-    ensure!(marks(&scene).await?.iter().any(|m| m.1 > 0), "no new generation");
+    ensure!(scene.marks().await?.iter().any(|m: &Mark| m.1 != "0"), "no new generation");
     scene.equal().await
-}
-
-fn scene_env(drover: Deployment) -> Deployment {
-    drover.env("DROVER_CHUNK_BYTES", "200000")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,7 +115,7 @@ async fn a_cluster_whose_store_is_lost_goes_on_from_its_log() -> Result<()> {
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;
     scene.advance(60).await?;
-    let before = marks(&scene).await?;
+    let before = scene.marks().await?;
     lose(&mut scene.drover)?;
     scene.advance(60).await?;
     let file = scene.drover.file.display().to_string();
@@ -138,10 +127,10 @@ async fn a_cluster_whose_store_is_lost_goes_on_from_its_log() -> Result<()> {
     ensure!(created["id"].as_str() == id.as_deref(), "{created:#}");
     let shown = scene.drover.wait_shown("consistent", |v| v["stages"]["incremental"]["consistent"] == true).await?;
     ensure!(shown["stages"]["incremental"]["state"] == "running", "{shown:#}");
-    ensure!(marks(&scene).await? == before, "something was copied again");
-    let now = lsn(&current_lsn(&scene.source.connect("drover").await?).await?).context("a position")?;
+    ensure!(scene.marks().await? == before, "something was copied again");
+    let now = log_end(&mut scene.from().await?).await?;
     wait::until("changes flow again", SOON, || async {
-        let at = scene.drover.show().await?["stages"]["incremental"]["position"].as_str().and_then(lsn);
+        let at = scene.drover.show().await?["stages"]["incremental"]["position"].as_str().and_then(place);
         Ok((at > Some(now)).then_some(()))
     })
     .await?;

@@ -104,8 +104,12 @@ pub struct Changes {
     // Reading.
     checksums: Checksums,
     table_map_head: u8,
+    /// The file was written by one.
+    mariadb: bool,
     /// The end of the event that was read last.
     place: Place,
+    /// Bytes of events since then whose own end the server does not tell.
+    unplaced: u64,
     /// When the file of `place` was begun.
     born: Option<u32>,
     /// What it must be, until that has been seen.
@@ -154,6 +158,11 @@ impl Changes {
     /// The first batch's `from`.
     pub fn start(&self) -> &Position {
         &self.start
+    }
+
+    /// The end of the last batch that was given out.
+    pub fn reached(&self) -> &Position {
+        &self.from
     }
 
     /// The number of the server's history that positions carry: raised when another server took over.

@@ -2,12 +2,12 @@
 //! migration file has, the server's own answer decides what it is.
 
 use crate::connect::{Dialer, Settings};
+use crate::destination::MyDestination;
 use crate::flavor::Flavor;
 use crate::source::MySource;
 use async_trait::async_trait;
 use drover_connectors_api::{Abilities, About, Connector, Destination, Source, Target};
-use drover_model::error::codes;
-use drover_model::{Error, Fault, Result, Retry};
+use drover_model::{Fault, Result};
 
 /// The connector of one kind.
 pub struct MySqlFamily {
@@ -30,8 +30,8 @@ impl MySqlFamily {
                 kind: flavor.kind(),
                 title: flavor.title(),
                 default_port: 3306,
+                destination: Some(source.clone()),
                 source: Some(source),
-                destination: None,
             },
         }
     }
@@ -61,8 +61,8 @@ impl Connector for MySqlFamily {
         let dialer = dialer(&target, Fault::Source, self.about.default_port);
         Ok(Box::new(MySource::open(dialer, target.readers).await?))
     }
-    async fn destination(&self, _target: Target) -> Result<Box<dyn Destination>> {
-        let text = format!("{} is no destination in this build", self.about.title);
-        Err(Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, text))
+    async fn destination(&self, target: Target) -> Result<Box<dyn Destination>> {
+        let dialer = dialer(&target, Fault::Destination, self.about.default_port);
+        Ok(Box::new(MyDestination::open(dialer).await?))
     }
 }

@@ -40,8 +40,10 @@ pub(crate) fn error(warnings: &[Warning], fault: Fault, shape: &Shape) -> Option
         error.causes.push(format!("and {} more", serious.len() - NAMED));
     }
     // Only for people: servers write the name in these two ways.
-    let says = |c: &&Column| first.2.contains(&c.name) || first.2.contains(&format!("'{}'", c.name.trim_matches('`')));
-    if let Some(column) = shape.columns.iter().find(says) {
+    let says =
+        |text: &str, c: &Column| text.contains(&c.name) || text.contains(&format!("'{}'", c.name.trim_matches('`')));
+    let column = serious.iter().find_map(|w| shape.columns.iter().find(|c| says(&w.2, c)));
+    if let Some(column) = column {
         error = error.column(column.name.trim_matches('`'));
     }
     Some(error)

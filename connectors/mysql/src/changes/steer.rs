@@ -16,16 +16,23 @@ use std::borrow::Cow;
 impl Changes {
     /// Moves to the end of an event.
     pub(super) fn move_to(&mut self, head: &Head) {
-        if head.end != 0 && head.flags & ARTIFICIAL == 0 {
+        if head.flags & ARTIFICIAL != 0 || head.kind == kind::FORMAT_DESCRIPTION && head.end == 0 {
+            return;
+        }
+        self.unplaced += u64::from(head.length);
+        // New servers of MariaDB tell the end of a transaction's last event only.
+        if head.end != 0 {
             self.move_to_end(head.end);
         }
     }
 
     /// To an offset of which the lower 32 bits are known: a file may be larger.
     fn move_to_end(&mut self, end: u32) {
-        let before = self.place.offset;
-        let mut end = before & !u64::from(u32::MAX) | u64::from(end);
-        if end < before {
+        // An offset below is one of the same lower half and the next higher one.
+        let length = std::mem::take(&mut self.unplaced);
+        let least = if length > u64::from(u32::MAX) { self.place.offset + length } else { self.place.offset };
+        let mut end = least & !u64::from(u32::MAX) | u64::from(end);
+        if end < least {
             end += 1 << 32;
         }
         self.place.offset = end;
@@ -40,7 +47,7 @@ impl Changes {
         let unreadable = |s: &Self| s.fail(codes::INTERNAL, event.bad());
         match event.head.kind {
             rows if rows::is_rows(rows) => self.on_rows(event),
-            kind::TABLE_MAP => match self.tables.map(event.body, self.table_map_head) {
+            kind::TABLE_MAP => match self.tables.map(event.body, self.table_map_head, self.mariadb) {
                 Some(Ok(())) => Ok(()),
                 Some(Err(_)) if self.passes_over() => Ok(()),
                 Some(Err(no_fit)) => Err(self.changed(&no_fit.table, &no_fit.misfit)),
@@ -128,6 +135,7 @@ impl Changes {
         })?;
         self.checksums = description.checksums(event.body);
         self.table_map_head = description.table_map_head;
+        self.mariadb = description.mariadb;
         self.tables.forget();
         // A transaction that was cut off by a crash: the server has rolled it back.
         self.open = None;
@@ -216,7 +224,7 @@ impl Changes {
             start: place,
             begun: start.begins,
             half: start.half,
-            xid: None,
+            xid: start.xid,
             behind,
         });
         Ok(())
@@ -225,7 +233,7 @@ impl Changes {
     /// The open transaction; servers before 5.6 begin them without saying so.
     fn opened(&mut self, before: Option<u64>) -> Result<&mut Open> {
         if self.open.is_none() {
-            self.on_start(Start { gtid: None, micros: None, standalone: false, half: false, begins: false }, before)?;
+            self.on_start(Start::unmarked(), before)?;
         }
         self.open.as_mut().ok_or_else(|| Error::internal("a transaction that is not open"))
     }

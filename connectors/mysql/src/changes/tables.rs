@@ -68,7 +68,7 @@ impl Tables {
     }
 
     /// Takes a TABLE_MAP in. `None` if it is damaged.
-    pub fn map(&mut self, body: &[u8], head: u8) -> Option<Result<(), NoFit>> {
+    pub fn map(&mut self, body: &[u8], head: u8, mariadb: bool) -> Option<Result<(), NoFit>> {
         let name = table_map::name(body, head)?;
         if self.mapped.get(&name.id).is_some_and(|m| m.event == body) {
             return Some(Ok(()));
@@ -81,7 +81,7 @@ impl Tables {
             None => None,
             Some(&at) => {
                 let shape = &self.shapes[at];
-                match bind(shape, &table_map::columns(name.rest)?, &self.collations) {
+                match bind(shape, &table_map::columns(name.rest, mariadb)?, &self.collations) {
                     Ok(binding) => Some(Arc::new(binding)),
                     Err(misfit) => return Some(Err(NoFit { table: shape.plan.source.clone(), misfit })),
                 }

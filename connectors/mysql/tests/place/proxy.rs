@@ -15,6 +15,12 @@ const AFTER: u8 = 2;
 /// Nothing is passed on any more, and nobody is told: a frozen client.
 const FROZEN: u8 = 3;
 
+/// The same two, once the client asks to commit.
+const COMMIT_BEFORE: u8 = 4;
+const COMMIT_AFTER: u8 = 5;
+/// The connection that begins to load is cut before the server hears of it.
+const LOAD_BEFORE: u8 = 6;
+
 /// A port that leads to the server.
 pub struct Proxy {
     pub port: u16,
@@ -48,6 +54,17 @@ impl Proxy {
     pub fn cut_after(&self) {
         self.mode.store(AFTER, Ordering::SeqCst);
     }
+    /// Cuts the connection that commits next, before or after the server does.
+    pub fn cut_commit_before(&self) {
+        self.mode.store(COMMIT_BEFORE, Ordering::SeqCst);
+    }
+    pub fn cut_commit_after(&self) {
+        self.mode.store(COMMIT_AFTER, Ordering::SeqCst);
+    }
+    /// Cuts the connection that asks to load next.
+    pub fn cut_load(&self) {
+        self.mode.store(LOAD_BEFORE, Ordering::SeqCst);
+    }
     /// From now on all connections hang.
     pub fn freeze(&self) {
         self.mode.store(FROZEN, Ordering::SeqCst);
@@ -64,7 +81,14 @@ async fn pass(mut client: TcpStream, server: u16, mode: &AtomicU8) -> Result<()>
                 if n == 0 {
                     return Ok(());
                 }
-                match mode.load(Ordering::SeqCst) {
+                let has = |text: &[u8]| up[..n].windows(text.len()).any(|w| w == text);
+                let now = match mode.load(Ordering::SeqCst) {
+                    COMMIT_BEFORE if has(b"COMMIT") => BEFORE,
+                    COMMIT_AFTER if has(b"COMMIT") => AFTER,
+                    LOAD_BEFORE if has(b"LOAD DATA") => BEFORE,
+                    other => other,
+                };
+                match now {
                     BEFORE => {
                         mode.store(PASS, Ordering::SeqCst);
                         return Ok(());
