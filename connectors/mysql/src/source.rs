@@ -43,9 +43,10 @@ impl MySource {
         self.dialer.session("inspect").await
     }
 
-    fn lineage(&self) -> u32 {
+    /// `None`: this process never had the stream.
+    fn lineage(&self) -> Option<u32> {
         let lineages = LINEAGES.lock().unwrap_or_else(PoisonError::into_inner);
-        lineages.get(&self.dialer.settings().migration).copied().unwrap_or(0)
+        lineages.get(&self.dialer.settings().migration).copied()
     }
 
     fn note_lineage(&self, lineage: u32) {
@@ -53,8 +54,8 @@ impl MySource {
         lineages.insert(self.dialer.settings().migration, lineage);
     }
 
-    async fn snapshot(&self, tables: &[TablePlan], lineage: u32) -> Result<Arc<Set>> {
-        take(&Wanted { dialer: &self.dialer, readers: self.readers, tables, lineage }).await
+    async fn snapshot(&self, tables: &[TablePlan], lineage: u32, exact: bool) -> Result<Arc<Set>> {
+        take(&Wanted { dialer: &self.dialer, readers: self.readers, tables, lineage, exact }).await
     }
 }
 
@@ -70,7 +71,7 @@ impl Source for MySource {
 
     async fn open_stream(&self, spec: StreamSpec) -> Result<Opened> {
         let (from, snapshot) = if spec.fresh {
-            let set = self.snapshot(&spec.tables, 0).await?;
+            let set = self.snapshot(&spec.tables, 0, true).await?;
             let hold = set.hold();
             (hold.snapshot().position, Some(hold))
         } else {
@@ -87,7 +88,8 @@ impl Source for MySource {
     }
 
     async fn new_snapshot(&self, tables: &[TablePlan]) -> Result<Box<dyn Hold>> {
-        Ok(self.snapshot(tables, self.lineage()).await?.hold())
+        let lineage = self.lineage();
+        Ok(self.snapshot(tables, lineage.unwrap_or(0), lineage.is_some()).await?.hold())
     }
 
     async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>> {
@@ -104,7 +106,7 @@ impl Source for MySource {
 
     async fn mark(&self) -> Result<Position> {
         // Nothing has to be written: whatever was committed before is behind the end of the log.
-        position::here(&mut self.session().await?, None, self.lineage()).await
+        position::here(&mut self.session().await?, None, self.lineage().unwrap_or(0)).await
     }
 
     async fn clock_skew(&self) -> Result<f64> {

@@ -101,7 +101,7 @@ pub fn dialer(server: &MySql, user: &str, password: Option<&str>) -> Dialer {
 }
 
 pub async fn take_with(dialer: &Dialer, readers: usize, tables: &[TablePlan]) -> Result<Arc<Set>> {
-    take(&Wanted { dialer, readers, tables, lineage: 0 }).await
+    take(&Wanted { dialer, readers, tables, lineage: 0, exact: true }).await
 }
 
 /// Collects blocks.
