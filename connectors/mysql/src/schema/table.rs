@@ -87,7 +87,7 @@ impl Work<'_> {
         let packed = definition.others.iter().any(|o| o.eq_ignore_ascii_case("COMPRESSED"))
             && v.is_mariadb()
             && self.origin == Flavor::MariaDb;
-        let named = definition.charset.is_some() || definition.collation.is_some();
+        let named = definition.charset.is_some();
         let mut out =
             format!("{} {}", sql::name(&name), self.typed(table, column, &type_text, &my_type, packed, named));
         let note = |work: &mut Self, what: &str, why: &str| work.note(plan, &column.name, what, why);
@@ -196,9 +196,6 @@ impl Work<'_> {
         };
         if !named && self.table_charset(table).is_some_and(|(s, c)| s == *charset && c == collation) {
             return bare;
-        }
-        if self.table_charset(table).is_some_and(|(s, _)| s == *charset) {
-            return format!("{bare} COLLATE {collation}");
         }
         format!("{bare} CHARACTER SET {charset} COLLATE {collation}")
     }
