@@ -8,10 +8,11 @@ use crate::trim::Trimmer;
 use async_trait::async_trait;
 use drover_connectors_api::{Destination, Loader, SchemaStep, Side};
 use drover_log::{Log, LogFactory};
+use drover_model::check::CheckItem;
 use drover_model::error::codes;
-use drover_model::migration::{OnConflict, Stage};
+use drover_model::migration::{Migration, OnConflict, Stage};
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
-use drover_proto::order::{Description, Order, Outcome, Owes, Progress, Step};
+use drover_proto::order::{Description, Held, Order, Outcome, Owes, Progress, Step};
 use drover_runtime::CancellationToken;
 use drover_runtime::worker::{Handler, Job, News};
 use std::collections::{HashMap, HashSet};
@@ -87,14 +88,21 @@ impl Applier {
         self.open.lock().await.remove(&d.id);
         let destination = self.destination(d).await?;
         let catalog = d.catalog.as_ref().ok_or_else(|| Error::internal("the survey came before the catalogue"))?;
-        let found = survey(&*destination, &d.migration, catalog).await?;
+        let mut found = survey(&*destination, &accepting(d), catalog).await?;
         let known = destination.progress(&d.migration.name).await?;
-        if let Some(other) = known.filter(|p| p.migration != d.id) {
+        if let Some(other) = known.as_ref().filter(|p| p.migration != d.id) {
             let text = format!("the destination knows {} as another migration ({})", d.migration.name, other.migration);
             return Err(Error::new(codes::STATE_LOST, Fault::User, Retry::Never, text)
                 .remedy("go on with the state that it began with, or begin anew after `drover cleanup`"));
         }
-        Ok(Outcome::Surveyed { plans: found.plans, objects: found.objects, items: found.items })
+        let mut held = None;
+        if d.adopted {
+            found.items.retain(|i| i.item != "K11");
+            found.items.push(CheckItem::passed("K11", "destination"));
+            let consistent = destination.consistent_from(d.id).await?;
+            held = Some(Held { position: known.and_then(|p| p.position), consistent });
+        }
+        Ok(Outcome::Surveyed { plans: found.plans, objects: found.objects, items: found.items, held })
     }
 
     async fn schema(&self, job: &Job, step: Step) -> Result<Outcome> {
@@ -105,8 +113,9 @@ impl Applier {
             Step::Base => SchemaStep::Base,
             Step::Table { id } => SchemaStep::Table { id },
             Step::Final => SchemaStep::Final,
+            Step::Cutover => SchemaStep::Cutover,
         };
-        let allowed = d.migration.on_conflict == OnConflict::Ignore;
+        let allowed = accepting(d).on_conflict == OnConflict::Ignore;
         let mut what = destination.schema(d.id, &step, catalog, &d.plans, &d.objects, allowed).await?;
         if step == SchemaStep::Final && !d.migration.has(Stage::Incremental) {
             // Nothing will be applied: what waits for the switch need not wait.
@@ -194,6 +203,10 @@ impl Applier {
             Order::Schema { step } => self.schema(job, *step).await.map(Some),
             Order::Load { .. } => self.load(job).await,
             Order::Apply { .. } => self.apply(job).await,
+            Order::Forget => {
+                let generation = self.prepared(d).await?.forget_position(d.id).await?;
+                Ok(Some(Outcome::Forgotten { generation }))
+            }
             Order::Restart { table, generation } => {
                 self.prepared(d).await?.restart_table(d.id, plan_of(d, *table)?, *generation).await?;
                 done(Vec::new())
@@ -230,6 +243,14 @@ impl Applier {
             other => Err(Error::internal(format!("{other:?} is no order for an applier"))),
         }
     }
+}
+
+/// The migration as far as existing tables go: those of an adopted one were made by it.
+fn accepting(d: &Description) -> std::borrow::Cow<'_, Migration> {
+    if !d.adopted {
+        return std::borrow::Cow::Borrowed(&d.migration);
+    }
+    std::borrow::Cow::Owned(Migration { on_conflict: OnConflict::Ignore, ..d.migration.clone() })
 }
 
 /// Tells the coordinator what a running apply order owes.

@@ -40,6 +40,9 @@ pub fn map(destination: &dyn Destination, migration: &Migration, catalog: &Catal
         let mut plan = mapped.plan;
         plan.id = plans.len() as u32;
         plan.version = 1;
+        for column in &mut plan.columns {
+            column.ordinal = table.columns.iter().position(|c| c.name == column.source).map(|i| i as u16);
+        }
         // Native formats are offered to sources that have them only; the destination's best comes first.
         plan.format = mapped.formats.into_iter().next().unwrap_or(RowFormat::Canonical);
         plans.push(plan);

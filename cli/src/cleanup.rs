@@ -55,6 +55,7 @@ pub async fn run(path: &Path, state: Option<PathBuf>) -> Result<Exit> {
             plans: Vec::new(),
             objects: Vec::new(),
             bulk_partitions: 0,
+            adopted: false,
         };
         Factories::new(None, 0).log(&description).await?.remove().await?;
         did.push("deleted the topics".into());

@@ -62,7 +62,7 @@ pub async fn run(args: CutoverArgs) -> Result<Exit> {
     let _signals = crate::cluster::on_signal(shutdown.clone())?;
     let reached = reach::reach(&args.migration, args.state, &args.coordinator).await?;
     let name = reached.name;
-    let mut asking = Asking { name: &name, wait, shutdown: &shutdown, number: None, step: String::new() };
+    let mut asking = Asking { name: &name, wait, shutdown: &shutdown, number: None, step: String::new(), late: false };
     let end = match (reached.who, reached.local) {
         (Who::Stored { coordinator, dir }, Some(local)) => asking.by_ourselves(coordinator, dir, &local).await?,
         (who, local) => asking.of(who, local).await?,
@@ -97,6 +97,8 @@ struct Asking<'a> {
     /// Of the cutover that we asked for.
     number: Option<Value>,
     step: String,
+    /// It cannot be called off any more.
+    late: bool,
 }
 
 impl Asking<'_> {
@@ -135,8 +137,10 @@ impl Asking<'_> {
             }
             if let Some(why) = self.pause(began).await {
                 // Should it not be heard, the cutover ends for want of asking.
-                let _ = who.act(self.name, "cutover", json!({ "cancel": true })).await;
-                return Ok(End::CalledOff(why));
+                let reply = who.act(self.name, "cutover", json!({ "cancel": true })).await;
+                if self.is_off(reply.as_ref().ok()) {
+                    return Ok(End::CalledOff(why));
+                }
             }
         }
     }
@@ -176,7 +180,7 @@ impl Asking<'_> {
                 .remedy("`drover run` it first, and let it catch up"));
         }
         drop(coordinator);
-        let engine = Engine::start(dir, &local.migration).await?;
+        let engine = Engine::start(dir, &local.migration, false).await?;
         let ended = self.ask_ourselves(&engine.coordinator).await;
         if matches!(&ended, Ok(End::Settled(_))) {
             let cleaned = engine.coordinator.wait_cleaned(self.name);
@@ -204,10 +208,22 @@ impl Asking<'_> {
                 return Ok(End::Settled(shown));
             }
             if let Some(why) = self.pause(began).await {
-                coordinator.act(self.name, "cutover", Some(json!({ "cancel": true }))).await?;
-                return Ok(End::CalledOff(why));
+                let reply = coordinator.act(self.name, "cutover", Some(json!({ "cancel": true }))).await?;
+                if self.is_off(Some(&reply)) {
+                    return Ok(End::CalledOff(why));
+                }
             }
         }
+    }
+
+    /// Whether calling off has worked. Where it came too late the end is waited for.
+    fn is_off(&mut self, reply: Option<&Value>) -> bool {
+        let late = reply.is_some_and(|r| matches!(r["cutover"]["state"].as_str(), Some("switching" | "done")));
+        if late {
+            tracing::warn!("too late to call it off: it is being finished");
+            self.late = true;
+        }
+        !late
     }
 
     fn argument(&self) -> Value {
@@ -234,6 +250,7 @@ impl Asking<'_> {
                 "barrier" => tracing::info!("caught up; the barrier's mark is written, and waited for"),
                 "sequences" => tracing::info!("barrier at {}; sets the sequences", cutover["position"]),
                 "validating" => tracing::info!("compares {tables} tables, every row"),
+                "switching" => tracing::info!("nothing has changed; makes what waits for the switch"),
                 "closing" => tracing::info!("compared; sees that nothing has changed meanwhile"),
                 _ => {}
             }
@@ -244,7 +261,7 @@ impl Asking<'_> {
     /// Waits for the next asking; tells why there shall be none.
     async fn pause(&self, began: Instant) -> Option<&'static str> {
         tokio::select! {
-            () = self.shutdown.cancelled() => return Some("interrupted"),
+            () = self.shutdown.cancelled(), if !self.late => return Some("interrupted"),
             () = tokio::time::sleep(ASK) => {}
         }
         let waits = matches!(self.step.as_str(), "" | "zero_lag" | "barrier");

@@ -73,6 +73,10 @@ enum Command {
         /// Where the state is kept (default: .drover/NAME beside the file).
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
+        /// The state is lost: take id and position from the destination and go on from there. What cannot go on is emptied and
+        /// copied again.
+        #[arg(long)]
+        adopt: bool,
     },
     /// Compare both sides row by row; correct while changes flow. Status 1 if they differ.
     Validate {
@@ -135,14 +139,14 @@ fn main() -> ExitCode {
     let exit = runtime.block_on(async {
         match cli.command {
             Command::Check { file, json } => check::run(&file, json).await,
-            Command::Run { file, until, state } => run::run(&file, until, state, bars).await,
+            Command::Run { file, until, state, adopt } => run::run(&file, until, state, adopt, bars).await,
             Command::Validate { file, table, json } => validate::run(&file, &table, json, bars).await,
             Command::Cutover(args) => cutover::run(args).await,
             Command::Cleanup { file, state } => cleanup::run(&file, state).await,
             Command::Coordinator(args) => cluster::coordinator(args).await,
             Command::Extractor(args) => cluster::extractor(args).await,
             Command::Applier(args) => cluster::applier(args).await,
-            Command::Migration { coordinator, state, verb } => verbs::run(&coordinator, state, verb).await,
+            Command::Migration { coordinator, state, verb } => verbs::carry_out(&coordinator, state, verb).await,
         }
     });
     // Blocking threads (file writers) end with the process.

@@ -29,7 +29,7 @@ fn slots() -> u32 {
 }
 
 /// Carries the migration out.
-pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, bars: Bars) -> Result<Exit> {
+pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, adopt: bool, bars: Bars) -> Result<Exit> {
     let migration = file::read(path)?;
     if until == Some(Until::Done) && migration.has(Stage::Incremental) {
         return Err(Error::new(
@@ -43,7 +43,7 @@ pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, bars
     let dir = StateDir::lock(&file::state_dir(path, &migration.name, state))?;
     let shutdown = CancellationToken::new();
     let signals = crate::cluster::on_signal(shutdown.clone())?;
-    let engine = Engine::start(dir, &migration).await?;
+    let engine = Engine::start(dir, &migration, adopt).await?;
     let mut display = Display::new(bars);
     let ended = watch(&engine.coordinator, &migration, until, &mut display, &shutdown).await;
     display.end();
@@ -63,10 +63,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Begins, or goes on with what the state folder has.
-    pub async fn start(dir: StateDir, migration: &Migration) -> Result<Engine> {
+    /// Begins, or goes on with what the state folder has; `adopt`: if it has nothing, with what the destination has.
+    pub async fn start(dir: StateDir, migration: &Migration, adopt: bool) -> Result<Engine> {
         let coordinator = Coordinator::open(crate::cluster::options(&dir.path, true)).await?;
-        begin(&coordinator, migration).await?;
+        begin(&coordinator, migration, adopt).await?;
         let stop = CancellationToken::new();
         let (socket, control, until) = (dir.listen()?, coordinator.clone(), stop.clone());
         let door = task::spawn("verbs", async move { control.serve_unix(socket, until).await });
@@ -101,8 +101,15 @@ impl Engine {
 }
 
 /// Creates the migration, or takes up the one that the state folder has.
-async fn begin(coordinator: &Coordinator, migration: &Migration) -> Result<()> {
+async fn begin(coordinator: &Coordinator, migration: &Migration, adopt: bool) -> Result<()> {
     let Ok(view) = coordinator.snapshot_view(&migration.name) else {
+        if adopt {
+            let id = known_at_destination(migration).await?;
+            if id.is_none() {
+                tracing::warn!("there is nothing to adopt: the destination knows no migration {}", migration.name);
+            }
+            return coordinator.create_with(id, migration.clone(), false).await.map(drop);
+        }
         refuse_lost_state(migration).await?;
         tracing::info!("begins: {} → {}", migration.source.url.host, migration.destination.url.host);
         return coordinator.create(migration.clone(), false).await.map(drop);
@@ -115,6 +122,12 @@ async fn begin(coordinator: &Coordinator, migration: &Migration) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The id under which the destination has progress of a migration of this name.
+pub async fn known_at_destination(migration: &Migration) -> Result<Option<MigrationId>> {
+    let destination = factories::destination(migration, MigrationId::nil()).await?;
+    Ok(destination.progress(&migration.name).await?.map(|p| p.migration))
 }
 
 /// A destination that knows this migration while the state folder does not would get everything a second time. A destination that
@@ -132,7 +145,10 @@ async fn refuse_lost_state(migration: &Migration) -> Result<()> {
                 migration.name, progress.migration
             ),
         )
-        .remedy("give the state folder that it ran with by --state, or begin anew after `drover cleanup`")),
+        .remedy(
+            "give the state folder that it ran with by --state; or go on with what the destination knows by --adopt; or begin anew after \
+             `drover cleanup`",
+        )),
     }
 }
 

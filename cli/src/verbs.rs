@@ -3,6 +3,7 @@
 use crate::exit::Exit;
 use crate::file;
 use crate::reach::{self, Who};
+use crate::run;
 use clap::{Args, Subcommand};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
@@ -27,6 +28,10 @@ pub enum Verb {
         /// Only store it; `resume` starts it.
         #[arg(long)]
         draft: bool,
+        /// The coordinator's state is lost: take id and position from the destination, which this command reads, and go on from there. What
+        /// cannot go on is emptied and copied again.
+        #[arg(long)]
+        adopt: bool,
         #[arg(long)]
         json: bool,
     },
@@ -79,18 +84,29 @@ pub enum Verb {
 }
 
 /// Carries a verb out. `state`: the state folder of a migration that is given by its file.
-pub async fn run(coordinator: &str, state: Option<PathBuf>, verb: Verb) -> Result<Exit> {
+pub async fn carry_out(coordinator: &str, state: Option<PathBuf>, verb: Verb) -> Result<Exit> {
     let reached = async |which: &Which| reach::reach(&which.migration, state.clone(), coordinator).await;
     let act = async |which: &Which, action: &str, argument: Value| {
         let r = reached(which).await?;
         r.who.act(&r.name, action, argument).await
     };
     let (value, as_json) = match &verb {
-        Verb::Create { file, draft, json } => {
+        Verb::Create { file, draft, adopt, json } => {
             let migration = file::read(file)?;
+            let known = if *adopt { run::known_at_destination(&migration).await? } else { None };
+            if *adopt && known.is_none() {
+                let text = format!("there is nothing to adopt: the destination knows no migration {}", migration.name);
+                return Err(
+                    Error::new(codes::STATE_LOST, Fault::User, Retry::Never, text).remedy("leave --adopt out to begin")
+                );
+            }
             let body =
                 serde_json::to_vec(&migration).map_err(|e| Error::internal("a migration has no JSON form").cause(e))?;
-            let request = v1::CreateRequest { migration: body.into(), draft: *draft };
+            let request = v1::CreateRequest {
+                migration: body.into(),
+                draft: *draft,
+                adopt: known.map(|id| id.to_string()).unwrap_or_default(),
+            };
             (reach::answer(Remote::lazy(coordinator)?.client().create(request).await)?, *json)
         }
         Verb::List { json } => {

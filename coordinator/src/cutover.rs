@@ -5,9 +5,10 @@
 //! speaks against that it fails, says what, and the migration goes on as before.
 //!
 //! ```text
-//! ZeroLag ──▶ Barrier ──▶ Sequences ──▶ Validating ──▶ Closing ──▶ Done
-//!    ▲  mark, applied  mark, applied  read, set    digests of both   sequences again,
-//!    │                                             sides agree       mark, applied
+//! ZeroLag ──▶ Barrier ──▶ Sequences ──▶ Validating ──▶ Closing ──▶ Switching ──▶ Done
+//!    ▲  mark, applied  mark, applied  read, set    digests of both   sequences    what waits for
+//!    │                                             sides agree       again, mark, the switch,
+//!    │                                                               applied      nothing is applied
 //!    └── the applier was replaced after the barrier: nobody saw all changes since it
 //! ```
 //!
@@ -40,6 +41,8 @@ pub enum Step {
     Sequences,
     Validating,
     Closing,
+    /// It was right; what waits for the switch (triggers, where drover's own writes would fire them) is made. Nothing is applied.
+    Switching,
     Done,
     Failed,
 }
@@ -53,6 +56,7 @@ impl Step {
             Step::Sequences => "sequences",
             Step::Validating => "validating",
             Step::Closing => "closing",
+            Step::Switching => "switching",
             Step::Done => "done",
             Step::Failed => "failed",
         }
@@ -167,6 +171,8 @@ pub enum Change {
     Failed {
         error: Error,
     },
+    /// Nothing changed, and nothing differs.
+    Agreed,
     Done,
 }
 
@@ -234,8 +240,16 @@ impl State {
         }
     }
 
-    /// The operator calls it off, or is gone.
+    /// Everything is applied that will be.
+    pub(crate) fn is_switching(&self) -> bool {
+        self.cutting_over().is_some_and(|c| c.step == Step::Switching)
+    }
+
+    /// The operator calls it off, or is gone. While it switches it is too late for that.
     pub fn call_off(&self, why: &str) -> Vec<Event> {
+        if self.is_switching() {
+            return Vec::new();
+        }
         let error = Error::new(codes::CUTOVER, Fault::User, Retry::Other, format!("the cutover was called off: {why}"));
         self.fail_cutover(error.remedy("the migration goes on; call `drover cutover` again"))
     }
@@ -264,6 +278,7 @@ impl State {
             OrderKey::CutoverSet { attempt } => {
                 *attempt == c.attempt && c.step == Step::Sequences && c.sequences.is_some() && c.sequences_set.is_none()
             }
+            OrderKey::CutoverSchema { attempt } => *attempt == c.attempt && c.step == Step::Switching,
             OrderKey::CutoverSum { attempt, look, side, table } => {
                 let of = if *side == Side::Source { &c.source } else { &c.destination };
                 *attempt == c.attempt
@@ -288,7 +303,7 @@ impl State {
         let mut keys: Vec<OrderKey> =
             [ZERO, BARRIER, CLOSING].map(|mark| OrderKey::CutoverMark { attempt, mark }).into();
         keys.extend([false, true].map(|again| OrderKey::CutoverRead { attempt, again }));
-        keys.push(OrderKey::CutoverSet { attempt });
+        keys.extend([OrderKey::CutoverSet { attempt }, OrderKey::CutoverSchema { attempt }]);
         // The largest first: they take longest.
         for &table in self.by_size.iter().filter(|t| c.compared.contains(t)) {
             for side in [Side::Source, Side::Destination] {
@@ -320,6 +335,7 @@ impl State {
             (OrderKey::CutoverSet { .. }, Outcome::Done { what }) => {
                 Change::SequencesSet { names: what.into_iter().collect() }
             }
+            (OrderKey::CutoverSchema { .. }, Outcome::Done { .. }) => Change::Done,
             (OrderKey::CutoverSum { side, table, .. }, Outcome::Digested { rows, sum }) => {
                 Change::Summed { table: *table, side: *side, summed: Summed { rows, sum } }
             }
@@ -389,7 +405,7 @@ impl State {
     fn cutover_result(&self, c: &Cutover) -> Change {
         let names: Vec<String> = c.differing().map(|t| self.table_name(t)).collect();
         if names.is_empty() {
-            return Change::Done;
+            return if self.settings.schema { Change::Agreed } else { Change::Done };
         }
         let text = format!("source and destination differ in {}", names.join(", "));
         let error = Error::new(codes::DIFFERENT, Fault::Destination, Retry::Never, text);
@@ -435,6 +451,7 @@ impl State {
                 c.destination.retain(|t, _| !tables.contains(t));
             }
             Change::Compared => c.step = Step::Closing,
+            Change::Agreed => c.step = Step::Switching,
             Change::Again { attempt, .. } => *c = Cutover::new(c.number, *attempt),
             Change::Failed { error } => {
                 c.step = Step::Failed;

@@ -72,8 +72,8 @@ impl State {
         let one = |event| Ok(vec![event]);
         match (key, outcome) {
             (OrderKey::Inspect, Outcome::Inspected { catalog, items }) => one(Event::Inspected { catalog, items }),
-            (OrderKey::Survey, Outcome::Surveyed { plans, objects, items }) => {
-                one(Event::Surveyed { plans, objects, items })
+            (OrderKey::Survey, Outcome::Surveyed { plans, objects, items, held }) => {
+                one(Event::Surveyed { plans, objects, items, held })
             }
             (OrderKey::CheckSource, Outcome::Checked { items }) => one(Event::Checked { items }),
             (OrderKey::SchemaBase, Outcome::Done { what }) => one(Event::SchemaDone { step: Step::Base, what }),
@@ -81,7 +81,12 @@ impl State {
             (OrderKey::SchemaTable { table }, Outcome::Done { what }) => {
                 one(Event::SchemaDone { step: Step::Table { id: *table }, what })
             }
-            (OrderKey::Stream, Outcome::StreamOpened { start, snapshot }) => {
+            (OrderKey::Forget, Outcome::Forgotten { generation }) => one(Event::Forgotten { generation }),
+            (OrderKey::Stream, Outcome::StreamOpened { start, snapshot, first }) => {
+                let adopted = self.on_adopted_stream(first.as_ref().unwrap_or(&start));
+                if let Some(anew @ Event::AdoptedAnew { .. }) = adopted {
+                    return one(anew);
+                }
                 let mut events = vec![Event::StreamOpened { start }];
                 if let Some(snapshot) = snapshot
                     && self.snapshot.is_none()
@@ -89,6 +94,7 @@ impl State {
                 {
                     events.push(self.taken(self.next_snapshot, snapshot, worker, key, now_ms));
                 }
+                events.extend(adopted);
                 Ok(events)
             }
             (OrderKey::Snapshot { number }, Outcome::SnapshotTaken { snapshot }) => {

@@ -469,6 +469,7 @@ impl Desk {
             plans: s.plans.clone(),
             objects: s.objects.clone(),
             bulk_partitions: s.settings.bulk_partitions,
+            adopted: s.settings.adopt,
         })
     }
 
@@ -487,6 +488,11 @@ impl Desk {
         now: Now,
     ) -> Result<Turn, Error> {
         let name = migration.name.clone();
+        if settings.adopt && !(settings.full && settings.incremental) {
+            let text = format!("{name:?} cannot be adopted: that needs both the full and the incremental stage");
+            return Err(Error::new(codes::STATE_LOST, Fault::User, Retry::Never, text)
+                .remedy("`drover cleanup`, empty the destination, and begin anew"));
+        }
         if self.find(&name).is_ok() {
             let text = format!("there is a migration {name:?} already");
             return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
@@ -496,7 +502,9 @@ impl Desk {
         let stored = Box::new(migration.clone());
         turn.writes.push(Write::Migration { id, name: name.clone(), migration: stored });
         let state = State::new(&name, settings.clone());
-        self.entries.insert(id, Entry { migration, state, live: Live::default(), epoch: 0 });
+        // Records in the log carry epochs: ours must be above all that the lost state has given out, one a millisecond at most.
+        let epoch = if settings.adopt { now.wall_ms } else { 0 };
+        self.entries.insert(id, Entry { migration, state, live: Live::default(), epoch });
         let mut events = vec![Event::Created { name, settings }];
         if !draft {
             events.push(Event::PrecheckStarted { start: true });

@@ -11,7 +11,7 @@ use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
 pub use drover_proto::order::Side;
-use drover_proto::order::{Extent, Owes, Step};
+use drover_proto::order::{Extent, Held, Owes, Step};
 use serde::{Deserialize, Serialize};
 
 /// An event. New kinds may be added; the fields of a kind never change their meaning, and new fields have defaults.
@@ -35,6 +35,8 @@ pub enum Event {
         plans: Vec<TablePlan>,
         objects: Vec<Object>,
         items: Vec<CheckItem>,
+        #[serde(default)]
+        held: Option<Held>,
     },
     Checked {
         items: Vec<CheckItem>,
@@ -53,6 +55,18 @@ pub enum Event {
     },
     StreamOpened {
         start: Position,
+    },
+    /// Of an adopted migration: changes go on from the destination's position.
+    Adopted {
+        position: Position,
+    },
+    /// Of an adopted migration: they cannot, and the tables begin again.
+    AdoptedAnew {
+        why: String,
+    },
+    /// The destination has forgotten its position; `generation`: the highest of a table there.
+    Forgotten {
+        generation: u32,
     },
     SnapshotTaken {
         number: u32,

@@ -85,7 +85,11 @@ impl Service for Grpc {
     async fn create(&self, request: Request<v1::CreateRequest>) -> Result<Response<v1::JsonReply>, Status> {
         let request = request.into_inner();
         let migration = read("the migration", &request.migration)?;
-        self.0.create(migration, request.draft).await.map(|v| reply(&v)).map_err(|e| to_status(&e))
+        let adopt = match request.adopt.as_str() {
+            "" => None,
+            id => Some(id.parse().map_err(|e| to_status(&Error::internal("no id of a migration").cause(e)))?),
+        };
+        self.0.create_with(adopt, migration, request.draft).await.map(|v| reply(&v)).map_err(|e| to_status(&e))
     }
 
     async fn list(&self, _: Request<v1::ListRequest>) -> Result<Response<v1::JsonReply>, Status> {

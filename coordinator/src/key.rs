@@ -44,6 +44,7 @@ pub enum OrderKey {
         generation: u32,
         chunk: u32,
     },
+    Forget,
     Restart {
         table: u32,
         generation: u32,
@@ -75,6 +76,9 @@ pub enum OrderKey {
         side: Side,
         table: u32,
     },
+    CutoverSchema {
+        attempt: u32,
+    },
     CleanSource,
     CleanDestination,
 }
@@ -102,10 +106,12 @@ impl OrderKey {
             | SchemaTable { .. }
             | SchemaFinal
             | Load { .. }
+            | Forget
             | Restart { .. }
             | Apply
             | SetSequences
             | CutoverSet { .. }
+            | CutoverSchema { .. }
             | CutoverSum { side: Side::Destination, .. }
             | CleanDestination => Role::Applier,
         }
@@ -119,7 +125,10 @@ impl OrderKey {
     /// Belongs to a cutover: if it cannot be carried out, the cutover fails and not the migration.
     pub fn is_cutover(&self) -> bool {
         use OrderKey::*;
-        matches!(self, CutoverMark { .. } | CutoverRead { .. } | CutoverSet { .. } | CutoverSum { .. })
+        matches!(
+            self,
+            CutoverMark { .. } | CutoverRead { .. } | CutoverSet { .. } | CutoverSum { .. } | CutoverSchema { .. }
+        )
     }
 
     /// The table that the order is about.
@@ -154,6 +163,7 @@ impl fmt::Display for OrderKey {
             Plan { table, generation, snapshot } => write!(f, "plan/{table}/{generation}/{snapshot}"),
             Copy { table, generation, chunk, snapshot } => write!(f, "copy/{table}/{generation}/{chunk}/{snapshot}"),
             Load { table, generation, chunk } => write!(f, "load/{table}/{generation}/{chunk}"),
+            Forget => f.write_str("forget"),
             Restart { table, generation } => write!(f, "restart/{table}/{generation}"),
             Apply => f.write_str("apply"),
             Fetch { table, snapshot, lease, round } => write!(f, "fetch/{table}/{snapshot}/{lease}/{round}"),
@@ -166,6 +176,7 @@ impl fmt::Display for OrderKey {
                 let side = if *side == Side::Source { "source" } else { "destination" };
                 write!(f, "cutover/sum/{attempt}/{look}/{side}/{table}")
             }
+            CutoverSchema { attempt } => write!(f, "cutover/schema/{attempt}"),
             CleanSource => f.write_str("clean/source"),
             CleanDestination => f.write_str("clean/destination"),
         }
@@ -206,6 +217,7 @@ impl FromStr for OrderKey {
             }
             ("load", [_, _, _]) => Load { table: number(0)?, generation: number(1)?, chunk: number(2)? },
             ("restart", [_, _]) => Restart { table: number(0)?, generation: number(1)? },
+            ("forget", []) => Forget,
             ("apply", []) => Apply,
             ("fetch", [_, _, lease, _]) => {
                 let lease = lease.parse().map_err(|_| bad())?;
@@ -222,6 +234,7 @@ impl FromStr for OrderKey {
                 let side = if *side == "source" { Side::Source } else { Side::Destination };
                 CutoverSum { attempt: number(1)?, look: number(2)?, side, table: number(4)? }
             }
+            ("cutover", ["schema", _]) => CutoverSchema { attempt: number(1)? },
             ("clean", ["source"]) => CleanSource,
             ("clean", ["destination"]) => CleanDestination,
             _ => return Err(bad()),
@@ -259,12 +272,14 @@ mod tests {
             Plan { table: 1, generation: 2, snapshot: 3 },
             Copy { table: 1, generation: 2, chunk: 3, snapshot: 4 },
             Load { table: 1, generation: 2, chunk: 3 },
+            Forget,
             Restart { table: 9, generation: 1 },
             Fetch { table: 1, snapshot: 2, lease: u64::MAX, round: 4 },
             ReadSequences,
             CutoverMark { attempt: 3, mark: 2 },
             CutoverRead { attempt: 1, again: true },
             CutoverSet { attempt: 9 },
+            CutoverSchema { attempt: 9 },
             CutoverSum { attempt: 1, look: 2, side: Side::Destination, table: 7 },
             CleanDestination,
         ] {

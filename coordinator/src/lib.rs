@@ -2,10 +2,11 @@
 //! its store. It opens no database of the user's.
 //!
 //! Rooms: [`machine`] (state of a migration as the fold of its [`event`]s), [`wants`] (what shall run), [`decide`] (what an
-//! outcome means), [`loss`] (tables after a lost snapshot), [`cutover`] (the last act) and [`lease`] are pure. [`desk`] puts them together, still without
+//! outcome means), [`loss`] (tables after a lost snapshot), [`cutover`] (the last act), [`adopt`] (a lost state) and [`lease`] are pure. [`desk`] puts them together, still without
 //! I/O: each call gives an answer and a turn, which must be durable in the [`store`] before the answer is given.
 //! [`service`] does that, for workers in the same process and over gRPC; [`http`] has health and metrics.
 
+pub mod adopt;
 pub mod cutover;
 pub mod decide;
 pub mod desk;

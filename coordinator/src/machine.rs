@@ -2,6 +2,7 @@
 //! always gives the same state, whichever process folds it; a restart of the coordinator is a fold of what was stored.
 //! What shall be worked on follows from the state alone ([`crate::wants`]), what an outcome means is decided in [`crate::decide`].
 
+use crate::adopt::Adoption;
 use crate::cutover::Cutover;
 use crate::event::{Event, Side};
 use crate::key::OrderKey;
@@ -11,7 +12,7 @@ use drover_model::check::{self, CheckItem};
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
-use drover_proto::order::{Owes, Step, Window};
+use drover_proto::order::{Held, Owes, Step, Window};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -144,6 +145,11 @@ pub struct State {
     /// The latest cutover, under way or ended.
     #[serde(default)]
     pub cutover: Option<Cutover>,
+    /// Of a migration whose state was lost: what the destination knew at the survey, and what came of it.
+    #[serde(default)]
+    pub held: Option<Held>,
+    #[serde(default)]
+    pub adoption: Option<Adoption>,
 }
 
 impl State {
@@ -181,6 +187,8 @@ impl State {
             clean_destination: Cleaning::No,
             deleting: false,
             cutover: None,
+            held: None,
+            adoption: None,
         }
     }
 
@@ -261,6 +269,7 @@ impl State {
     pub fn may_apply(&self) -> bool {
         self.settings.incremental
             && self.stream_start.is_some()
+            && !self.is_switching()
             && (!self.settings.schema || (self.base_done && (self.final_done || !self.final_before_apply())))
             && self.tables_done()
             && !self.owes_without_snapshot()
@@ -296,6 +305,12 @@ impl State {
     }
 
     fn follow_up_migrating(&self) -> Option<Event> {
+        if let Some(error) = self.may_not_begin_anew() {
+            return Some(Event::Failed { error });
+        }
+        if self.begins_anew() {
+            return None;
+        }
         for (id, t) in self.tables.iter().enumerate() {
             if t.stage == TableStage::Chunks && t.pending.is_empty() && t.copied.is_empty() {
                 return Some(Event::TableLoaded { table: id as u32, rows: t.rows });
@@ -336,7 +351,8 @@ impl State {
                 self.items.extend(items.iter().cloned());
                 self.revision += 1;
             }
-            Event::Surveyed { plans, objects, items } => {
+            Event::Surveyed { plans, objects, items, held } => {
+                self.held = held.clone();
                 self.plans = plans.clone();
                 self.objects = objects.clone();
                 self.items.extend(items.iter().cloned());
@@ -359,6 +375,8 @@ impl State {
             Event::Started => self.start(),
             Event::SchemaDone { step: Step::Base, .. } => self.base_done = true,
             Event::SchemaDone { step: Step::Final, .. } => self.final_done = true,
+            // Part of the cutover.
+            Event::SchemaDone { step: Step::Cutover, .. } => {}
             Event::SchemaDone { step: Step::Table { id }, .. } => {
                 if let Some(t) = self.tables.get_mut(*id as usize) {
                     t.stage = TableStage::Done;
@@ -431,6 +449,7 @@ impl State {
             }
             Event::Deleted => self.phase = Phase::Deleted,
             Event::Warned { .. } => {}
+            Event::Adopted { .. } | Event::AdoptedAnew { .. } | Event::Forgotten { .. } => self.apply_adoption(event),
             Event::Owes { .. } | Event::Fetched { .. } | Event::OwesVoid | Event::Widened { .. } => {
                 self.apply_owed(event);
             }
@@ -480,6 +499,9 @@ impl State {
         self.by_size = (0..self.plans.len() as u32).collect();
         let plans = &self.plans;
         self.by_size.sort_by_key(|id| std::cmp::Reverse(plans.get(*id as usize).map_or(0, |p| p.bytes)));
+        if let Some(held) = self.held.clone().filter(|_| self.settings.adopt) {
+            self.adopt(&held);
+        }
     }
 
     /// Events of snapshots, tables and chunks.

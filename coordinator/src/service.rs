@@ -139,17 +139,24 @@ impl Coordinator {
     /// # Errors
     /// The name is taken, or the store failed.
     pub async fn create(&self, migration: Migration, draft: bool) -> Result<Value, Error> {
-        self.create_with(MigrationId::new_v4(), migration, draft).await
+        self.create_with(None, migration, draft).await
     }
 
-    /// The same with a given id, for a migration whose progress at the destination is adopted.
+    /// The same; `adopt`: with the id under which the destination has progress of it, which is taken over ([`crate::adopt`]).
     ///
     /// # Errors
-    /// As [`Coordinator::create`].
-    pub async fn create_with(&self, id: MigrationId, migration: Migration, draft: bool) -> Result<Value, Error> {
+    /// As [`Coordinator::create`], or it cannot be adopted.
+    pub async fn create_with(
+        &self,
+        adopt: Option<MigrationId>,
+        migration: Migration,
+        draft: bool,
+    ) -> Result<Value, Error> {
+        let id = adopt.unwrap_or_else(MigrationId::new_v4);
         self.inner
             .turn(|desk, now| {
                 let settings = Settings::of(&migration, desk.tuning().bulk_partitions);
+                let settings = Settings { adopt: adopt.is_some(), ..settings };
                 let turn = desk.create(id, migration, settings, draft, now)?;
                 Ok((view::show(id, desk.entry(id)?, now.mono_ms), turn))
             })

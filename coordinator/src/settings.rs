@@ -21,6 +21,9 @@ pub struct Settings {
     /// A snapshot is given up after so long, milliseconds; 0: never.
     #[serde(default)]
     pub snapshot_ms: u64,
+    /// The state was lost and is taken over from the destination.
+    #[serde(default)]
+    pub adopt: bool,
 }
 
 impl Settings {
@@ -37,6 +40,7 @@ impl Settings {
             durable_bulk: migration.log.kafka.is_some(),
             bulk_partitions,
             snapshot_ms: ms(migration.limits.snapshot),
+            adopt: false,
         }
     }
 }

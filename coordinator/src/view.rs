@@ -239,10 +239,16 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::SchemaDone { step: Step::Table { id }, what } => {
             info(format!("{}: {} keys and indexes made", table(id), what.len()))
         }
+        Event::SchemaDone { step: Step::Cutover, what } => {
+            info(format!("what waited for the switch made: {} objects", what.len()))
+        }
         Event::SchemaDone { step: Step::Final, what } => {
             info(format!("rest of the schema made: {} objects", what.len()))
         }
         Event::StreamOpened { start } => info(format!("change stream open from {start}")),
+        Event::Adopted { position } => info(format!("adopted: changes go on from {position}")),
+        Event::AdoptedAnew { why } => Some(("warning", format!("adopted, but all tables begin again: {why}"))),
+        Event::Forgotten { .. } => Some(("warning", "adopted: all tables are emptied and copied again".into())),
         Event::SnapshotTaken { number, snapshot, worker, .. } => {
             info(format!("snapshot {number} taken at {} by {worker}", snapshot.position))
         }
@@ -312,6 +318,7 @@ fn cutover_line(state: &State, change: &Change) -> Option<(&'static str, String)
         Change::Compared => info("both sides are compared".into()),
         Change::Again { why, .. } => Some(("warning", format!("cutover: begun again: {why}"))),
         Change::Failed { error } => Some(("error", format!("cutover failed, the migration goes on: {error}"))),
+        Change::Agreed => info("nothing has changed, nothing differs".into()),
         Change::Done => info("done; the destination takes over".into()),
         Change::SequencesRead { .. } | Change::SequencesStood | Change::Summed { .. } => None,
     }

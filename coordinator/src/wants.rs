@@ -78,6 +78,7 @@ impl State {
     }
 
     fn wants_stages(&self, out: &mut Out<'_>) {
+        out.push(OrderKey::Forget, || Order::Forget);
         out.push(OrderKey::SchemaBase, || Order::Schema { step: Step::Base });
         out.push(OrderKey::Stream, || {
             let start = self.stream_start.clone();
@@ -192,6 +193,7 @@ impl State {
                     let values = self.cutover.as_ref().and_then(|c| c.sequences.clone());
                     Order::SetSequences { values: values.unwrap_or_default() }
                 }
+                OrderKey::CutoverSchema { .. } => Order::Schema { step: Step::Cutover },
                 OrderKey::CutoverSum { side, table, .. } => Order::Digest { table: *table, side: *side },
                 _ => Order::Mark,
             };
@@ -210,6 +212,7 @@ impl State {
             (Phase::Prechecking, OrderKey::CheckSource) => self.surveyed && !self.checked,
             (Phase::Completed, OrderKey::CleanSource) => self.clean_source == Cleaning::Wanted,
             (Phase::Completed, OrderKey::CleanDestination) => self.clean_destination == Cleaning::Wanted,
+            (Phase::Migrating, key) if self.begins_anew() => *key == OrderKey::Forget,
             (Phase::Migrating, key) => match key {
                 OrderKey::SchemaBase => s.schema && !self.base_done,
                 OrderKey::Stream => s.incremental && ready,
@@ -240,7 +243,7 @@ impl State {
                     t.stage == TableStage::Chunks && t.generation == *generation && t.copied.contains_key(chunk)
                 }),
                 OrderKey::Restart { table: id, generation } => {
-                    table(id).is_some_and(|t| t.stage == TableStage::Restarting && t.generation == *generation)
+                    ready && table(id).is_some_and(|t| t.stage == TableStage::Restarting && t.generation == *generation)
                 }
                 OrderKey::SchemaTable { table: id } => {
                     s.schema && ready && table(id).is_some_and(|t| t.stage == TableStage::Loaded)

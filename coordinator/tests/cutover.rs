@@ -21,13 +21,15 @@ use std::collections::BTreeMap;
 
 /// A migration that follows changes.
 fn following() -> State {
-    let mut state = State::new("shop", Settings::of(&migration("shop", r#"["full", "incremental"]"#), 4));
+    let mut state = State::new("shop", Settings::of(&migration("shop", r#"["schema", "full", "incremental"]"#), 4));
     state.plans = plans();
     state.apply(&Event::Started);
     for t in &mut state.tables {
         t.stage = drover_coordinator::table::TableStage::Done;
     }
     state.stream_start = Some(at(0));
+    state.base_done = true;
+    state.final_done = true;
     state.consistent = true;
     state
 }
@@ -153,6 +155,7 @@ impl World {
                 let rows = self.rows(*table, self.applied) + u64::from(self.damaged == Some(*table)) * 1000;
                 Outcome::Digested { rows, sum: rows.to_string() }
             }
+            Order::Schema { .. } => Outcome::Done { what: vec!["trigger t".into()] },
             other => panic!("{other:?}"),
         };
         report(&mut self.state, key, order, outcome)
@@ -192,6 +195,31 @@ fn a_quiet_source_is_cut_over_and_a_second_call_finds_it_done() {
     assert_eq!(w.state.clean_destination, Cleaning::No);
     assert_eq!(c.compared.len(), TABLES as usize);
     assert!(w.state.begin_cutover().unwrap().is_empty());
+}
+
+#[test]
+fn while_it_switches_nothing_is_applied_and_nobody_calls_it_off() {
+    let mut w = World::new();
+    begin(&mut w.state);
+    while cutover(&w.state).step != Step::Switching {
+        assert!(w.state.may_apply());
+        for (key, order) in wanted(&w.state) {
+            w.answer(&key, &order);
+        }
+        w.apply(w.now);
+        w.news();
+    }
+    assert!(!w.state.may_apply() && w.state.call_off("late").is_empty());
+    let orders = wanted(&w.state);
+    assert_eq!(orders.len(), 1);
+    assert!(matches!(orders[0].1, Order::Schema { .. }));
+    // It cannot be made: the migration goes on.
+    let mut other = w.state.clone();
+    let error = Error::new(codes::STATEMENT, Fault::Destination, Retry::Never, "no");
+    report(&mut other, &orders[0].0, &orders[0].1, Outcome::Failed { error });
+    assert!(cutover(&other).step == Step::Failed && other.may_apply());
+    w.calm();
+    assert_eq!(cutover(&w.state).step, Step::Done);
 }
 
 #[test]

@@ -109,7 +109,7 @@ async fn workers_over_grpc_carry_a_migration_through_and_verbs_rule_it() {
 
     let mut verbs = remote.client();
     let file = serde_json::to_vec(&migration("shop", ALL)).unwrap();
-    let request = v1::CreateRequest { migration: file.clone().into(), draft: false };
+    let request = v1::CreateRequest { migration: file.clone().into(), draft: false, ..Default::default() };
     verbs.create(request.clone()).await.unwrap();
     let taken = drover_proto::control::from_status(&verbs.create(request).await.unwrap_err());
     assert_eq!(taken.code, codes::CONFIGURATION, "a name is taken once");
@@ -155,7 +155,7 @@ async fn workers_over_grpc_carry_a_migration_through_and_verbs_rule_it() {
     verbs.act(act("delete", "")).await.unwrap();
     soon("deleting", coordinator.wait_cleaned("shop")).await;
     assert!(coordinator.show("shop").is_err());
-    verbs.create(v1::CreateRequest { migration: file.into(), draft: true }).await.unwrap();
+    verbs.create(v1::CreateRequest { migration: file.into(), draft: true, ..Default::default() }).await.unwrap();
     assert_eq!(coordinator.show("shop").unwrap()["state"], "draft");
 
     leave.cancel();

@@ -2,8 +2,9 @@
 //! publishes the change stream. It never touches the destination.
 //!
 //! What it promises: a chunk is reported only when all its blocks are durable in the log; a source position is confirmed
-//! only when everything up to it is durable in the log; the snapshot is held until the coordinator lets go of it.
+//! only when everything up to it is durable in the log (and, where that could get lost with the state, usually applied); the snapshot is held until the coordinator lets go of it.
 
+mod confirm;
 mod copy;
 mod fetch;
 mod inspect;

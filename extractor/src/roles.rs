@@ -4,7 +4,7 @@ use crate::copy::{Attempt, copy};
 use crate::fetch::fetch;
 use crate::inspect;
 use crate::readers::Readers;
-use crate::stream::{self, Publisher, end_of_log};
+use crate::stream::{self, Publisher, begin_of_log, end_of_log};
 use async_trait::async_trait;
 use drover_connectors_api::{Hold, Side, Source, StreamSpec};
 use drover_log::LogFactory;
@@ -92,7 +92,22 @@ impl Extractor {
         let source = self.source(d).await?;
         let log = self.logs.log(d).await?;
         log.open(d.bulk_partitions).await?;
-        let end = if resume { end_of_log(&*log).await?.or_else(|| start.cloned()) } else { None };
+        let ended = if resume { end_of_log(&*log).await? } else { None };
+        let mut first = None;
+        if resume && d.adopted {
+            first = begin_of_log(&*log).await?;
+            // The former log is lost: what it alone had is, too, if the source has been told to forget it.
+            if ended.is_none()
+                && let (Some(wanted), Some(kept)) = (start, source.kept_from(d.id).await?)
+                && kept > *wanted
+            {
+                job.news
+                    .outcome(&Outcome::StreamOpened { start: kept, snapshot: None, first: None }, &job.cancel)
+                    .await;
+                return Ok(None);
+            }
+        }
+        let end = if resume { ended.or_else(|| start.cloned()) } else { None };
         let spec = StreamSpec {
             migration: d.id,
             name: d.migration.name.clone(),
@@ -119,7 +134,7 @@ impl Extractor {
             self.keep_hold(d.id, hold);
         }
         let start = opened.start;
-        if !job.news.outcome(&Outcome::StreamOpened { start: start.clone(), snapshot }, &job.cancel).await {
+        if !job.news.outcome(&Outcome::StreamOpened { start: start.clone(), snapshot, first }, &job.cancel).await {
             self.drop_hold(d.id);
             return Ok(None);
         }

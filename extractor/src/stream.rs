@@ -1,6 +1,7 @@
 //! Publishing the change stream. Batches go to the log as they come; the source is told to forget only what the log has
 //! made durable. A restarted extractor goes on where the log ends; what it publishes twice, readers drop.
 
+use crate::confirm::Confirming;
 use bytes::Bytes;
 use drover_connectors_api::{Batch, ChangeStream, Opened, Source, StreamSpec};
 use drover_log::{Appender, Log, Stream};
@@ -9,8 +10,10 @@ use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
 use drover_proto::record::{frame, parse};
 use drover_proto::v1::{ChangesHead, Compression};
 use drover_runtime::{CancellationToken, failpoint};
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+/// How often to look whether the destination has applied what waits for it.
+const HELD: Duration = Duration::from_millis(100);
 
 /// News of the stream, every second or so.
 pub struct News {
@@ -30,7 +33,18 @@ pub async fn end_of_log(log: &dyn Log) -> Result<Option<Position>> {
     Position::from_bytes(end).map(Some).map_err(|e| unreadable(&e))
 }
 
-/// The same from all records: the last one may be a late one, of an extractor that stood still and came back after its work had
+/// From where on the log has changes; `None` for an empty log.
+pub async fn begin_of_log(log: &dyn Log) -> Result<Option<Position>> {
+    if log.last(Stream::Changes).await?.is_none() {
+        return Ok(None);
+    }
+    let first = log.span(Stream::Changes).await?.first;
+    let (_, record) = log.reader(Stream::Changes, first).await?.next().await?;
+    let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
+    Position::from_bytes(&head.from).map(Some).map_err(|e| unreadable(&e))
+}
+
+/// The end from all records: the last one may be a late one, of an extractor that stood still and came back after its work had
 /// gone to another. Epochs tell. Reads the whole log, heads and bodies.
 async fn newest_end(log: &dyn Log) -> Result<Option<Position>> {
     let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
@@ -118,8 +132,7 @@ impl Publisher<'_> {
         news: &(impl Fn(News) + Send + Sync),
         cancel: &CancellationToken,
     ) -> Result<()> {
-        // (records appended when this position was complete, position): confirmed once that many are durable.
-        let mut waiting: VecDeque<(u64, Position)> = VecDeque::new();
+        let mut confirming = Confirming::default();
         let (mut appended, mut durable) = (0u64, 0u64);
         let mut last = News { published: start, changes: 0, bytes: 0, commit_micros: 0, log_bytes: 0 };
         let mut told = Instant::now();
@@ -128,24 +141,31 @@ impl Publisher<'_> {
                 () = cancel.cancelled() => return Ok(()),
                 now = appender.durable_beyond(durable), if appended > durable => {
                     durable = now?;
-                    let done = waiting.iter().take_while(|(n, _)| *n <= durable).count();
-                    if let Some((_, position)) = waiting.drain(..done).next_back() {
-                        failpoint("published-not-confirmed");
-                        stream.confirm(&position).await?;
-                    }
+                    confirming.durable(durable, Instant::now());
+                    self.confirm(&mut confirming, stream).await?;
+                    continue;
+                }
+                // The destination catches up while the source is silent. A source that shuts down waits for this.
+                () = tokio::time::sleep(HELD), if confirming.holds() => {
+                    self.confirm(&mut confirming, stream).await?;
                     continue;
                 }
                 batch = stream.next() => batch?,
             };
-            appender.append(self.record(&batch)).await?;
-            appended += 1;
+            // A sign of life is news, but no record.
+            let moved = batch.from != batch.to;
+            if moved {
+                appender.append(self.record(&batch)).await?;
+                appended += 1;
+            }
             last.changes += batch.changes;
             last.bytes += batch.payload.len() as u64;
             last.commit_micros = batch.commit_micros;
-            if batch.piece.is_none_or(|p| p.last) {
+            if moved && batch.piece.is_none_or(|p| p.last) {
                 last.published = batch.to.clone();
-                waiting.push_back((appended, batch.to));
+                confirming.appended(appended, batch.to);
             }
+            self.confirm(&mut confirming, stream).await?;
             if told.elapsed() > Duration::from_millis(500) {
                 told = Instant::now();
                 last.log_bytes = self.log.bytes(Stream::Changes).await?;
@@ -153,6 +173,14 @@ impl Publisher<'_> {
                 self.keep_budget(last.log_bytes, cancel).await?;
             }
         }
+    }
+
+    async fn confirm(&self, confirming: &mut Confirming, stream: &mut dyn ChangeStream) -> Result<()> {
+        if let Some(position) = confirming.due(self.log.applied().as_ref(), Instant::now()) {
+            failpoint("published-not-confirmed");
+            stream.confirm(&position).await?;
+        }
+        Ok(())
     }
 
     /// Nearing the budget warns, beyond it reading waits: the source then keeps its log itself.

@@ -13,7 +13,7 @@ pub mod suite;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_model::Result;
+use drover_model::{Position, Result};
 
 /// A stream of a migration's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +60,16 @@ pub trait Log: Send + Sync {
 
     /// Bytes that a stream holds, for budgets; an estimate.
     async fn bytes(&self, stream: Stream) -> Result<u64>;
+
+    /// The destination holds everything up to here, durably. Of use to a log within one process only.
+    fn note_applied(&self, position: &Position) {
+        let _ = position;
+    }
+
+    /// What [`Log::note_applied`] was told last; `None`: nothing, or this log does not carry it.
+    fn applied(&self) -> Option<Position> {
+        None
+    }
 
     /// Deletes all streams of this migration. Idempotent.
     async fn remove(&self) -> Result<()>;

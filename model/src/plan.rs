@@ -43,6 +43,9 @@ pub struct PlanColumn {
     /// The destination generates the values itself unless told otherwise (identity always): never set by an update.
     #[serde(default)]
     pub identity_always: bool,
+    /// Place in the source's table when the plan was made, from 0, all of its columns counted: for logs that do not name columns.
+    #[serde(default)]
+    pub ordinal: Option<u16>,
 }
 
 /// A table's plan. Rows of this table, in blocks and in changes, have `columns` in this order.

@@ -43,6 +43,18 @@ pub struct Description {
     pub objects: Vec<Object>,
     /// Bulk partitions of the log.
     pub bulk_partitions: u32,
+    /// The state was lost, and taken over from the destination: its tables are ours.
+    #[serde(default)]
+    pub adopted: bool,
+}
+
+/// What the destination knows of a migration whose state is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Changes are applied up to here.
+    pub position: Option<Position>,
+    /// From this position on the destination shows whole transactions of the source, and no table has a tolerant stretch.
+    pub consistent: Option<Position>,
 }
 
 /// Between which positions a table's rows were read: changes up to `low` are in all of them, changes after `high` in none;
@@ -129,6 +141,9 @@ pub enum Order {
         extent: Extent,
         trim: u64,
     },
+    /// Applier: forget the position at the destination, so that all tables can begin again. Answers with the highest generation of
+    /// a table that is known there.
+    Forget,
     /// Applier: begin a table again, from empty.
     Restart {
         table: u32,
@@ -177,6 +192,7 @@ pub enum Step {
     Base,
     Table { id: u32 },
     Final,
+    Cutover,
 }
 
 /// What came of an order. Long orders report intermediate outcomes under the same lease; those do not end it.
@@ -191,6 +207,9 @@ pub enum Outcome {
         plans: Vec<TablePlan>,
         objects: Vec<Object>,
         items: Vec<CheckItem>,
+        /// Of an adopted migration.
+        #[serde(default)]
+        held: Option<Held>,
     },
     Checked {
         items: Vec<CheckItem>,
@@ -203,6 +222,9 @@ pub enum Outcome {
     StreamOpened {
         start: Position,
         snapshot: Option<SnapshotRef>,
+        /// Of an adopted migration: from where on its log has the changes, if that is before `start`.
+        #[serde(default)]
+        first: Option<Position>,
     },
     /// Not an end.
     SnapshotTaken {
@@ -233,6 +255,9 @@ pub enum Outcome {
     },
     Loaded {
         rows: u64,
+    },
+    Forgotten {
+        generation: u32,
     },
     /// The records of the chunk are not in the log any more (a process without a durable bulk log was restarted): copy it again.
     BulkLost,

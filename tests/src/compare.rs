@@ -201,6 +201,11 @@ pub fn expect_none(found: &[Difference]) -> Result<()> {
 /// triggers and routines, too. Lines that only one side has are the error. Numbers that counters have reached are left out, and who
 /// defined an object. Between different releases only what both can say is compared.
 pub async fn same_structure(source: &mut Session, destination: &mut Session) -> Result<()> {
+    same_structure_but(source, destination, "").await
+}
+
+/// The same without the things of one kind (`trigger`, say), which the destination may have or not.
+pub async fn same_structure_but(source: &mut Session, destination: &mut Session, kind: &str) -> Result<()> {
     let (ours, theirs) = match (&mut *source, &mut *destination) {
         (Session::Postgres(_), Session::Postgres(_)) => {
             (lines(source, postgres::STRUCTURE).await?, lines(destination, postgres::STRUCTURE).await?)
@@ -212,8 +217,9 @@ pub async fn same_structure(source: &mut Session, destination: &mut Session) -> 
         bail!("nothing to compare: the source has no table");
     }
     let only = |one: &[String], other: &[String], what: &str| {
-        let lines: Vec<String> = one.iter().filter(|l| !other.contains(l)).map(|l| format!("{what}: {l}")).collect();
-        lines
+        let lines = one.iter().filter(|line| !other.contains(line));
+        let lines = lines.filter(|line| line.split(' ').next().is_none_or(|word| !word.eq_ignore_ascii_case(kind)));
+        lines.map(|line| format!("{what}: {line}")).collect::<Vec<String>>()
     };
     let mut found = only(&ours, &theirs, "missing");
     found.extend(only(&theirs, &ours, "too much"));

@@ -15,6 +15,7 @@
 //! It depends on no other crate of drover, so that every crate's tests can use it.
 
 pub mod bulk;
+pub mod chinook;
 pub mod compare;
 pub mod deployment;
 pub mod drover;
@@ -26,6 +27,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod scene;
+pub mod schemas;
 pub mod scripts;
 pub mod server;
 pub mod wait;

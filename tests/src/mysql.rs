@@ -155,7 +155,7 @@ impl MySql {
 
     /// Creates an empty database.
     pub async fn create_database(&self, name: &str) -> Result<()> {
-        self.exec("drover", &format!("CREATE DATABASE `{}`", name.replace('`', "``"))).await
+        self.exec("mysql", &format!("CREATE DATABASE `{}`", name.replace('`', "``"))).await
     }
 
     /// A program of the server's own release: `mysql` (MariaDB: `mariadb`), with the arguments that make it log in.

@@ -13,6 +13,9 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// PostgreSQL to itself.
+    pub const POSTGRES: Pair = Pair { source: Engine::Postgres(15), destination: Engine::Postgres(15) };
+
     /// Both sides are servers of the same engine and version.
     pub fn same(self) -> bool {
         self.source == self.destination
@@ -25,8 +28,9 @@ impl fmt::Display for Pair {
     }
 }
 
-/// The table: a line added here gives the pair its tests. A `main` pair runs all scenarios, a `more` pair those that are marked
-/// `everywhere`: what engines and versions can make a difference to. All together must stay within the time that a change may take.
+/// The table: a line added here gives the pair its tests. Scenarios marked `main` run with the `main` pairs, those marked `wide` with
+/// the `second` ones, too, those marked `everywhere` with all. What engines and versions hardly make a difference to is `main`, so
+/// that all together stay within the time that a change may take.
 #[macro_export]
 macro_rules! pair_table {
     ($depth:ident $scenario:ident) => {
@@ -34,6 +38,14 @@ macro_rules! pair_table {
             main postgres = Postgres(15) => Postgres(15);
             more postgres_15_to_17 = Postgres(15) => Postgres(17);
             more postgres_17_to_15 = Postgres(17) => Postgres(15);
+            second mysql_9 = MySql(MySql9) => MySql(MySql9);
+            second mariadb_11 = MySql(MariaDb11) => MySql(MariaDb11);
+            more mariadb_10 = MySql(MariaDb10) => MySql(MariaDb10);
+            more mysql_9_to_mariadb_11 = MySql(MySql9) => MySql(MariaDb11);
+            more mariadb_11_to_mysql_9 = MySql(MariaDb11) => MySql(MySql9);
+            more mysql_9_to_mariadb_10 = MySql(MySql9) => MySql(MariaDb10);
+            more mariadb_10_to_mysql_9 = MySql(MariaDb10) => MySql(MySql9);
+            more mariadb_10_to_11 = MySql(MariaDb10) => MySql(MariaDb11);
         }
     };
 }
@@ -53,9 +65,15 @@ macro_rules! suite {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! pair_tests {
-    // A scenario for the main pairs alone passes the others by.
+    // Rows that a scenario passes by.
+    (main $scenario:ident second $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
+        $crate::pair_tests! { main $scenario $($rest)* }
+    };
     (main $scenario:ident more $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
         $crate::pair_tests! { main $scenario $($rest)* }
+    };
+    (wide $scenario:ident more $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
+        $crate::pair_tests! { wide $scenario $($rest)* }
     };
     ($depth:ident $scenario:ident $row:ident $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,16 +24,17 @@ pub struct Scene {
 /// How long the workload may take for what a scenario asks of it.
 const SOON: Duration = Duration::from_secs(90);
 
-/// Two fresh servers; the source has the database of the data.
+/// Two fresh servers; the source has the database of the data, and nothing that is called after drover lies on either.
 pub async fn servers(pair: Pair) -> Result<(Server, Server)> {
     let (source, destination) =
         tokio::try_join!(Server::start(pair.source, &[]), Server::start(pair.destination, &[]))?;
-    if pair.source.dialect() == Dialect::MySql {
-        source.create_database(pair.source.database()).await?;
+    for server in [&source, &destination] {
+        if server.dialect() == Dialect::MySql {
+            server.exec("mysql", "DROP DATABASE drover").await?;
+        }
     }
-    if pair.destination.dialect() == Dialect::MySql {
-        // drover makes its own.
-        destination.exec("mysql", "DROP DATABASE drover;").await?;
+    if source.dialect() == Dialect::MySql {
+        source.create_database(source.engine().database()).await?;
     }
     Ok((source, destination))
 }
@@ -47,19 +48,31 @@ pub fn consent(source: Engine) -> &'static str {
 }
 
 impl Scene {
-    /// Two fresh servers with the workload's tables and what `sql` makes at the source. Nothing runs yet.
-    pub async fn new(pair: Pair, form: Form, sql: &str) -> Result<Scene> {
-        Scene::with(pair, form, sql, consent(pair.source), "").await
+    /// PostgreSQL to itself: two fresh servers with the workload's tables and what `sql` makes at the source. Nothing runs yet.
+    pub async fn new(form: Form, sql: &str) -> Result<Scene> {
+        Scene::of(Pair::POSTGRES, form, sql).await
     }
 
     /// The same with lines for `[migrate]` and further sections of the migration file.
-    pub async fn with(pair: Pair, form: Form, sql: &str, migrate: &str, more: &str) -> Result<Scene> {
+    pub async fn with(form: Form, sql: &str, migrate: &str, more: &str) -> Result<Scene> {
+        Scene::of_with(Pair::POSTGRES, form, sql, migrate, more).await
+    }
+
+    /// Any pair: two fresh servers with the workload's tables and what `sql` makes at the source. Nothing runs yet.
+    pub async fn of(pair: Pair, form: Form, sql: &str) -> Result<Scene> {
+        Scene::of_with(pair, form, sql, consent(pair.source), "").await
+    }
+
+    /// The same with lines for `[migrate]` and further sections of the migration file.
+    pub async fn of_with(pair: Pair, form: Form, sql: &str, migrate: &str, more: &str) -> Result<Scene> {
         let (source, destination) = servers(pair).await?;
         let options = Options { writers: 3, rate: Some(40.0), ..Options::default() };
         let database = pair.source.database();
         let mut session = source.connect(database).await?;
         workload::create(&mut session, &options).await?;
-        session.run(sql).await?;
+        if !sql.trim().is_empty() {
+            session.run(sql).await?;
+        }
         if source.dialect() == Dialect::Postgres {
             session.run("VACUUM ANALYZE").await?;
         }
@@ -141,6 +154,39 @@ impl Scene {
             |row: Vec<Option<String>>| Some((row[0].clone()?, row[1].clone()?, row[2].clone()?, row[3].clone()?));
         rows.into_iter().map(mark).collect::<Option<_>>().context("a mark with nulls")
     }
+}
+
+/// Tables of many small chunks when a chunk has [`SMALL_CHUNKS`]: one by key ranges, one without a key.
+pub fn many(dialect: Dialect) -> String {
+    let (rows, bare) = (dialect.series(30_000), dialect.series(10_000));
+    match dialect {
+        Dialect::Postgres => format!(
+            "CREATE TABLE many (id bigint PRIMARY KEY, k integer NOT NULL, filler text);
+            CREATE INDEX many_k ON many (k);
+            INSERT INTO many SELECT i * 3, i % 97, repeat(md5(i::text), 6) FROM {rows} i;
+            CREATE TABLE bare (a integer, filler text); ALTER TABLE bare REPLICA IDENTITY FULL;
+            INSERT INTO bare SELECT i / 2, repeat(md5((i / 2)::text), 6) FROM {bare} i;"
+        ),
+        Dialect::MySql => format!(
+            "CREATE TABLE many (id bigint PRIMARY KEY, k integer NOT NULL, filler text, KEY many_k (k));
+            INSERT INTO many SELECT i * 3, i % 97, repeat(sha2(i, 256), 3) FROM {rows} i;
+            CREATE TABLE bare (a integer, filler text);
+            INSERT INTO bare SELECT i DIV 2, repeat(sha2(i DIV 2, 256), 3) FROM {bare} i;"
+        ),
+    }
+}
+
+/// Bytes of a chunk with which the tables of [`many`] have some thirty, for `DROVER_CHUNK_BYTES`.
+pub const SMALL_CHUNKS: &str = "200000";
+
+/// What the application does to the tables of [`many`], wherever their copy stands. Each round has rows of its own.
+pub async fn touch(scene: &Scene, round: u64) -> Result<()> {
+    let sql = format!(
+        "UPDATE many SET k = k + 1, id = id + 1 WHERE id % 1001 = {round} AND id % 3 = 0 AND id < 100000;
+        DELETE FROM many WHERE id % 1003 = {round}; INSERT INTO many VALUES (1000000 + {round}, 1, 'new');
+        UPDATE bare SET a = -a WHERE a % 503 = {round}; DELETE FROM bare WHERE a = 7 * {round}"
+    );
+    scene.exec(&sql).await
 }
 
 /// Table, generation, chunk, and when it was loaded.

@@ -4,8 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use drover_tests::deployment::{Plan, current_lsn, lsn};
-use drover_tests::{Deployment, Form, Kafka, Observer, Role, Scene, wait};
+use drover_tests::deployment::{Place, Plan, log_end, place};
+use drover_tests::scene::{self, SMALL_CHUNKS};
+use drover_tests::server::number;
+use drover_tests::{Deployment, Form, Kafka, Pair, Role, Scene, suite, wait};
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -14,33 +16,37 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 /// The promise: so long may the work of a dead or frozen worker lie.
 const MOVES_WITHIN: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(60);
-const MANY: &str = "CREATE TABLE many (id bigint PRIMARY KEY, k integer NOT NULL, filler text);
-    INSERT INTO many SELECT i * 3, i % 97, repeat(md5(i::text), 6) FROM generate_series(1, 30000) i;
-    CREATE TABLE bare (a integer, filler text);
-    INSERT INTO bare SELECT i / 2, repeat(md5((i / 2)::text), 6) FROM generate_series(1, 10000) i;";
+
+suite! {
+    main a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back;
+    main the_work_of_dead_workers_moves;
+    main every_part_dies_in_turn;
+    main records_that_come_again_and_late_change_nothing;
+}
 
 /// Epoch and applied position at the destination.
-async fn progress(scene: &Scene) -> Result<(i64, u64)> {
-    let to = scene.destination.connect("drover").await?;
-    let row = to.query_one("SELECT epoch, position_text FROM drover.drover_progress", &[]).await?;
-    Ok((row.get(0), lsn(&row.get::<_, String>(1)).context("a position")?))
+async fn progress(scene: &Scene) -> Result<(i64, Place)> {
+    let sql = "SELECT epoch, position_text FROM drover.drover_progress";
+    let row = scene.destination.admin().await?.row(sql).await?;
+    let at = row[1].as_deref().and_then(place).with_context(|| format!("no position: {row:?}"))?;
+    Ok((number(&row[0])?, at))
 }
 
 /// How long it takes until what the source commits from now on is at the destination.
 async fn passes(scene: &Scene) -> Result<Duration> {
     let begin = Instant::now();
-    let now = lsn(&current_lsn(&scene.source.connect("drover").await?).await?).context("the source's position")?;
+    let now = log_end(&mut scene.from().await?).await?;
     wait::until("changes flow again", SOON, || async {
         let (epoch, at) = progress(scene).await?;
-        if at > now { Ok(Some(())) } else { Err(anyhow!("epoch {epoch}, {at:X} in place of {now:X}")) }
+        if at > now { Ok(Some(())) } else { Err(anyhow!("epoch {epoch}, {at:X?} in place of {now:X?}")) }
     })
     .await?;
     Ok(begin.elapsed())
 }
 
 /// A cluster of one worker each that has come to consistency under load, with the usual term of leases; then a second of each.
-async fn one_and_one(sql: &str) -> Result<Scene> {
-    let mut scene = Scene::new(Form::Cluster, sql).await?;
+async fn one_and_one(pair: Pair) -> Result<Scene> {
+    let mut scene = Scene::of(pair, Form::Cluster, "").await?;
     scene.load().await?;
     scene.drover.start_role(Role::Coordinator, &[]).await?;
     for role in [Role::Extractor, Role::Applier] {
@@ -54,10 +60,9 @@ async fn one_and_one(sql: &str) -> Result<Scene> {
     Ok(scene)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back() -> Result<()> {
-    let mut scene = one_and_one("").await?;
-    let observer = Observer::start(&scene.destination.url("drover"), scene.options).await?;
+async fn a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back(pair: Pair) -> Result<()> {
+    let mut scene = one_and_one(pair).await?;
+    let observer = scene.observe().await?;
     passes(&scene).await?;
     let (before, _) = progress(&scene).await?;
     scene.drover.workers(Role::Applier)?[0].freeze()?;
@@ -78,10 +83,9 @@ async fn a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back() -
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_work_of_dead_workers_moves() -> Result<()> {
-    let mut scene = one_and_one("").await?;
-    let observer = Observer::start(&scene.destination.url("drover"), scene.options).await?;
+async fn the_work_of_dead_workers_moves(pair: Pair) -> Result<()> {
+    let mut scene = one_and_one(pair).await?;
+    let observer = scene.observe().await?;
     for role in [Role::Applier, Role::Extractor] {
         passes(&scene).await?;
         // The first one has the work: the second came later.
@@ -101,19 +105,13 @@ async fn the_work_of_dead_workers_moves() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_part_dies_in_turn() -> Result<()> {
+async fn every_part_dies_in_turn(pair: Pair) -> Result<()> {
     let mut kafka = Kafka::start().await?;
-    let mut scene = Scene::new(Form::InProcess, MANY).await?;
-    let plan = Plan {
-        source: scene.source.url("drover"),
-        destination: scene.destination.url("drover"),
-        migrate: "set_identity = true".into(),
-        brokers: Some(kafka.brokers()),
-        ..Plan::default()
-    };
+    let mut scene = Scene::of(pair, Form::InProcess, &scene::many(pair.source.dialect())).await?;
+    let mut plan = Plan::between(&scene.source, &scene.destination, scene::consent(pair.source), "");
+    plan.brokers = Some(kafka.brokers());
     let drover = Deployment::of(Form::Cluster, &plan)?;
-    scene.drover = drover.env("DROVER_CHUNK_BYTES", "200000").env("DROVER_LEASE_MS", "3000");
+    scene.drover = drover.env("DROVER_CHUNK_BYTES", SMALL_CHUNKS).env("DROVER_LEASE_MS", "3000");
     scene.load().await?;
     scene.drover.start().await?;
     // In the copy.
@@ -127,7 +125,7 @@ async fn every_part_dies_in_turn() -> Result<()> {
     kafka.restart().await?;
     scene.drover.wait_consistent().await?;
     // In the changes.
-    let observer = Observer::start(&scene.destination.url("drover"), scene.options).await?;
+    let observer = scene.observe().await?;
     for role in [Role::Coordinator, Role::Extractor, Role::Applier] {
         passes(&scene).await?;
         scene.drover.kill9(role, 0)?;
@@ -176,11 +174,10 @@ fn repeat(brokers: &str, topic: &str, count: usize) -> Result<usize> {
     Ok(copied)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn records_that_come_again_and_late_change_nothing() -> Result<()> {
+async fn records_that_come_again_and_late_change_nothing(pair: Pair) -> Result<()> {
     let kafka = drover_tests::deployment::shared_kafka().await?;
-    let mut scene = one_and_one("").await?;
-    let observer = Observer::start(&scene.destination.url("drover"), scene.options).await?;
+    let mut scene = one_and_one(pair).await?;
+    let observer = scene.observe().await?;
     let topic = format!("drover.{}.changes", scene.drover.name);
     for _ in 0..3 {
         scene.advance(100).await?;

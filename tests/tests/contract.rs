@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use drover_tests::drover::Finished;
-use drover_tests::{Deployment, Form, PgOptions, Postgres, Scene, compare, postgres, wait};
+use drover_tests::{Deployment, Dialect, Form, Pair, Scene, Server, Session, compare, scene, suite, wait};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
 
-async fn pair() -> Result<(Postgres, Postgres)> {
-    tokio::try_join!(Postgres::start_default(), Postgres::start_default())
+suite! {
+    main endpoints_that_do_not_answer_are_status_3;
+    wide the_precheck_finds_what_stands_in_the_way;
+    wide interrupted_resumed_and_cleaned_up_in_process;
+    main cleaned_up_in_a_cluster;
+    main two_processes_do_not_share_a_state_and_lost_state_is_told;
 }
 
 /// A deployment of a file in which `from` stands as `to`.
-async fn edited(source: &Postgres, destination: &Postgres, from: &str, to: &str) -> Result<Deployment> {
+async fn edited(source: &Server, destination: &Server, from: &str, to: &str) -> Result<Deployment> {
     let drover = Deployment::new(Form::InProcess, source, destination, "", "").await?;
     let text = std::fs::read_to_string(&drover.file)?;
     ensure!(text.contains(from), "{from} is not in {text}");
@@ -48,7 +52,7 @@ async fn items(drover: &Deployment, number: &str, result: &str) -> Result<Vec<Va
 
 #[tokio::test]
 async fn wrong_files_and_usage_are_status_2() -> Result<()> {
-    let (source, destination) = pair().await?;
+    let (source, destination) = scene::servers(Pair::POSTGRES).await?;
     for (from, to, said) in [
         ("[migrate]", "[migrate]\nstagez = []", "stages"),
         ("[migrate]", "[migrate]\non_conflict = \"perhaps\"", "ignore"),
@@ -73,9 +77,8 @@ async fn wrong_files_and_usage_are_status_2() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn endpoints_that_do_not_answer_are_status_3() -> Result<()> {
-    let (source, destination) = pair().await?;
+async fn endpoints_that_do_not_answer_are_status_3(pair: Pair) -> Result<()> {
+    let (source, destination) = scene::servers(pair).await?;
     let port = format!(":{}/", source.port());
     let drover = edited(&source, &destination, &port, ":9/").await?;
     let found = items(&drover, "K1", "failed").await?;
@@ -84,15 +87,22 @@ async fn endpoints_that_do_not_answer_are_status_3() -> Result<()> {
     let drover = edited(&source, &destination, &format!(":{}/", destination.port()), ":9/").await?;
     items(&drover, "K3", "failed").await?;
 
-    source.exec("drover", "CREATE ROLE checked LOGIN SUPERUSER PASSWORD 'right'").await?;
-    let hba = source.folder().join("data/pg_hba.conf");
-    let rules = std::fs::read_to_string(&hba)?;
-    std::fs::write(&hba, format!("host all checked 127.0.0.1/32 scram-sha-256\n{rules}"))?;
-    source.exec("drover", "SELECT pg_reload_conf(); CREATE TABLE t (id int PRIMARY KEY)").await?;
+    let database = pair.source.database();
+    if let Server::Postgres(source) = &source {
+        source.exec(database, "CREATE ROLE checked LOGIN SUPERUSER PASSWORD 'right'").await?;
+        let hba = source.folder().join("data/pg_hba.conf");
+        let rules = std::fs::read_to_string(&hba)?;
+        std::fs::write(&hba, format!("host all checked 127.0.0.1/32 scram-sha-256\n{rules}"))?;
+        source.exec(database, "SELECT pg_reload_conf()").await?;
+    } else {
+        let user = "CREATE USER checked@'127.0.0.1' IDENTIFIED BY 'right'; GRANT ALL ON *.* TO checked@'127.0.0.1'";
+        source.exec(database, user).await?;
+    }
+    source.exec(database, "CREATE TABLE t (id int PRIMARY KEY)").await?;
     let user = format!("drover@127.0.0.1:{}", source.port());
     let url = |password: &str| format!("checked:{password}@127.0.0.1:{}", source.port());
     wait::until("the password counts", SOON, || async {
-        let refused = postgres::connect(&source.url("drover").replace(&user, &url("wrong"))).await.is_err();
+        let refused = Session::connect(&source.url(database).replace(&user, &url("wrong"))).await.is_err();
         Ok(refused.then_some(()))
     })
     .await?;
@@ -105,59 +115,100 @@ async fn endpoints_that_do_not_answer_are_status_3() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn the_precheck_finds_what_stands_in_the_way() -> Result<()> {
-    let options = PgOptions { version: 15, settings: &[("wal_level", "replica")] };
-    let (source, destination) = tokio::try_join!(Postgres::start(options), Postgres::start_default())?;
-    source.exec("drover", "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int)").await?;
-    destination.exec("drover", "CREATE TABLE a (id int PRIMARY KEY)").await?;
+async fn the_precheck_finds_what_stands_in_the_way(pair: Pair) -> Result<()> {
+    let database = pair.source.database();
+    // A log that says too little; and what the checklist calls it.
+    let (settings, log, schema): (&[(&str, &str)], _, _) = match pair.source.dialect() {
+        Dialect::Postgres => (&[("wal_level", "replica")], "K25", "public"),
+        Dialect::MySql => (&[("binlog-row-image", "MINIMAL")], "K23", database),
+    };
+    let (source, destination) =
+        tokio::try_join!(Server::start(pair.source, settings), Server::start(pair.destination, &[]))?;
+    if pair.source.dialect() == Dialect::MySql {
+        source.create_database(database).await?;
+        destination.create_database(database).await?;
+    }
+    source.exec(database, "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int)").await?;
+    destination.exec(database, "CREATE TABLE a (id int PRIMARY KEY)").await?;
     let drover = edited(&source, &destination, "[migrate]", "[migrate]").await?;
-    items(&drover, "K25", "failed").await?;
+    items(&drover, log, "failed").await?;
     let found = items(&drover, "K11", "failed").await?;
-    ensure!(found[0]["object"].as_str().is_some_and(|o| o.contains("public.a")), "{found:?}");
-    let found = items(&drover, "K31", "failed").await?;
-    ensure!(
-        found[0]["object"] == "public.b" && found[0]["remedy"].as_str().is_some_and(|r| r.contains("set_identity"))
-    );
+    ensure!(found[0]["object"].as_str().is_some_and(|o| o.contains(&format!("{schema}.a"))), "{found:?}");
+    let mut expected = vec![log, "K11"];
+    if pair.source.dialect() == Dialect::Postgres {
+        let found = items(&drover, "K31", "failed").await?;
+        ensure!(
+            found[0]["object"] == "public.b" && found[0]["remedy"].as_str().is_some_and(|r| r.contains("set_identity"))
+        );
+        expected.push("K31");
+    }
     let done = call(&drover, "run", &[]).await?.expect(3)?;
-    ensure!(["K25", "K11", "K31"].iter().all(|k| done.stderr.contains(k)), "{}", done.stderr);
-    ensure!(compare::user_tables(&destination.connect("drover").await?).await?.len() == 1, "it made something");
+    ensure!(expected.iter().all(|k| done.stderr.contains(k)), "{}", done.stderr);
+    let (mut from, mut to) = (source.connect(database).await?, destination.connect(database).await?);
+    ensure!(compare::user_tables(&mut to).await?.len() == 1, "it made something");
     // Nothing of that matters to a copy alone into an empty place.
-    destination.exec("drover", "DROP TABLE a").await?;
+    to.run("DROP TABLE a").await?;
     let drover = edited(&source, &destination, "[migrate]", "[migrate]\nstages = [\"schema\", \"full\"]").await?;
-    source.exec("drover", "INSERT INTO b VALUES (1), (1), (NULL)").await?;
+    from.run("INSERT INTO b VALUES (1), (1), (NULL)").await?;
     let file = drover.file.display().to_string();
     drover.call(&["run", &file, "--until", "done"]).await?.expect(0)?;
-    let (from, to) = (source.connect("drover").await?, destination.connect("drover").await?);
-    compare::expect_equal(&from, &to).await?;
+    compare::expect_equal(&mut from, &mut to).await?;
     let rest = call(&drover, "run", &[]).await?.expect(0)?;
     ensure!(rest.stdout.is_empty(), "{}", rest.stdout);
     Ok(())
 }
 
-const KEYLESS: &str = "CREATE TABLE bare (a int); INSERT INTO bare SELECT i / 2 FROM generate_series(1, 100) i;
-    CREATE SEQUENCE numbers; ";
-
-/// What drover may have left at the source.
-async fn remains(server: &Postgres) -> Result<String> {
-    let sql = "SELECT concat_ws(', ', (SELECT string_agg('slot ' || slot_name, ', ') FROM pg_replication_slots),
-        (SELECT string_agg('publication ' || pubname, ', ') FROM pg_publication),
-        (SELECT string_agg('schema ' || nspname, ', ') FROM pg_namespace WHERE nspname ~ 'drover'),
-        (SELECT string_agg('table ' || relname, ', ') FROM pg_class WHERE relname ~ '^_?dts|drover'),
-        (SELECT string_agg('origin ' || roname, ', ') FROM pg_replication_origin))";
-    Ok(server.query_one_text("drover", sql).await?.unwrap_or_default())
+fn keyless(dialect: Dialect) -> String {
+    let rows = dialect.series(100);
+    match dialect {
+        Dialect::Postgres => {
+            format!("CREATE TABLE bare (a int); INSERT INTO bare SELECT i / 2 FROM {rows} i; CREATE SEQUENCE numbers")
+        }
+        Dialect::MySql => format!("CREATE TABLE bare (a int); INSERT INTO bare SELECT i DIV 2 FROM {rows} i"),
+    }
 }
 
-async fn leaves_nothing(form: Form) -> Result<()> {
-    let mut scene = Scene::new(form, KEYLESS).await?;
-    let identity = "SELECT relreplident::text FROM pg_class WHERE relname = 'bare'";
-    ensure!(scene.source.query_one_text("drover", identity).await?.as_deref() == Some("d"));
+/// What drover may have left on a server.
+async fn remains(server: &Server) -> Result<String> {
+    let sql = match server.dialect() {
+        Dialect::Postgres => {
+            "SELECT concat_ws(', ', (SELECT string_agg('slot ' || slot_name, ', ') FROM pg_replication_slots),
+            (SELECT string_agg('publication ' || pubname, ', ') FROM pg_publication),
+            (SELECT string_agg('schema ' || nspname, ', ') FROM pg_namespace WHERE nspname ~ 'drover'),
+            (SELECT string_agg('table ' || relname, ', ') FROM pg_class WHERE relname ~ '^_?dts|drover'),
+            (SELECT string_agg('origin ' || roname, ', ') FROM pg_replication_origin))"
+        }
+        Dialect::MySql => {
+            "SELECT concat_ws(', ',
+            (SELECT group_concat('database ', schema_name) FROM information_schema.schemata WHERE schema_name LIKE '%drover%'),
+            (SELECT group_concat('table ', table_schema, '.', table_name) FROM information_schema.tables
+              WHERE table_name LIKE '%drover%' OR table_name LIKE '%dts%'),
+            (SELECT group_concat('routine ', routine_name) FROM information_schema.routines WHERE routine_name LIKE '%drover%'))"
+        }
+    };
+    Ok(server.admin().await?.text(sql).await?.unwrap_or_default())
+}
+
+/// The replica identity of `bare`, where there is such a thing.
+async fn identity(scene: &Scene) -> Result<Option<String>> {
+    if scene.source.dialect() == Dialect::MySql {
+        return Ok(None);
+    }
+    scene.from().await?.text("SELECT relreplident::text FROM pg_class WHERE relname = 'bare'").await
+}
+
+async fn leaves_nothing(pair: Pair, form: Form) -> Result<()> {
+    let dialect = pair.source.dialect();
+    let postgres = dialect == Dialect::Postgres;
+    let mut scene = Scene::of(pair, form, &keyless(dialect)).await?;
+    ensure!(remains(&scene.source).await?.is_empty() && remains(&scene.destination).await?.is_empty());
+    ensure!(!postgres || identity(&scene).await?.as_deref() == Some("d"));
     scene.load().await?;
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;
-    ensure!(scene.source.query_one_text("drover", identity).await?.as_deref() == Some("f"), "identity with consent");
+    ensure!(!postgres || identity(&scene).await?.as_deref() == Some("f"), "identity with consent");
     // With the identity set no statement on the table fails.
-    scene.source.exec("drover", "UPDATE bare SET a = a + 1 WHERE a % 3 = 0; DELETE FROM bare WHERE a = 10").await?;
+    scene.exec("UPDATE bare SET a = a + 1 WHERE a % 3 = 0; DELETE FROM bare WHERE a = 10").await?;
     scene.advance(30).await?;
     if form == Form::InProcess {
         scene.drover.interrupt().await?;
@@ -174,27 +225,11 @@ async fn leaves_nothing(form: Form) -> Result<()> {
         scene.drover.call(&["migration", "resume", "no-such-migration"]).await?.expect(2)?;
     }
     scene.finish().await?;
-    for server in [&scene.source, &scene.destination] {
-        ensure!(!remains(server).await?.is_empty(), "it works without a trace: the check is blind");
-    }
+    ensure!(!remains(&scene.destination).await?.is_empty(), "it works without a trace: the check is blind");
+    // From a MySQL source drover only reads.
+    ensure!(remains(&scene.source).await?.is_empty() != postgres, "{}", remains(&scene.source).await?);
     if form == Form::InProcess {
-        // A difference is certain only where the destination is known to have passed a mark: drover must be at work.
-        scene.drover.start().await?;
-        let done = call(&scene.drover, "validate", &["--json"]).await?.expect(0)?.json()?;
-        validated(&done, true)?;
-        scene
-            .destination
-            .exec("drover", "UPDATE accounts SET note = 'x' WHERE id = 7; DELETE FROM swap WHERE id = 2")
-            .await?;
-        let done = call(&scene.drover, "validate", &["--json"]).await?.expect(1)?.json()?;
-        validated(&done, false)?;
-        let of = |name: &str| done["tables"].as_array().and_then(|t| t.iter().find(|t| t["source"] == name)).cloned();
-        let accounts = of("public.accounts").context("accounts")?;
-        ensure!(accounts["different"] == 1 && accounts["keys"][0]["key"]["id"] == 7, "{accounts}");
-        ensure!(accounts["keys"][0]["difference"] == "different", "{accounts}");
-        let swap = of("public.swap").context("swap")?;
-        ensure!(swap["missing"] == 1 && swap["keys"][0]["difference"] == "missing", "{swap}");
-        scene.drover.interrupt().await?;
+        validates(&mut scene).await?;
     } else {
         shown(&scene.drover.show().await?)?;
         let list = scene.drover.call(&["migration", "list", "--json"]).await?.expect(0)?.json()?;
@@ -205,7 +240,7 @@ async fn leaves_nothing(form: Form) -> Result<()> {
     for server in [&scene.source, &scene.destination] {
         ensure!(remains(server).await?.is_empty(), "left: {}", remains(server).await?);
     }
-    ensure!(scene.source.query_one_text("drover", identity).await?.as_deref() == Some("d"), "identity restored");
+    ensure!(!postgres || identity(&scene).await?.as_deref() == Some("d"), "identity restored");
     if let Some(kafka) = brokers {
         let topics = kafka.tool("org.apache.kafka.tools.TopicCommand", &["--list"]).await?;
         ensure!(!topics.contains(&scene.drover.name), "{topics}");
@@ -216,6 +251,30 @@ async fn leaves_nothing(form: Form) -> Result<()> {
         call(&scene.drover, "cleanup", &[]).await?.expect(0)?;
     }
     Ok(())
+}
+
+/// `drover validate` finds both sides equal, and then what was planted.
+async fn validates(scene: &mut Scene) -> Result<()> {
+    // A difference is certain only where the destination is known to have passed a mark: drover must be at work.
+    scene.drover.start().await?;
+    let done = call(&scene.drover, "validate", &["--json"]).await?.expect(0)?.json()?;
+    validated(&done, true)?;
+    let mut to = scene.to().await?;
+    let victim = to.number("SELECT min(id) FROM swap").await?;
+    to.run(&format!("UPDATE accounts SET note = 'x' WHERE id = 7; DELETE FROM swap WHERE id = {victim}")).await?;
+    let done = call(&scene.drover, "validate", &["--json"]).await?.expect(1)?.json()?;
+    validated(&done, false)?;
+    let schema = if scene.source.dialect() == Dialect::Postgres { "public" } else { scene.database };
+    let of = |name: &str| {
+        let name = format!("{schema}.{name}");
+        done["tables"].as_array().and_then(|t| t.iter().find(|t| t["source"] == name.as_str())).cloned()
+    };
+    let accounts = of("accounts").context("accounts")?;
+    ensure!(accounts["different"] == 1 && accounts["keys"][0]["key"]["id"] == 7, "{accounts}");
+    ensure!(accounts["keys"][0]["difference"] == "different", "{accounts}");
+    let swap = of("swap").context("swap")?;
+    ensure!(swap["missing"] == 1 && swap["keys"][0]["difference"] == "missing", "{swap}");
+    scene.drover.interrupt().await
 }
 
 fn validated(json: &Value, equal: bool) -> Result<()> {
@@ -251,20 +310,18 @@ fn shown(json: &Value) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn interrupted_resumed_and_cleaned_up_in_process() -> Result<()> {
-    leaves_nothing(Form::InProcess).await
+async fn interrupted_resumed_and_cleaned_up_in_process(pair: Pair) -> Result<()> {
+    leaves_nothing(pair, Form::InProcess).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cleaned_up_in_a_cluster() -> Result<()> {
-    leaves_nothing(Form::Cluster).await
+async fn cleaned_up_in_a_cluster(pair: Pair) -> Result<()> {
+    leaves_nothing(pair, Form::Cluster).await
 }
 
-#[tokio::test]
-async fn two_processes_do_not_share_a_state_and_lost_state_is_told() -> Result<()> {
-    let (source, destination) = pair().await?;
-    source.exec("drover", "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)").await?;
+async fn two_processes_do_not_share_a_state_and_lost_state_is_told(pair: Pair) -> Result<()> {
+    let (source, destination) = scene::servers(pair).await?;
+    let sql = "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)";
+    source.exec(pair.source.database(), sql).await?;
     let mut drover = edited(&source, &destination, "[migrate]", "[migrate]").await?;
     drover.start().await?;
     drover.wait_consistent().await?;

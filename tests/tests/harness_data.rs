@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use drover_tests::server::Session;
-use drover_tests::{Dialect, Engine, Observer, Release, Server, compare, workload};
+use drover_tests::{Dialect, Engine, Observer, Pair, Release, Server, chinook, compare, scene, schemas, workload};
 
 const SOON: Duration = Duration::from_secs(60);
 const POSTGRES: Engine = Engine::Postgres(15);
@@ -282,4 +282,46 @@ async fn the_family_prints_the_same_bytes() -> Result<()> {
         compare::same_structure(&mut from, &mut to).await?;
     }
     Ok(())
+}
+
+/// Generated schemas and the sample can be made, and changed, on each engine.
+async fn can_be_made(engine: Engine) -> Result<()> {
+    let pair = Pair { source: engine, destination: engine };
+    let (source, _) = scene::servers(pair).await?;
+    let database = engine.database();
+    let mut session = source.connect(database).await?;
+    let made = schemas::generate(pair);
+    for sql in made.create.iter().chain(&made.change) {
+        session.run(sql).await?;
+    }
+    ensure!(compare::user_tables(&mut session).await?.len() == made.tables && made.tables > 50, "{}", made.tables);
+    let changed = session.number("SELECT count(*) FROM t0 WHERE n > 40").await?;
+    ensure!(changed == 13, "{changed}");
+    if engine.dialect() == Dialect::MySql {
+        source.create_database("chinook").await?;
+    }
+    let database = if engine.dialect() == Dialect::MySql { "chinook" } else { database };
+    chinook::load(&source, database).await?;
+    source.exec(database, chinook::changes(engine.dialect())).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn schemas_can_be_made_on_postgres() -> Result<()> {
+    can_be_made(POSTGRES).await
+}
+
+#[tokio::test]
+async fn schemas_can_be_made_on_mysql() -> Result<()> {
+    can_be_made(MYSQL).await
+}
+
+#[tokio::test]
+async fn schemas_can_be_made_on_mariadb_10() -> Result<()> {
+    can_be_made(MARIADB_10).await
+}
+
+#[tokio::test]
+async fn schemas_can_be_made_on_mariadb_11() -> Result<()> {
+    can_be_made(MARIADB_11).await
 }

@@ -2,36 +2,69 @@
 //! left out, operations left out, tables left out. And TRUNCATE.
 
 use anyhow::{Result, ensure};
-use drover_tests::{Form, Scene, compare};
+use drover_tests::{Dialect, Form, Pair, Scene, compare, scene, suite};
 
-const SOURCE: &str = r#"
-    CREATE TABLE customer (id bigint PRIMARY KEY, first_name text, fax text, country integer NOT NULL, big text);
-    ALTER TABLE customer ALTER big SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
-    INSERT INTO customer SELECT i, 'name ' || i, 'fax', i % 4, repeat(md5(i::text), 100) FROM generate_series(1, 400) i;
-    CREATE TABLE audit_x (id int PRIMARY KEY); INSERT INTO audit_x VALUES (1);
-    CREATE TABLE kept (id int PRIMARY KEY, v int); INSERT INTO kept SELECT i, i FROM generate_series(1, 50) i;
-    CREATE TABLE emptied (id int PRIMARY KEY, v int); INSERT INTO emptied SELECT i, i FROM generate_series(1, 50) i;
-    CREATE TABLE emptied_child (id int PRIMARY KEY, up int REFERENCES emptied); INSERT INTO emptied_child SELECT i, i FROM generate_series(1, 9) i;
-"#;
+fn source(dialect: Dialect) -> String {
+    let all = dialect.series(400);
+    let small = dialect.series(50);
+    let plain = format!(
+        "CREATE TABLE audit_x (id int PRIMARY KEY); INSERT INTO audit_x VALUES (1);
+        CREATE TABLE kept (id int PRIMARY KEY, v int); INSERT INTO kept SELECT i, i FROM {small} i;
+        CREATE TABLE emptied (id int PRIMARY KEY, v int); INSERT INTO emptied SELECT i, i FROM {small} i;"
+    );
+    match dialect {
+        Dialect::Postgres => format!(
+            "CREATE TABLE customer (id bigint PRIMARY KEY, first_name text, fax text, country integer NOT NULL, big text);
+            ALTER TABLE customer ALTER big SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
+            INSERT INTO customer SELECT i, 'name ' || i, 'fax', i % 4, repeat(md5(i::text), 100) FROM {all} i; {plain}
+            CREATE TABLE emptied_child (id int PRIMARY KEY, up int REFERENCES emptied);
+            INSERT INTO emptied_child SELECT i, i FROM generate_series(1, 9) i;"
+        ),
+        // A table that others refer to cannot be truncated.
+        Dialect::MySql => format!(
+            "CREATE TABLE customer (id bigint PRIMARY KEY, first_name varchar(60), fax text, country integer NOT NULL, big mediumtext);
+            INSERT INTO customer SELECT i, concat('name ', i), 'fax', i % 4, repeat(sha2(i, 256), 50) FROM {all} i; {plain}
+            CREATE TABLE emptied_child (id int PRIMARY KEY, up int); INSERT INTO emptied_child VALUES (1, 1), (2, 2);"
+        ),
+    }
+}
+
+/// `{}` stands for the schema, or the database.
 const OBJECTS: &str = r#"
 [[objects]]
-include = "public.*"
-exclude = ["public.audit_*"]
+include = "{}.*"
+exclude = ["{}.audit_*"]
 [[objects]]
-include = "public.customer"
+include = "{}.customer"
 rename = "crm.client"
 where = "country in (1, 2)"
 columns = { drop = ["fax"], rename = { first_name = "given name" } }
 [[objects]]
-include = "public.kept"
+include = "{}.kept"
 operations = ["insert", "update"]
 "#;
 
-async fn as_asked(form: Form) -> Result<()> {
-    let mut scene = Scene::with(form, SOURCE, "set_identity = true", OBJECTS).await?;
+async fn as_asked(pair: Pair, form: Form) -> Result<()> {
+    let dialect = pair.source.dialect();
+    let (schema, given_name, truncated) = match dialect {
+        Dialect::Postgres => (
+            "public",
+            "\"given name\"",
+            "BEGIN; INSERT INTO emptied VALUES (100, 1); TRUNCATE emptied CASCADE; INSERT INTO emptied VALUES (1, 1), (101, 1); COMMIT",
+        ),
+        Dialect::MySql => (
+            pair.source.database(),
+            "`given name`",
+            "INSERT INTO emptied VALUES (100, 1); TRUNCATE emptied; TRUNCATE emptied_child; INSERT INTO emptied VALUES (1, 1), (101, 1)",
+        ),
+    };
+    let objects = OBJECTS.replace("{}", schema);
+    let mut scene = Scene::of_with(pair, form, &source(dialect), scene::consent(pair.source), &objects).await?;
     scene.load().await?;
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;
+    let insert =
+        format!("INSERT INTO customer SELECT i + 1999, NULL, 'f', (i + 1999) % 4, 'b' FROM {} i", dialect.series(31));
     for sql in [
         // Into the filter, out of it, within it, its key, its large value, and never in it.
         "UPDATE customer SET country = 1 WHERE id % 10 = 0",
@@ -40,57 +73,50 @@ async fn as_asked(form: Form) -> Result<()> {
         "UPDATE customer SET id = id + 1000 WHERE id % 10 = 5",
         "UPDATE customer SET big = NULL WHERE id % 10 = 6",
         "DELETE FROM customer WHERE id % 10 = 7",
-        "INSERT INTO customer SELECT i, NULL, 'f', i % 4, 'b' FROM generate_series(2000, 2030) i",
+        &insert,
         "INSERT INTO audit_x VALUES (2)",
         "UPDATE kept SET v = -v WHERE id < 20; DELETE FROM kept WHERE id > 30; INSERT INTO kept VALUES (100, 1)",
-        "BEGIN; INSERT INTO emptied VALUES (100, 1); TRUNCATE emptied CASCADE; INSERT INTO emptied VALUES (1, 1), (101, 1); COMMIT",
+        truncated,
         "INSERT INTO emptied_child VALUES (5, 101)",
-        "TRUNCATE kinds",
     ] {
-        scene.source.exec("drover", sql).await?;
-        // The workload keeps rows of `kinds` in mind; it is quiet before they go.
-        if sql.starts_with("INSERT INTO emptied_child") {
-            scene.quiet().await?;
-        }
+        scene.exec(sql).await?;
     }
+    // The workload keeps rows of `kinds` in mind; it is quiet before they go.
+    scene.quiet().await?;
+    scene.exec("TRUNCATE TABLE kinds").await?;
     scene.drover.wait_caught_up().await?;
-    let (from, to) = (scene.source.connect("drover").await?, scene.destination.connect("drover").await?);
-    let pairs = [(
-        "SELECT id, first_name, country, big FROM customer WHERE country IN (1, 2)",
-        "SELECT id, \"given name\", country, big FROM crm.client",
-    )];
-    compare::expect_none(&compare::queries(&from, &to, &pairs).await?)?;
-    let count: i64 = to.query_one("SELECT count(*) FROM crm.client", &[]).await?.get(0);
+    let (mut from, mut to) = (scene.from().await?, scene.to().await?);
+    let clients = format!("SELECT id, {given_name}, country, big FROM crm.client");
+    let pairs = [("SELECT id, first_name, country, big FROM customer WHERE country IN (1, 2)", clients.as_str())];
+    compare::expect_none(&compare::queries(&mut from, &mut to, &pairs).await?)?;
+    let count = to.number("SELECT count(*) FROM crm.client").await?;
     ensure!(count > 150, "{count} clients");
-    let same = [
-        "accounts",
-        "child",
-        "counter",
-        "journal",
-        "keyless",
-        "kinds",
-        "parent",
-        "swap",
-        "wide",
-        "emptied",
-        "emptied_child",
-    ];
+    let mut same = drover_tests::workload::TABLES.to_vec();
+    same.extend(["emptied", "emptied_child"]);
     let same: Vec<(&str, &str)> = same.iter().map(|name| (*name, *name)).collect();
-    compare::expect_none(&compare::tables(&from, &to, &same).await?)?;
-    let kept = "SELECT count(*) || ' ' || sum(v) FROM kept";
+    compare::expect_none(&compare::tables(&mut from, &mut to, &same).await?)?;
     // 50 rows and one inserted; the deleted ones stay.
-    ensure!(scene.destination.query_one_text("drover", kept).await?.as_deref() == Some("51 896"), "kept");
-    let tables = compare::user_tables(&to).await?;
-    ensure!(tables.len() == 13 && !tables.iter().any(|t| t.contains("audit") || t.contains("customer")), "{tables:?}");
+    let kept = (to.number("SELECT count(*) FROM kept").await?, to.number("SELECT sum(v) FROM kept").await?);
+    ensure!(kept == (51, 896), "kept: {kept:?}");
+    let tables = compare::user_tables(&mut to).await?;
+    // In PostgreSQL those of all schemas.
+    let expected = if pair.destination.dialect() == Dialect::Postgres { 14 } else { 13 };
+    ensure!(
+        tables.len() == expected && !tables.iter().any(|t| t.contains("audit") || t.contains("customer")),
+        "{tables:?}"
+    );
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn as_asked_in_process() -> Result<()> {
-    as_asked(Form::InProcess).await
+suite! {
+    wide as_asked_in_process;
+    main as_asked_in_a_cluster;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn as_asked_in_a_cluster() -> Result<()> {
-    as_asked(Form::Cluster).await
+async fn as_asked_in_process(pair: Pair) -> Result<()> {
+    as_asked(pair, Form::InProcess).await
+}
+
+async fn as_asked_in_a_cluster(pair: Pair) -> Result<()> {
+    as_asked(pair, Form::Cluster).await
 }

@@ -30,8 +30,7 @@ async fn half_loaded(form: Form) -> Result<Scene> {
     } else {
         scene.drover.kill9_all()?;
     }
-    let to = scene.destination.connect("drover").await?;
-    let marks = scene::marks(&to).await?;
+    let marks = scene.marks().await?;
     let largest = scene::largest(&marks)?;
     let count = marks.iter().filter(|m| m.0 == largest).count();
     // Otherwise the kill came too early or too late to show anything.
@@ -50,7 +49,7 @@ async fn moves(scene: &Scene, round: i64) -> Result<()> {
         // 1 → 1001, and 1 → 1001 → 2001.
         format!("UPDATE tall SET id = -id, small = 1 WHERE id {}", of(0, 14)),
         format!("UPDATE tall SET id = id - 100000 WHERE id {}", back(5, 14)),
-        format!("UPDATE tall SET id = id - 100000, small = 2 WHERE id < -100000 AND id > -200000 AND id % 2 = 0"),
+        "UPDATE tall SET id = id - 100000, small = 2 WHERE id < -100000 AND id > -200000 AND id % 2 = 0".to_owned(),
         // Moved and deleted; moved and then given another large value, or a small one.
         format!("UPDATE tall SET id = -id WHERE id {}", of(15, 34)),
         format!("DELETE FROM tall WHERE id {}", back(15, 19)),
@@ -75,10 +74,10 @@ async fn moves(scene: &Scene, round: i64) -> Result<()> {
         format!("UPDATE tall SET small = 6 WHERE id = {to}"),
         format!("UPDATE pairs SET name = 'a ' || name, part = part + 0.5 WHERE part % 7 = {round} AND name > 'n 3'"),
         format!("UPDATE pairs SET name = 'b ' || name WHERE part % 7 = {round}.5 AND name < 'n'"),
-        format!("DELETE FROM pairs WHERE name LIKE 'b a n 35%'"),
+        "DELETE FROM pairs WHERE name LIKE 'b a n 35%'".to_owned(),
     ];
     for line in lines {
-        scene.source.exec("drover", &line).await.with_context(|| line.clone())?;
+        scene.exec(&line).await.with_context(|| line.clone())?;
     }
     Ok(())
 }

@@ -5,11 +5,12 @@ use crate::apply::{ApplySession, Keys};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::check::CheckItem;
+use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::plan::RowFormat;
 use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::selection::TableChoice;
-use drover_model::{MigrationId, Position, Result, TablePlan};
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use serde::{Deserialize, Serialize};
 
 /// Where a migration stands at its destination; written in the same transaction as the data.
@@ -91,6 +92,28 @@ pub trait Destination: Send + Sync {
 
     /// Sets the position from which changes are applied, once, before the first of them (epoch as in `apply`).
     async fn begin_at(&self, migration: MigrationId, epoch: u64, start: &Position) -> Result<()>;
+
+    /// Notes from which position on no table has a tolerant stretch any more; called before [`Destination::begin_at`]. For
+    /// migrations whose state gets lost. By default nothing is noted, and such a migration begins its tables again.
+    async fn note_consistent(&self, migration: MigrationId, epoch: u64, from: &Position) -> Result<()> {
+        let _ = (migration, epoch, from);
+        Ok(())
+    }
+
+    /// What was noted by [`Destination::note_consistent`].
+    async fn consistent_from(&self, migration: MigrationId) -> Result<Option<Position>> {
+        let _ = migration;
+        Ok(None)
+    }
+
+    /// Forgets the position, so that changes begin anew (epoch raised, former holder ended), and gives the highest generation
+    /// of a table's copy that is known here. Repeating it does no harm before changes begin.
+    async fn forget_position(&self, migration: MigrationId) -> Result<u32> {
+        let what =
+            format!("migration {migration} cannot be adopted here: this kind of destination does not forget positions");
+        Err(Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, what)
+            .remedy("`drover cleanup`, empty the destination, and run the migration anew"))
+    }
 
     /// A session that loads chunks.
     async fn loader(&self, migration: MigrationId) -> Result<Box<dyn Loader>>;

@@ -39,6 +39,13 @@ pub trait Source: Send + Sync {
     /// A session on the snapshot for planning and reading chunks. It asserts that it really is on it.
     async fn reader(&self, snapshot: &SnapshotRef) -> Result<Box<dyn ChunkReader>>;
 
+    /// From where on the source keeps changes for this migration of its own accord (a slot); `None`: it keeps none so. For a migration
+    /// whose log is lost.
+    async fn kept_from(&self, migration: MigrationId) -> Result<Option<Position>> {
+        let _ = migration;
+        Ok(None)
+    }
+
     /// A session for comparisons, on no snapshot.
     async fn rows(&self) -> Result<Box<dyn Rows>>;
 
@@ -107,7 +114,8 @@ pub struct Piece {
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The interval `(from, to]` that this covers; `from` is the `to` of the batch before. All pieces of a transaction share
-    /// one interval. An empty payload covers a stretch without changes for us.
+    /// one interval. An empty payload covers a stretch without changes for us; with `from` equal to `to` it only says that the source is alive
+    /// and that nothing happened.
     pub from: Position,
     pub to: Position,
     /// See `drover_model::change`.

@@ -39,6 +39,7 @@ pub fn map(table: &Table, choice: &TableChoice) -> MappedTable {
             origin_type: column.origin_type.clone(),
             destination_type: column.origin_type.clone(),
             identity_always: false,
+            ordinal: None,
         });
     }
     let index = |name: &String| columns.iter().position(|c| &c.source == name).map(|i| i as u16);

@@ -270,6 +270,7 @@ mod tests {
             origin_type: from.into(),
             destination_type: to.into(),
             identity_always: false,
+            ordinal: None,
         };
         Encoder::new(&column, &RowFormat::Native(CELLS.into()), &MyType::parse(to).unwrap())
     }

@@ -16,7 +16,7 @@ use crate::sessions::{self, Purpose};
 use crate::shape::{self, Shape};
 use crate::warnings;
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use drover_connectors_api::{LoadOutcome, Loader};
 use drover_model::error::codes;
 use drover_model::plan::RowFormat;
@@ -25,8 +25,8 @@ use drover_model::{Error, MigrationId, Result, Retry, TablePlan};
 use drover_runtime::task;
 use futures::StreamExt;
 use mysql_async::prelude::Queryable;
-use std::sync::Once;
-use tokio::sync::mpsc;
+use std::sync::{Arc, Once};
+use tokio::sync::{Mutex, mpsc};
 
 /// How often a lock of another attempt is waited for before it is given up.
 const TRIES: u32 = 6;
@@ -158,9 +158,8 @@ impl MyLoader {
     }
 
     /// The outcome of a commit whose answer was lost: the old session is ended, then the mark tells.
-    async fn resolve(&mut self, chunk: &Chunk, rows: u64, lost: Error) -> Result<LoadOutcome> {
+    async fn resolve(&mut self, of: &str, rows: u64, lost: Error) -> Result<LoadOutcome> {
         self.reconnect().await?;
-        let of = self.chunk_is(&chunk.plan, chunk.generation, chunk.number);
         let sql = format!("SELECT `rows` FROM {} WHERE {of}", self.home.table("drover_chunk"));
         let marked: Option<Option<u64>> =
             self.session()?.first(sql, "cannot find out whether a chunk was loaded").await?;
@@ -250,9 +249,18 @@ pub(crate) fn put_values(out: &mut Vec<u8>, shape: &Shape, rows: &mut &[u8]) -> 
 
 /// Runs LOAD DATA with what comes out of the queue. Gives the rows that the server counted.
 async fn fill(session: &mut Session, statement: String, queue: mpsc::Receiver<Bytes>, shape: &Shape) -> Result<u64> {
-    let stream = futures::stream::unfold(queue, |mut queue| async move { queue.recv().await.map(|b| (Ok(b), queue)) });
-    session.set_infile_handler(async move { Ok(stream.boxed()) });
+    let queue = Arc::new(Mutex::new(queue));
+    let shared = queue.clone();
+    session.set_infile_handler(async move {
+        let next = |queue: Arc<Mutex<mpsc::Receiver<Bytes>>>| async move {
+            let piece = queue.lock().await.recv().await;
+            piece.map(|b| (Ok(b), queue))
+        };
+        Ok(futures::stream::unfold(shared, next).boxed())
+    });
     let loaded = session.query_drop(statement).await;
+    // A handler that was not asked for stays in the session with its end of the queue: whoever feeds must not wait for it.
+    queue.lock().await.close();
     loaded.map_err(|e| classify(&e, session.fault, "cannot load rows"))?;
     let rows = session.affected_rows();
     if session.get_warnings() > 0 {
@@ -407,16 +415,13 @@ impl Loader for MyLoader {
 
     async fn finish(&mut self, rows: u64) -> Result<LoadOutcome> {
         let fault = self.dialer.fault();
-        let mut chunk = self.chunk.take().ok_or_else(|| Error::internal("a chunk was ended that was not begun"))?;
-        let what = format!("cannot load chunk {}", chunk.number);
-        let way = std::mem::replace(
-            &mut chunk.way,
-            Way::Inserts(Inserts { head: String::new(), statement: vec![], inserted: 0 }),
-        );
+        let chunk = self.chunk.take().ok_or_else(|| Error::internal("a chunk was ended that was not begun"))?;
+        let Chunk { plan, generation, number, shape, way } = chunk;
+        let what = format!("cannot load chunk {number}");
         let loaded = match way {
             Way::Infile(infile) => self.land(infile).await,
             Way::Inserts(mut inserts) => {
-                let sent = inserts.send(self.session()?, &chunk.shape).await;
+                let sent = inserts.send(self.session()?, &shape).await;
                 sent.map(|()| inserts.inserted)
             }
         };
@@ -424,27 +429,24 @@ impl Loader for MyLoader {
             Ok(loaded) => loaded,
             Err(error) => {
                 let _ = self.undo().await;
-                return Err(error.table(&chunk.plan.destination));
+                return Err(error.table(&plan.destination));
             }
         };
         if loaded != rows {
             self.undo().await?;
-            let what = format!("chunk {} has {rows} rows, but {loaded} arrived at the destination", chunk.number);
-            return Err(Error::new(codes::ROW_COUNT, fault, Retry::Other, what).table(&chunk.plan.destination));
+            let what = format!("chunk {number} has {rows} rows, but {loaded} arrived at the destination");
+            return Err(Error::new(codes::ROW_COUNT, fault, Retry::Other, what).table(&plan.destination));
         }
-        let of = self.chunk_is(&chunk.plan, chunk.generation, chunk.number);
+        let of = self.chunk_is(&plan, generation, number);
         let sql = format!("UPDATE {} SET `rows` = {rows} WHERE {of}", self.home.table("drover_chunk"));
         let session = self.session()?;
         if let Err(error) = session.run(sql, &what).await {
             let _ = self.undo().await;
-            return Err(error.table(&chunk.plan.destination));
+            return Err(error.table(&plan.destination));
         }
         match session.query_drop("COMMIT").await {
             Ok(()) => Ok(LoadOutcome::Loaded { rows }),
-            Err(e) => {
-                let lost = classify(&e, fault, what).table(&chunk.plan.destination);
-                self.resolve(&chunk, rows, lost).await
-            }
+            Err(e) => self.resolve(&of, rows, classify(&e, fault, what).table(&plan.destination)).await,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the destination's own catalogue says about a table that is written: its columns' types, character sets and collations, and the index by
 //! which its rows are looked up. Read there and not taken from the plan, because tables may have been created by somebody else.
 
+use crate::catalog;
 use crate::connect::Session;
 use crate::encode::Encoder;
 use crate::sql;
@@ -46,40 +47,31 @@ pub(crate) struct Shape {
 /// # Errors
 /// TABLE_CHANGED where it, or a column of the plan, does not exist.
 pub(crate) async fn load(session: &mut Session, plan: &TablePlan) -> Result<Shape> {
-    let what = "cannot read a table's columns from the catalogue";
     let name = &plan.destination;
-    let (schema, table) = (sql::text(&name.schema), sql::text(&name.name));
-    let sql = format!(
-        "SELECT COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, COLLATION_NAME FROM information_schema.COLUMNS \
-         WHERE TABLE_SCHEMA = {schema} AND TABLE_NAME = {table}"
-    );
-    let found: Vec<(String, String, Option<String>, Option<String>)> = session.all(sql, what).await?;
     let missing = |what: String| {
         Error::new(codes::TABLE_CHANGED, Fault::Destination, Retry::Never, what)
             .table(name)
             .remedy("restore the table's shape, or leave it out")
     };
-    if found.is_empty() {
-        return Err(missing("a table does not exist".into()));
-    }
+    let mut found = catalog::shapes(session, std::slice::from_ref(name)).await?;
+    let found = found.remove(name).ok_or_else(|| missing("a table does not exist".into()))?;
     let mut columns = Vec::with_capacity(plan.columns.len());
     for column in &plan.columns {
-        let row = found.iter().find(|r| same_name(&r.0, &column.destination));
-        let (_, kind, charset, collation) = row.ok_or_else(|| {
-            missing(format!("column {} does not exist", column.destination)).column(&column.destination)
-        })?;
-        let mut to = MyType::parse(kind).ok_or_else(|| {
-            missing(format!("column {} has the unknown type {kind}", column.destination)).column(&column.destination)
-        })?;
-        to.charset.clone_from(charset);
+        let name = &column.destination;
+        let there = found.iter().find(|c| same_name(&c.name, name));
+        let there = there.ok_or_else(|| missing(format!("column {name} does not exist")).column(name))?;
+        let to = there
+            .my_type
+            .clone()
+            .ok_or_else(|| missing(format!("column {name} has the unknown type {}", there.origin_type)).column(name))?;
         columns.push(Column {
-            name: sql::name(&column.destination),
+            name: sql::name(name),
             encoder: Encoder::new(column, &plan.format, &to),
             source: MyType::parse(&column.origin_type),
             kind: to.kind,
             unsigned: to.unsigned,
             charset: to.charset,
-            collation: collation.clone(),
+            collation: there.collation.clone(),
         });
     }
     let key: Vec<usize> = plan.key.iter().map(|&k| usize::from(k)).collect();

@@ -183,6 +183,7 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
             origin_type: column.origin_type.clone(),
             destination_type,
             identity_always: column.identity == Some(Identity::Always),
+            ordinal: None,
         });
     }
     for ((from, to), columns) in nearest {

@@ -17,10 +17,11 @@ const GONE_WITHIN: Duration = Duration::from_secs(60);
 /// How long to wait for a lock before its holder is looked for.
 const PATIENCE: &str = "set local lock_timeout = '2s'";
 
-/// `place` is the position without what rides along: what is compared. Marks and generations stay to the end of the migration.
+/// `consistent`: from which position on no table has a tolerant stretch. `place` is the position without what rides along: what is compared. Marks and generations stay to the end of the migration.
 const TABLES: &str = "\
     create table if not exists drover.drover_progress (migration uuid primary key, name text not null unique, \
         epoch bigint not null, position bytea, place bytea, position_text text, updated_at timestamptz not null default now()); \
+    alter table drover.drover_progress add column if not exists consistent bytea; \
     create table if not exists drover.drover_table (migration uuid not null, table_id bigint not null, generation bigint not null, \
         primary key (migration, table_id)); \
     create table if not exists drover.drover_chunk (migration uuid not null, table_id bigint not null, generation bigint not null, \
@@ -77,7 +78,9 @@ pub async fn prepare(dialer: &Dialer, migration: MigrationId, name: &str) -> Res
     }
     let complete: bool = session
         .query_one(
-            "select count(*) = cardinality($1::text[]) from pg_class where relnamespace = to_regnamespace('drover') and relname = any($1)",
+            "select count(*) = cardinality($1::text[]) and exists (select from pg_attribute where attrelid = to_regclass('drover.drover_progress') \
+                and attname = 'consistent' and not attisdropped) \
+             from pg_class where relnamespace = to_regnamespace('drover') and relname = any($1)",
             &[&OURS.map(str::to_owned).to_vec()],
         )
         .await
@@ -240,6 +243,46 @@ pub async fn begin_at(dialer: &Dialer, migration: MigrationId, epoch: u64, start
         Some(p) if p == *start => Ok(()),
         p => Err(Error::internal(format!("changes are to begin at {start}, but the progress stands at {p:?} already"))),
     }
+}
+
+/// Notes from which position on no table has a tolerant stretch. Nothing under a former epoch.
+pub async fn note_consistent(dialer: &Dialer, migration: MigrationId, epoch: u64, from: &Position) -> Result<()> {
+    let session = dialer.session("begin").await?;
+    let sql = "update drover.drover_progress set consistent = $1 where migration = $2 and epoch = $3";
+    session
+        .execute(sql, &[&from.to_bytes(), &migration, &(epoch as i64)])
+        .await
+        .map(drop)
+        .map_err(|e| classify(&e, dialer.fault(), "cannot note from where on the destination is consistent"))
+}
+
+/// What was noted by [`note_consistent`]; nothing for progress that an earlier drover wrote.
+pub async fn consistent_from(dialer: &Dialer, migration: MigrationId) -> Result<Option<Position>> {
+    let session = dialer.session("progress").await?;
+    let failed = |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot read the progress");
+    let sql = "select exists (select from pg_attribute where attrelid = to_regclass('drover.drover_progress') and attname = 'consistent' \
+        and not attisdropped)";
+    if !session.query_one(sql, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let sql = "select consistent from drover.drover_progress where migration = $1";
+    let row = session.query_opt(sql, &[&migration]).await.map_err(failed)?;
+    decode(row.and_then(|r| r.get(0)))
+}
+
+/// Forgets the position of a migration that begins its tables again; gives the highest generation of its copies.
+pub async fn forget_position(dialer: &Dialer, migration: MigrationId) -> Result<u32> {
+    take_over(dialer, migration).await?;
+    let session = dialer.session("begin").await?;
+    let failed = |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot forget the position");
+    session.batch_execute("set synchronous_commit = on").await.map_err(failed)?;
+    let sql = "update drover.drover_progress set position = null, place = null, position_text = null, consistent = null, \
+        updated_at = now() where migration = $1";
+    session.execute(sql, &[&migration]).await.map_err(failed)?;
+    let sql = "select greatest((select max(generation) from drover.drover_table where migration = $1), \
+        (select max(generation) from drover.drover_chunk where migration = $1), 0)";
+    let highest: i64 = session.query_one(sql, &[&migration]).await.map_err(failed)?.get(0);
+    u32::try_from(highest).map_err(|e| Error::internal("a generation is out of range").cause(e))
 }
 
 /// What a loading session is called while it holds a chunk: whoever comes after it can end just that one.

@@ -150,6 +150,12 @@ impl Source for PgSource {
         if spec.fresh { self.fresh(&spec, &names).await } else { self.resumed(&spec, &names).await }
     }
 
+    async fn kept_from(&self, migration: MigrationId) -> Result<Option<Position>> {
+        let names = Names::new(&self.name, migration);
+        let found = slot::find(&self.session().await?, self.version, &names.slot).await?;
+        Ok(found.filter(|slot| !slot.lost).and_then(|slot| slot.confirmed).map(position))
+    }
+
     async fn new_snapshot(&self, _tables: &[TablePlan]) -> Result<Box<dyn Hold>> {
         if self.decodes().await? { self.hold(true).await } else { self.alone().await }
     }

@@ -80,6 +80,7 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version
             origin_type: column.origin_type.clone(),
             destination_type,
             identity_always: column.identity == Some(Identity::Always),
+            ordinal: None,
         });
     }
     names(&object, choice, &columns, &mut items);

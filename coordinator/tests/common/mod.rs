@@ -91,9 +91,11 @@ pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: boo
         Order::Inspect => {
             Outcome::Inspected { catalog: Box::new(catalog()), items: vec![CheckItem::passed("K1", "a")] }
         }
-        Order::Survey => Outcome::Surveyed { plans: plans(), objects: Vec::new(), items: Vec::new() },
+        Order::Survey => Outcome::Surveyed { plans: plans(), objects: Vec::new(), items: Vec::new(), held: None },
         Order::CheckSource => Outcome::Checked { items: Vec::new() },
-        Order::Stream { resume, .. } => Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot) },
+        Order::Stream { resume, .. } => {
+            Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot), first: None }
+        }
         Order::Snapshot { .. } => Outcome::SnapshotTaken { snapshot: snapshot() },
         Order::Hold { snapshot, .. } => {
             Outcome::Joined { snapshot: SnapshotRef { token: token(), ..snapshot.clone() } }
@@ -114,6 +116,7 @@ pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: boo
         Order::ReadSequences => Outcome::Sequences { values: vec![("s".into(), "q".into(), 7, true)] },
         Order::Schema { .. } | Order::Restart { .. } | Order::SetSequences { .. } => done(),
         Order::CleanSource | Order::CleanDestination => done(),
+        Order::Forget => Outcome::Forgotten { generation: 4 },
         // What was read from two snapshots owes a row.
         Order::Apply { windows, .. } => {
             let table = windows.iter().position(|w| w.low < w.high)? as u32;

@@ -20,13 +20,13 @@ mod segment;
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::error::codes;
-use drover_model::{Error, Fault, MigrationId, Result, Retry};
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
 
 use crate::{Appender, Log, Offset, Reader, Span, Stream};
 
@@ -62,6 +62,8 @@ impl Default for LocalOptions {
 pub struct LocalLog {
     changes: Arc<changes::Owner>,
     bulk: Arc<bulk::Bulk>,
+    /// What the destination holds; of this life only.
+    applied: Mutex<Option<Position>>,
 }
 
 /// How long the predecessor in the same folder (a process that is just ending) may keep its lock.
@@ -81,7 +83,7 @@ impl LocalLog {
         let changes = changes::Owner::open(dir.join("changes"), migration, options.clone(), lock)?;
         let life = segment::next_life(&dir.join("life"))?;
         let bulk = bulk::Bulk::open(dir.join("bulk"), life, options.bulk_memory)?;
-        Ok(LocalLog { changes: Arc::new(changes), bulk: Arc::new(bulk) })
+        Ok(LocalLog { changes: Arc::new(changes), bulk: Arc::new(bulk), applied: Mutex::default() })
     }
 }
 
@@ -173,6 +175,14 @@ impl Log for LocalLog {
             Stream::Changes => Ok(self.changes.bytes()),
             Stream::Bulk(partition) => self.bulk.bytes(partition),
         }
+    }
+
+    fn note_applied(&self, position: &Position) {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = Some(position.clone());
+    }
+
+    fn applied(&self) -> Option<Position> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn remove(&self) -> Result<()> {

@@ -98,6 +98,7 @@ pub fn plan(id: u32, table: &str, columns: &[&str], key: &[u16]) -> TablePlan {
                 origin_type: "text".into(),
                 destination_type: "text".into(),
                 identity_always: c.ends_with('!'),
+                ordinal: None,
             })
             .collect(),
         key: key.to_vec(),

@@ -35,6 +35,7 @@ pub fn plan(id: u32, name: &str, columns: &[(&str, DataType)], key: &[u16]) -> T
         origin_type: String::new(),
         destination_type: String::new(),
         identity_always: false,
+        ordinal: None,
     };
     TablePlan {
         id,
