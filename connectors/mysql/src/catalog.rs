@@ -250,6 +250,12 @@ async fn columns(session: &mut Session, tables: Option<&[TableName]>) -> Result<
     let mut out: HashMap<TableName, Vec<ShapeColumn>> = HashMap::new();
     for (schema, table, name, column_type, charset, collation, nullable, extra) in rows {
         let extra = extra.unwrap_or_default().to_uppercase();
+        // MySQL does not tell the character set of labels that are bytes.
+        let labels = column_type.starts_with("enum(") || column_type.starts_with("set(");
+        let (charset, collation) = match charset {
+            None if labels => (Some("binary".to_owned()), Some("binary".to_owned())),
+            charset => (charset, collation),
+        };
         let origin_type = origin_type(&column_type, charset.as_deref());
         let generated = if extra.contains("VIRTUAL GENERATED") || extra == "VIRTUAL" {
             Some(false)
