@@ -4,7 +4,8 @@
 //!
 //! Batches run in several sessions beside each other and commit in log order ([`crate::schedule`]). A batch that fails away from the head is
 //! rolled back and runs again as the head; one that fails as the head runs once more alone, if others held transactions meanwhile (it
-//! may have been their victim), and then ends the order: the coordinator decides about trying again. The progress at the destination,
+//! may have been their victim), then, if rows collided, once more change by change in the source's order (a destination may take values for
+//! equal that are not), and then ends the order: the coordinator decides about trying again. The progress at the destination,
 //! moved by each commit from the previous position to the next under our epoch, says what is done.
 
 use crate::changed::Changed;
@@ -24,7 +25,7 @@ use drover_model::{Error, Fault, Position, Result, Retry};
 use drover_proto::order::{Description, Progress, Window};
 use drover_runtime::{CancellationToken, task};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OnceCell, mpsc};
@@ -66,6 +67,7 @@ impl Default for Options {
 pub type Tell = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// What an apply order works on.
+#[derive(Clone)]
 pub struct Task {
     pub description: Arc<Description>,
     pub destination: Arc<dyn Destination>,
@@ -84,6 +86,32 @@ pub struct Task {
 /// # Errors
 /// FENCED when another applier took over; LOG when the stream has a gap or belongs to another migration; errors of the destination.
 pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
+    let mut kept = Kept::default();
+    loop {
+        let in_order = kept.collided.take();
+        let ended = once(task.clone(), &cancel, &mut kept, in_order.clone()).await;
+        match (&ended, &kept.collided) {
+            // Pieces of a huge transaction are not kept: they are read from the log again.
+            (Err(error), Some(at)) if in_order.as_ref() != Some(at) => {
+                tracing::info!(%error, "a huge transaction is executed again in the source's order, change by change");
+            }
+            _ => return ended,
+        }
+    }
+}
+
+/// What outlives one round of applying.
+#[derive(Default)]
+struct Kept {
+    /// Everything up to here was applied before this order.
+    began_at: Option<Position>,
+    changed: Changed,
+    /// A huge transaction that begins here met values in an order that the destination refuses.
+    collided: Option<Position>,
+}
+
+/// Applies changes; the huge transaction that begins at `in_order` change by change.
+async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order: Option<Position>) -> Result<()> {
     let id = task.description.id;
     let plans = task.description.plans.clone();
     let progress = task.destination.take_over(id).await?;
@@ -132,8 +160,9 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
         replies,
         open: None,
         huge: None,
-        began_at: have.clone(),
-        changed: Changed::default(),
+        began_at: kept.began_at.get_or_insert_with(|| have.clone()).clone(),
+        kept,
+        in_order,
         committed: have.clone(),
         durable: have.clone(),
         flushing: None,
@@ -149,7 +178,7 @@ pub async fn apply(task: Task, cancel: CancellationToken) -> Result<()> {
         stopping: None,
     };
     run.report();
-    run.run(input, answers, cancel).await
+    run.run(input, answers, cancel.clone()).await
 }
 
 async fn read(mut consumer: Consumer, feed: mpsc::Sender<Result<(Offset, Record)>>) {
@@ -194,7 +223,7 @@ struct Huge {
     commit_micros: i64,
 }
 
-struct Run {
+struct Run<'k> {
     windows: Windows,
     options: Options,
     tell: Tell,
@@ -208,7 +237,9 @@ struct Run {
     huge: Option<Huge>,
     /// Everything up to here was applied before this order.
     began_at: Position,
-    changed: Changed,
+    kept: &'k mut Kept,
+    /// The huge transaction that begins here is executed change by change.
+    in_order: Option<Position>,
     committed: Position,
     durable: Position,
     /// A flush is under way, of everything committed up to here.
@@ -228,7 +259,7 @@ struct Run {
     stopping: Option<Instant>,
 }
 
-impl Run {
+impl Run<'_> {
     async fn run(
         &mut self,
         mut input: mpsc::Receiver<Result<(Offset, Record)>>,
@@ -298,7 +329,7 @@ impl Run {
                     });
                 }
                 let Some(huge) = &mut self.huge else { return Ok(()) };
-                self.changed.note(first_table(&self.common.shapes, &payload)?.as_slice(), &admitted.to);
+                self.kept.changed.note(first_table(&self.common.shapes, &payload)?.as_slice(), &admitted.to);
                 huge.slices.push_back(payload);
                 if let Verdict::Piece { last: true, .. } = admitted.verdict {
                     huge.complete = true;
@@ -361,6 +392,7 @@ impl Run {
                     rows: 0,
                     commit_micros: unit.commit_micros,
                     owed: OnceCell::new(),
+                    in_order: AtomicBool::new(false),
                 },
                 bytes: 0,
                 since: Instant::now(),
@@ -386,7 +418,7 @@ impl Run {
         let folded = Folded::new(self.common.shapes.clone(), &work.payloads, |t| mode_of(&work.modes, t))?;
         self.cut_to = work.next.clone();
         let keys = folded.keys();
-        self.changed.note(&keys.tables, &work.next);
+        self.kept.changed.note(&keys.tables, &work.next);
         let id = self.schedule.add(Footprint::Keys(keys));
         self.works.insert(id, (Arc::new(work), Some(Box::new(folded))));
         Ok(())
@@ -436,7 +468,8 @@ impl Run {
         if let Some(payload) = huge.slices.pop_front() {
             huge.in_flight = true;
             let modes = huge.modes.clone();
-            return self.send(slot, Command::Slice { id, payload, modes }).await;
+            let in_order = self.in_order.as_ref() == Some(&huge.previous);
+            return self.send(slot, Command::Slice { id, payload, modes, in_order }).await;
         }
         if huge.complete && self.schedule.state(id) == Some(State::Running) {
             self.schedule.executed(id);
@@ -520,10 +553,14 @@ impl Run {
     }
 
     async fn failed(&mut self, slot: usize, id: BatchId, error: Error) -> Result<()> {
-        let huge = self.huge.as_ref().is_some_and(|h| h.id == id);
+        let huge = self.huge.as_ref().filter(|h| h.id == id).map(|h| h.previous.clone());
         let gave_way = self.schedule.state(id) == Some(State::Undoing);
         let committing = self.schedule.state(id) == Some(State::Committing);
-        if huge || committing || error.code == codes::FENCED || self.stopping.is_some() && !gave_way {
+        if huge.is_some() && !committing && collided(&error) {
+            self.kept.collided = huge;
+            return Err(error);
+        }
+        if huge.is_some() || committing || error.code == codes::FENCED || self.stopping.is_some() && !gave_way {
             return Err(error);
         }
         if gave_way {
@@ -532,16 +569,30 @@ impl Run {
         }
         if self.schedule.head() == Some(id) {
             let others = !self.schedule.behind_head().is_empty();
-            if !others || self.retried == Some(id) {
+            if others && self.retried != Some(id) {
+                self.retried = Some(id);
+                self.give_way().await?;
+            } else if !self.in_order(id, &error) {
                 return Err(error);
             }
-            self.retried = Some(id);
-            self.give_way().await?;
         }
         tracing::debug!(%error, batch = id, "a batch is executed again as the first");
         self.schedule.undo(id);
         self.release(slot, id);
         Ok(())
+    }
+
+    /// Whether a batch that failed by itself is to be tried once more, change by change: the destination may have met values that it
+    /// takes for equal in another order than the source.
+    fn in_order(&self, id: BatchId, error: &Error) -> bool {
+        let Some((work, _)) = self.works.get(&id).filter(|(work, _)| collided(error) && work.rows > 1) else {
+            return false;
+        };
+        let first = !work.in_order.swap(true, Ordering::Relaxed);
+        if first {
+            tracing::info!(%error, "a batch is executed again in the source's order, change by change");
+        }
+        first
     }
 
     fn release(&mut self, slot: usize, id: BatchId) {
@@ -641,7 +692,7 @@ impl Run {
             commit_micros: self.commit_micros,
             consistent: self.windows.consistent_at(&self.durable),
             from: Some(self.began_at.clone()),
-            changed: self.changed.latest(),
+            changed: self.kept.changed.latest(),
         });
     }
 
@@ -702,6 +753,11 @@ fn first_table(shapes: &Shapes, payload: &Bytes) -> Result<Option<u32>> {
             Some(_) => {}
         }
     }
+}
+
+/// Whether an error may come from the order of changes: a refused statement, or rows that were not there.
+fn collided(error: &Error) -> bool {
+    error.code == codes::STATEMENT || error.code == codes::ROW_COUNT
 }
 
 fn fenced() -> Error {

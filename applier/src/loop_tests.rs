@@ -448,3 +448,41 @@ async fn a_chunk_is_loaded_from_its_own_records_once() {
     log.forget(Stream::Bulk(0), last);
     assert_eq!(run(extent).await, Ok(Loaded::Lost));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_collides_set_wise_is_executed_in_the_sources_order() {
+    let log = FakeLog::default();
+    let author = Author { log: log.clone(), epoch: 1 };
+    let opening = tx(1, |out| (0..6).for_each(|i| insert(out, 0, &row(i, i))));
+    let both = tx(2, |out| [1, 2].iter().for_each(|i| update(out, 0, &row(*i, "collides"))));
+    let more = tx(3, |out| update(out, 0, &row(3, "fine")));
+    author.record(0, &[opening, both, more]);
+    // The same in a huge transaction, of which a piece collides.
+    let (_, whole) = tx(4, |out| [3, 4, 5].iter().for_each(|i| update(out, 0, &row(*i, "collides"))));
+    let (_, empty) = tx(4, |_| {});
+    let change = (whole.len() - empty.len()) / 3;
+    let cut = empty.len() - 1 + change;
+    author.piece(4, 0, false, &whole[..cut]);
+    author.piece(4, 1, true, &whole[cut..]);
+    author.record(4, &[tx(5, |out| update(out, 0, &row(1, "end")))]);
+    let destination = FakeDestination::new(|_| None);
+    let (task, latest) = task(&log, &destination, vec![], Options::default());
+    let last = until(task, latest, 5).await.unwrap();
+    // The order began where it began, whatever it took.
+    assert!(matches!(last, Progress::Apply { from: Some(from), .. } if from == at(0)));
+    let rows = destination.state.lock().unwrap().rows.clone();
+    let wanted =
+        [row(0, 0), row(1, "end"), row(2, "collides"), row(3, "collides"), row(4, "collides"), row(5, "collides")];
+    assert_eq!(rows.into_values().collect::<Vec<_>>(), wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_in_the_sources_order_as_well_ends_the_order() {
+    let log = FakeLog::default();
+    let author = Author { log: log.clone(), epoch: 1 };
+    author.record(0, &[tx(1, |out| insert(out, 0, &row(1, "a"))), tx(2, |out| update(out, 0, &row(9, "nowhere")))]);
+    let destination = FakeDestination::new(|_| None);
+    let (task, latest) = task(&log, &destination, vec![], Options::default());
+    let error = until(task, latest, 2).await.unwrap_err();
+    assert_eq!(error.code, codes::ROW_COUNT);
+}

@@ -12,6 +12,7 @@ use drover_connectors_api::{ApplySession, Committed, Destination};
 use drover_model::{Error, MigrationId, Position, Result, TablePlan};
 use drover_runtime::{failpoint, task};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{OnceCell, mpsc};
 
 /// A batch of whole transactions, kept until it is committed so that it can be executed again.
@@ -26,6 +27,8 @@ pub(crate) struct Work {
     pub commit_micros: i64,
     /// What it owed and where that is now, once it was asked for.
     pub owed: OnceCell<Vec<Found>>,
+    /// Its changes are executed one by one, as the source did them.
+    pub in_order: AtomicBool,
 }
 
 /// Mode of a table by the list that a work carries.
@@ -45,6 +48,7 @@ pub(crate) enum Command {
         id: BatchId,
         payload: Bytes,
         modes: Arc<Vec<Mode>>,
+        in_order: bool,
     },
     Commit {
         id: BatchId,
@@ -92,8 +96,9 @@ pub(crate) fn spawn(
                     let folded = match folded {
                         Some(folded) => Ok(*folded),
                         None => {
-                            let modes = work.modes.clone();
-                            Folded::new(common.shapes.clone(), &work.payloads, |t| mode_of(&modes, t))
+                            let (modes, in_order) = (work.modes.clone(), work.in_order.load(Ordering::Relaxed));
+                            let folded = Folded::new(common.shapes.clone(), &work.payloads, |t| mode_of(&modes, t));
+                            folded.map(|f| if in_order { f.in_order() } else { f })
                         }
                     };
                     match run(number, &common, &mut session, folded, &work.owed, &replies).await {
@@ -101,8 +106,9 @@ pub(crate) fn spawn(
                         Err(e) => fail(&mut session, id, e).await,
                     }
                 }
-                Command::Slice { id, payload, modes } => {
+                Command::Slice { id, payload, modes, in_order } => {
                     let folded = Folded::new(common.shapes.clone(), &[payload], |t| mode_of(&modes, t));
+                    let folded = folded.map(|f| if in_order { f.in_order() } else { f });
                     let owed = OnceCell::new();
                     let mut result = run(number, &common, &mut session, folded, &owed, &replies).await;
                     // A slice that is executed once more asks once more.

@@ -14,6 +14,9 @@ use drover_runtime::{CancellationToken, failpoint};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How often to look whether the destination has applied what waits for it.
+const HELD: Duration = Duration::from_millis(100);
+
 /// News of the stream, every second or so.
 pub struct News {
     pub published: Position,
@@ -154,18 +157,27 @@ impl Publisher<'_> {
                     self.durable(now, books, stream).await?;
                     continue;
                 }
+                // The destination catches up while the source is silent. A source that shuts down waits for this.
+                () = tokio::time::sleep(HELD), if books.confirming.holds() => {
+                    self.confirm(&mut books.confirming, stream).await?;
+                    continue;
+                }
                 batch = stream.next() => batch?,
             };
             let amount = Amount { rows: batch.changes, bytes: batch.payload.len() as u64, queries: 0 };
             if !self.held_up(self.limits.incremental.take(amount), books, stream, cancel).await? {
                 return Ok(());
             }
-            books.appender.append(self.record(&batch)).await?;
-            books.appended += 1;
+            // A sign of life is news, but no record.
+            let moved = batch.from != batch.to;
+            if moved {
+                books.appender.append(self.record(&batch)).await?;
+                books.appended += 1;
+            }
             last.changes += batch.changes;
             last.bytes += batch.payload.len() as u64;
             last.commit_micros = batch.commit_micros;
-            if batch.piece.is_none_or(|p| p.last) {
+            if moved && batch.piece.is_none_or(|p| p.last) {
                 last.published = batch.to.clone();
                 books.confirming.appended(books.appended, batch.to);
             }
@@ -195,6 +207,7 @@ impl Publisher<'_> {
         cancel: &CancellationToken,
     ) -> Result<bool> {
         let mut what = std::pin::pin!(what);
+        let mut alive = tokio::time::interval_at(tokio::time::Instant::now() + ALIVE, ALIVE);
         loop {
             tokio::select! {
                 biased;
@@ -204,7 +217,10 @@ impl Publisher<'_> {
                     let now = now?;
                     self.durable(now, books, stream).await?;
                 }
-                () = tokio::time::sleep(ALIVE) => stream.alive().await?,
+                () = tokio::time::sleep(HELD), if books.confirming.holds() => {
+                    self.confirm(&mut books.confirming, stream).await?;
+                }
+                _ = alive.tick() => stream.alive().await?,
             }
         }
     }

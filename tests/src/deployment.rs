@@ -312,7 +312,7 @@ impl Deployment {
                 let said = main.stderr().contains("the destination is consistent");
                 std::future::ready(match main.try_exit() {
                     Ok(Some(status)) if !said => {
-                        Ok(Some(Err(anyhow!("drover ended with {status}: {}", main.tail(30)))))
+                        Ok(Some(Err(anyhow!("drover ended with {status}: {}", main.tail(90)))))
                     }
                     _ => Ok(said.then_some(Ok(()))),
                 })

@@ -28,8 +28,9 @@ impl fmt::Display for Pair {
     }
 }
 
-/// The table: a line added here gives the pair its tests. A `main` pair runs all scenarios, a `more` pair those that are marked
-/// `everywhere`: what engines and versions can make a difference to. All together must stay within the time that a change may take.
+/// The table: a line added here gives the pair its tests. Scenarios marked `main` run with the `main` pairs, those marked `wide` with
+/// the `second` ones, too, those marked `everywhere` with all. What engines and versions hardly make a difference to is `main`, so
+/// that all together stay within the time that a change may take.
 #[macro_export]
 macro_rules! pair_table {
     ($depth:ident $scenario:ident) => {
@@ -56,9 +57,15 @@ macro_rules! suite {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! pair_tests {
-    // A scenario for the main pairs alone passes the others by.
+    // Rows that a scenario passes by.
+    (main $scenario:ident second $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
+        $crate::pair_tests! { main $scenario $($rest)* }
+    };
     (main $scenario:ident more $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
         $crate::pair_tests! { main $scenario $($rest)* }
+    };
+    (wide $scenario:ident more $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
+        $crate::pair_tests! { wide $scenario $($rest)* }
     };
     ($depth:ident $scenario:ident $row:ident $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -119,7 +119,7 @@ async fn whole(pair: Pair, form: Form) -> Result<()> {
 
 suite! {
     everywhere in_process;
-    everywhere in_a_cluster;
+    wide in_a_cluster;
 }
 
 async fn in_process(pair: Pair) -> Result<()> {

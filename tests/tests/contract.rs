@@ -12,8 +12,8 @@ const SOON: Duration = Duration::from_secs(60);
 
 suite! {
     main endpoints_that_do_not_answer_are_status_3;
-    main the_precheck_finds_what_stands_in_the_way;
-    main interrupted_resumed_and_cleaned_up_in_process;
+    wide the_precheck_finds_what_stands_in_the_way;
+    wide interrupted_resumed_and_cleaned_up_in_process;
     main cleaned_up_in_a_cluster;
     main two_processes_do_not_share_a_state_and_lost_state_is_told;
 }

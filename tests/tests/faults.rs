@@ -5,37 +5,29 @@ use std::os::unix::process::ExitStatusExt;
 
 use anyhow::{Context, Result, ensure};
 use drover_tests::deployment::PATIENCE;
-use drover_tests::{Form, Observer, Role, Scene, scene};
+use drover_tests::scene::{self, SMALL_CHUNKS, touch};
+use drover_tests::{Form, Pair, Role, Scene, suite};
 
-/// Tables of many small chunks: one by key ranges, one without a key by physical place.
-const MANY: &str = "CREATE TABLE many (id bigint PRIMARY KEY, k integer NOT NULL, filler text);
-    CREATE INDEX many_k ON many (k);
-    INSERT INTO many SELECT i * 3, i % 97, repeat(md5(i::text), 6) FROM generate_series(1, 30000) i;
-    CREATE TABLE bare (a integer, filler text); ALTER TABLE bare REPLICA IDENTITY FULL;
-    INSERT INTO bare SELECT i / 2, repeat(md5((i / 2)::text), 6) FROM generate_series(1, 10000) i;";
-const SMALL_CHUNKS: &str = "200000";
 const SIGABRT: i32 = 6;
 
-async fn many(form: Form) -> Result<Scene> {
-    let mut scene = Scene::new(form, MANY).await?;
+async fn many(pair: Pair, form: Form) -> Result<Scene> {
+    let mut scene = Scene::of(pair, form, &scene::many(pair.source.dialect())).await?;
     scene.drover = scene.drover.env("DROVER_CHUNK_BYTES", SMALL_CHUNKS).env("DROVER_LEASE_MS", "3000");
     scene.load().await?;
     Ok(scene)
 }
 
-/// The application changes the large tables, too, wherever their copy stands.
-async fn touch(scene: &Scene, round: u64) -> Result<()> {
-    let sql = format!(
-        "UPDATE many SET k = k + 1, id = id + 1 WHERE id % 1001 = {round} AND id % 3 = 0 AND id < 100000;
-        DELETE FROM many WHERE id % 1003 = {round}; INSERT INTO many VALUES (1000000 + {round}, 1, 'new');
-        UPDATE bare SET a = -a WHERE a % 503 = {round}; DELETE FROM bare WHERE a = 7 * {round}"
-    );
-    scene.source.exec("drover", &sql).await
+suite! {
+    wide failpoints_in_process;
+    main failpoints_in_a_cluster;
+    wide random_kills_of_run;
+    wide snapshot_lost_in_process;
+    main snapshot_lost_in_a_cluster;
+    wide servers_restart_under_load;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failpoints_in_process() -> Result<()> {
-    let mut scene = many(Form::InProcess).await?;
+async fn failpoints_in_process(pair: Pair) -> Result<()> {
+    let mut scene = many(pair, Form::InProcess).await?;
     let mut observer = None;
     for (round, name) in [
         "copied-not-reported:4",
@@ -54,7 +46,7 @@ async fn failpoints_in_process() -> Result<()> {
         let status = scene.drover.main()?.wait_exit(PATIENCE).await.with_context(|| name.to_owned())?;
         ensure!(status.signal() == Some(SIGABRT), "{name}: {status}\n{}", scene.drover.tails(20));
         if observer.is_none() && scene.drover.log().contains("the destination is consistent") {
-            observer = Some(Observer::start(&scene.destination.url("drover"), scene.options).await?);
+            observer = Some(scene.observe().await?);
         }
     }
     scene.drover.start().await?;
@@ -66,9 +58,8 @@ async fn failpoints_in_process() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failpoints_in_a_cluster() -> Result<()> {
-    let mut scene = many(Form::Cluster).await?;
+async fn failpoints_in_a_cluster(pair: Pair) -> Result<()> {
+    let mut scene = many(pair, Form::Cluster).await?;
     let drover = &mut scene.drover;
     drover.start_role(Role::Coordinator, &[]).await?;
     drover.start_role(Role::Extractor, &[("DROVER_FAILPOINT", "copied-not-reported:4")]).await?;
@@ -103,14 +94,13 @@ fn seed() -> u64 {
     seed
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_kills_of_run() -> Result<()> {
+async fn random_kills_of_run(pair: Pair) -> Result<()> {
     let mut random = seed() | 1;
     let mut below = move |end: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 33) % end
     };
-    let mut scene = many(Form::InProcess).await?;
+    let mut scene = many(pair, Form::InProcess).await?;
     for round in 0..7 {
         scene.drover.start().await?;
         // The workload is the clock: 120 transactions a second.
@@ -126,24 +116,23 @@ async fn random_kills_of_run() -> Result<()> {
 
 /// The snapshot dies with its last holder. Chunks of key ranges that are loaded stay and are not read again; what has no key is
 /// begun again, from empty.
-async fn snapshot_lost(form: Form) -> Result<()> {
-    let mut scene = many(form).await?;
+async fn snapshot_lost(pair: Pair, form: Form) -> Result<()> {
+    let mut scene = many(pair, form).await?;
     scene.drover.start().await?;
     scene.wait_chunks(15).await?;
-    let to = scene.destination.connect("drover").await?;
     if form == Form::Cluster {
         scene.drover.kill9(Role::Extractor, 1)?;
         scene.drover.kill9(Role::Extractor, 0)?;
     } else {
         scene.drover.kill9_all()?;
     }
-    let before = scene::marks(&to).await?;
+    let before = scene.marks().await?;
     for round in 0..3 {
         touch(&scene, round).await?;
     }
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;
-    let after = scene::marks(&to).await?;
+    let after = scene.marks().await?;
     let keyed = scene::largest(&after)?;
     let all = after.iter().filter(|m| m.0 == keyed).count();
     let kept: Vec<_> = before.iter().filter(|m| m.0 == keyed).collect();
@@ -153,19 +142,16 @@ async fn snapshot_lost(form: Form) -> Result<()> {
     scene.finish().await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snapshot_lost_in_process() -> Result<()> {
-    snapshot_lost(Form::InProcess).await
+async fn snapshot_lost_in_process(pair: Pair) -> Result<()> {
+    snapshot_lost(pair, Form::InProcess).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snapshot_lost_in_a_cluster() -> Result<()> {
-    snapshot_lost(Form::Cluster).await
+async fn snapshot_lost_in_a_cluster(pair: Pair) -> Result<()> {
+    snapshot_lost(pair, Form::Cluster).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_restart_under_load() -> Result<()> {
-    let mut scene = many(Form::InProcess).await?;
+async fn servers_restart_under_load(pair: Pair) -> Result<()> {
+    let mut scene = many(pair, Form::InProcess).await?;
     scene.drover.start().await?;
     scene.wait_chunks(10).await?;
     scene.destination.restart().await?;

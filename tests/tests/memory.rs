@@ -50,7 +50,7 @@ async fn bounded(pair: Pair, form: Form) -> Result<()> {
 }
 
 suite! {
-    main a_large_transaction_in_process;
+    wide a_large_transaction_in_process;
     main a_large_transaction_in_a_cluster;
 }
 

@@ -6,7 +6,7 @@ use drover_tests::{Deployment, Form, Pair, Server, chinook, compare, scene, sche
 
 suite! {
     everywhere every_type_in_every_place;
-    everywhere the_chinook_sample;
+    wide the_chinook_sample;
 }
 
 /// Migrates what the source has; it changes once the destination is consistent.

@@ -229,6 +229,13 @@ impl Folded {
         Ok(Some((fold, shape, &mut self.buffers)))
     }
 
+    /// The same changes one by one, as the source did them: for a destination that takes values for equal which are not, and refused
+    /// what came out of another order. Rows of tables without a key are counted as ever.
+    pub fn in_order(mut self) -> Self {
+        self.tables.iter_mut().flatten().for_each(|fold| fold.opaque = true);
+        self
+    }
+
     /// What this run writes, for scheduling.
     pub fn keys(&self) -> KeySet {
         let mut set = KeySet::default();

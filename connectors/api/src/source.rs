@@ -114,7 +114,8 @@ pub struct Piece {
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The interval `(from, to]` that this covers; `from` is the `to` of the batch before. All pieces of a transaction share
-    /// one interval. An empty payload covers a stretch without changes for us.
+    /// one interval. An empty payload covers a stretch without changes for us; with `from` equal to `to` it only says that the source is alive
+    /// and that nothing happened.
     pub from: Position,
     pub to: Position,
     /// See `drover_model::change`.

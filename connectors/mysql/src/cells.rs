@@ -361,22 +361,54 @@ pub fn put_uuid(out: &mut Vec<u8>, bytes: &[u8; 16]) {
 
 /// An INET4.
 pub fn put_inet4(out: &mut Vec<u8>, bytes: [u8; 4]) {
-    put_display(out, std::net::Ipv4Addr::from(bytes));
+    let mut text = Text::<16>::default();
+    push_inet4(&mut text, bytes);
+    put_bytes(out, text.as_bytes());
 }
 
-/// An INET6.
+fn push_inet4<const N: usize>(text: &mut Text<N>, bytes: [u8; 4]) {
+    for (i, b) in bytes.into_iter().enumerate() {
+        if i > 0 {
+            text.push(b'.');
+        }
+        text.push_padded(u64::from(b), 1);
+    }
+}
+
+/// An INET6, as MariaDB prints it (`Inet6::to_string` in its sql/sql_type_inet.cc): the first longest run of zeros is left out, be it a single one, and
+/// what looks like an IPv4 address behind zeros is written as one.
 pub fn put_inet6(out: &mut Vec<u8>, bytes: [u8; 16]) {
-    put_display(out, std::net::Ipv6Addr::from(bytes));
-}
-
-fn put_display(out: &mut Vec<u8>, value: impl std::fmt::Display) {
-    use std::io::Write;
-    let mut text = [0; 64];
-    let mut rest = &mut text[..];
-    // Addresses are shorter than 64 bytes.
-    let _ = write!(rest, "{value}");
-    let length = 64 - rest.len();
-    put_bytes(out, &text[..length]);
+    let words: [u16; 8] = std::array::from_fn(|i| u16::from_be_bytes([bytes[2 * i], bytes[2 * i + 1]]));
+    let (mut gap, mut length) = (8, 0);
+    let mut run = 0;
+    for (i, &word) in words.iter().enumerate() {
+        run = if word == 0 { run + 1 } else { 0 };
+        if run > length {
+            (gap, length) = (i + 1 - run, run);
+        }
+    }
+    let mut text = Text::<48>::default();
+    let mut i = 0;
+    while i < 8 {
+        if i == gap {
+            text.push_all(if i == 0 { b"::" } else { b":" });
+            i += length;
+            continue;
+        }
+        if i == 6 && gap == 0 && (length == 6 || length == 5 && words[5] == 0xffff) {
+            push_inet4(&mut text, [bytes[12], bytes[13], bytes[14], bytes[15]]);
+            break;
+        }
+        let word = words[i];
+        (0..4).rev().filter(|d| *d == 0 || word >> (4 * d) > 0).for_each(|d| {
+            text.push(b"0123456789abcdef"[usize::from(word >> (4 * d) & 15)]);
+        });
+        if i < 7 {
+            text.push(b':');
+        }
+        i += 1;
+    }
+    put_bytes(out, text.as_bytes());
 }
 
 #[cfg(test)]
@@ -460,7 +492,22 @@ mod tests {
         assert_eq!(cell(|o| put_zerofilled(o, b"00042")), "42");
         assert_eq!(cell(|o| put_zerofilled(o, b"00000")), "0");
         assert_eq!(cell(|o| put_zerofilled(o, b"000.50")), "0.50");
-        assert_eq!(cell(|o| put_inet6(o, [0; 16])), "::");
+        let six = |text: &str| cell(|o| put_inet6(o, text.parse::<std::net::Ipv6Addr>().unwrap().octets()));
+        for text in [
+            "::",
+            "::1",
+            "::192.168.1.1",
+            "::ffff:1.2.3.4",
+            "1:2:3:4:5:6:7:8",
+            "fe80::1",
+            "1::",
+            "2001:db8::ff00:42:8329",
+        ] {
+            assert_eq!(six(text), text);
+        }
+        assert_eq!(six("1:0:2:3:4:5:6:7"), "1::2:3:4:5:6:7");
+        assert_eq!(six("1:0:0:2:0:0:3:4"), "1::2:0:0:3:4");
+        assert_eq!(six("::5:0:0:0:1"), "::5:0:0:0:1");
         assert_eq!(cell(|o| put_inet4(o, [10, 0, 0, 255])), "10.0.0.255");
     }
 

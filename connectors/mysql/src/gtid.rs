@@ -127,6 +127,23 @@ impl GtidSet {
         }
     }
 
+    /// MariaDB: whether this is the last id of its domain.
+    pub fn is_last(&self, gtid: &Gtid) -> bool {
+        match (self, gtid) {
+            (GtidSet::MariaDb(set), Gtid::MariaDb { domain, server, sequence }) => {
+                set.0.get(domain) == Some(&(*server, *sequence))
+            }
+            _ => false,
+        }
+    }
+
+    /// MariaDB: forgets the domain of this id.
+    pub fn remove_domain(&mut self, gtid: &Gtid) {
+        if let (GtidSet::MariaDb(set), Gtid::MariaDb { domain, .. }) = (self, gtid) {
+            set.remove(*domain);
+        }
+    }
+
     /// Whether all of `other` is in this set.
     pub fn holds_all(&self, other: &GtidSet) -> bool {
         match (self, other) {
@@ -190,6 +207,11 @@ impl MariaDbSet {
             }
         }
         Some(set)
+    }
+
+    /// Forgets a domain.
+    pub fn remove(&mut self, domain: u32) {
+        self.0.remove(&domain);
     }
 
     /// Domain, server and sequence of the last id of each domain.

@@ -17,24 +17,32 @@
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
 
+pub mod apply;
 pub mod binlog;
 pub mod catalog;
 pub mod cells;
 pub mod changes;
 pub mod check;
+pub mod chunks;
 pub mod connect;
+pub mod connector;
+pub mod destination;
 pub mod encode;
 pub mod errors;
 pub mod flavor;
 pub mod gtid;
+pub mod keys;
 pub mod load;
 pub mod position;
 pub mod progress;
+pub mod reader;
 pub mod restart;
+pub mod rows;
 pub mod schema;
 pub mod sessions;
 mod shape;
 pub mod snapshot;
+pub mod source;
 pub mod sql;
 pub mod typemap;
 pub mod types;

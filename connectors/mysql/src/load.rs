@@ -25,8 +25,8 @@ use drover_model::{Error, MigrationId, Result, Retry, TablePlan};
 use drover_runtime::task;
 use futures::StreamExt;
 use mysql_async::prelude::Queryable;
-use std::sync::Once;
-use tokio::sync::mpsc;
+use std::sync::{Arc, Once};
+use tokio::sync::{Mutex, mpsc};
 
 /// How often a lock of another attempt is waited for before it is given up.
 const TRIES: u32 = 6;
@@ -249,9 +249,18 @@ pub(crate) fn put_values(out: &mut Vec<u8>, shape: &Shape, rows: &mut &[u8]) -> 
 
 /// Runs LOAD DATA with what comes out of the queue. Gives the rows that the server counted.
 async fn fill(session: &mut Session, statement: String, queue: mpsc::Receiver<Bytes>, shape: &Shape) -> Result<u64> {
-    let stream = futures::stream::unfold(queue, |mut queue| async move { queue.recv().await.map(|b| (Ok(b), queue)) });
-    session.set_infile_handler(async move { Ok(stream.boxed()) });
+    let queue = Arc::new(Mutex::new(queue));
+    let shared = queue.clone();
+    session.set_infile_handler(async move {
+        let next = |queue: Arc<Mutex<mpsc::Receiver<Bytes>>>| async move {
+            let piece = queue.lock().await.recv().await;
+            piece.map(|b| (Ok(b), queue))
+        };
+        Ok(futures::stream::unfold(shared, next).boxed())
+    });
     let loaded = session.query_drop(statement).await;
+    // A handler that was not asked for stays in the session with its end of the queue: whoever feeds must not wait for it.
+    queue.lock().await.close();
     loaded.map_err(|e| classify(&e, session.fault, "cannot load rows"))?;
     let rows = session.affected_rows();
     if session.get_warnings() > 0 {

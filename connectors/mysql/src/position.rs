@@ -74,6 +74,9 @@ pub struct Resume {
     /// The GTIDs of these preparations, as far as they are known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<String>,
+    /// After another MariaDB took over: ids of `gtids` that stand behind the place and have to be passed over, one for each domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passing: Option<String>,
 }
 
 impl Resume {
@@ -207,6 +210,7 @@ pub async fn here(session: &mut Session, before: Option<&Before>, lineage: u32) 
         gtids: status.gtids,
         reread,
         held: Vec::new(),
+        passing: None,
     };
     position(lineage, &resume)
 }
@@ -236,6 +240,7 @@ mod tests {
             gtids,
             reread: Some(Place::new("binlog.000011", 4)),
             held: vec!["u:7".into()],
+            passing: None,
         }
     }
 

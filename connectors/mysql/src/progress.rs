@@ -83,6 +83,11 @@ impl Home {
         format!("{}.{table}", sql::name(&self.database))
     }
 
+    /// The quoted name of the database.
+    pub(crate) fn database(&self) -> String {
+        sql::name(&self.database)
+    }
+
     /// Where drover's tables of this migration are.
     ///
     /// # Errors

@@ -133,6 +133,20 @@ pub async fn end(session: &mut Session, migration: MigrationId, purpose: Purpose
     Ok(ended)
 }
 
+/// Breaks the statement under way of a session off. A number that is not of this purpose and migration is left alone.
+pub async fn interrupt(dialer: &Dialer, migration: MigrationId, purpose: Purpose, id: u64) -> Result<()> {
+    let mut session = dialer.session("cancel").await?;
+    for id in alive(&mut session, migration, purpose, &[id]).await? {
+        match session.query_drop(format!("KILL QUERY {id}")).await {
+            Err(e) if number(&e) != Some(1094) => {
+                return Err(classify(&e, session.fault, "cannot break a statement off"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Ends all sessions of this purpose and migration.
 pub async fn end_all(session: &mut Session, migration: MigrationId, purpose: Purpose) -> Result<u64> {
     let ids = of(session, migration, purpose).await?;

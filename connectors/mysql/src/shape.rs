@@ -60,9 +60,10 @@ pub(crate) async fn load(session: &mut Session, plan: &TablePlan) -> Result<Shap
         let name = &column.destination;
         let there = found.iter().find(|c| same_name(&c.name, name));
         let there = there.ok_or_else(|| missing(format!("column {name} does not exist")).column(name))?;
-        let to = there.my_type.clone().ok_or_else(|| {
-            missing(format!("column {name} has the unknown type {}", there.origin_type)).column(name)
-        })?;
+        let to = there
+            .my_type
+            .clone()
+            .ok_or_else(|| missing(format!("column {name} has the unknown type {}", there.origin_type)).column(name))?;
         columns.push(Column {
             name: sql::name(name),
             encoder: Encoder::new(column, &plan.format, &to),

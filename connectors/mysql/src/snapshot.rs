@@ -8,6 +8,7 @@ mod lock;
 mod take;
 mod window;
 
+pub(crate) use take::BACK;
 pub use take::{Wanted, take};
 
 use crate::connect::{Dialer, Session};
@@ -100,6 +101,11 @@ impl Set {
         Ok(set)
     }
 
+    /// Sessions that are on it still, lent or not.
+    pub fn sessions(&self) -> usize {
+        *self.alive.borrow()
+    }
+
     /// A hold on it.
     pub fn hold(self: &Arc<Self>) -> Box<dyn Hold> {
         Box::new(SetHold(self.clone()))
@@ -118,7 +124,7 @@ impl Set {
             let idle = locked(&self.idle).pop();
             if let Some(wire) = idle {
                 // In its seat already, should this be given up in the middle.
-                let mut seat = Seat { set: Arc::downgrade(self), wire: Some(wire) };
+                let mut seat = Seat { set: Arc::downgrade(self), wire: Some(wire), soiled: false };
                 match self.prove(&mut seat).await {
                     Ok(()) => return Ok(seat),
                     Err(error) => {
@@ -171,13 +177,16 @@ impl Set {
         tasks.push(task);
     }
 
-    /// Calls `ask` with a session that sees the catalogue as it is now; there is one for all readers.
-    pub async fn peek<T, F>(&self, ask: F) -> Result<T>
-    where
-        F: AsyncFnOnce(&mut Session) -> Result<T>,
-    {
+    /// A session that sees the catalogue as it is now; there is one for all readers, who wait for each other.
+    pub async fn peek(&self) -> Result<Peek<'_>> {
         let mut place = self.peek.lock().await;
-        let mut session = match place.take() {
+        let mut kept = place.take();
+        if let Some(session) = &mut kept
+            && session.ping().await.is_err()
+        {
+            kept = None;
+        }
+        let session = match kept {
             Some(session) => session,
             None => {
                 let mut session = self.dialer.session("peek").await?;
@@ -188,11 +197,39 @@ impl Set {
                 session
             }
         };
-        let answer = ask(&mut session).await;
-        if answer.is_ok() {
-            *place = Some(session);
+        Ok(Peek { place, session: Some(session) })
+    }
+}
+
+/// See [`Set::peek`]. A session that failed, or was left in the middle of something, is not used again: those in order are given back by
+/// [`Peek::keep`].
+pub struct Peek<'a> {
+    place: tokio::sync::MutexGuard<'a, Option<Session>>,
+    session: Option<Session>,
+}
+
+impl Peek<'_> {
+    /// Everything went well: others may use the session.
+    pub fn keep(mut self) {
+        *self.place = self.session.take();
+    }
+}
+
+impl Deref for Peek<'_> {
+    type Target = Session;
+    fn deref(&self) -> &Session {
+        match &self.session {
+            Some(session) => session,
+            None => unreachable!("it is given back by value"),
         }
-        answer
+    }
+}
+impl DerefMut for Peek<'_> {
+    fn deref_mut(&mut self) -> &mut Session {
+        match &mut self.session {
+            Some(session) => session,
+            None => unreachable!("it is given back by value"),
+        }
     }
 }
 
@@ -254,12 +291,22 @@ impl Hold for SetHold {
 pub struct Seat {
     set: Weak<Set>,
     wire: Option<Wire>,
+    /// Something was read since the start of the transaction.
+    soiled: bool,
 }
 
 impl Seat {
     /// The snapshot, which may be gone by now.
     pub fn set(&self) -> Result<Arc<Set>> {
         self.set.upgrade().ok_or_else(|| lost("the snapshot was let go"))
+    }
+    /// To be said before rows are looked at.
+    pub fn soil(&mut self) {
+        self.soiled = true;
+    }
+    /// To be said when the session was brought back to the start of its transaction.
+    pub fn clean(&mut self) {
+        self.soiled = false;
     }
 }
 
@@ -284,7 +331,7 @@ impl DerefMut for Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let (Some(set), Some(wire)) = (self.set.upgrade(), self.wire.take()) else { return };
-        if !wire.is_busy() && wire.in_transaction() {
+        if !self.soiled && !wire.is_busy() && wire.in_transaction() {
             return set.give(wire);
         }
         let weak = self.set.clone();
@@ -305,12 +352,10 @@ impl Drop for Seat {
 async fn mend(set: &Weak<Set>, mut wire: Wire) -> Result<Wire> {
     if wire.is_busy() {
         let set = set.upgrade().ok_or_else(|| lost("the snapshot was let go"))?;
-        let kill = format!("KILL QUERY {}", wire.id());
-        set.peek(async |session| {
-            let killed = session.query_drop(&kill).await;
-            killed.map_err(|e| classify(&e, Fault::Source, "cannot stop a statement of drover's own"))
-        })
-        .await?;
+        let mut peek = set.peek().await?;
+        let killed = peek.query_drop(format!("KILL QUERY {}", wire.id())).await;
+        killed.map_err(|e| classify(&e, Fault::Source, "cannot stop a statement of drover's own"))?;
+        peek.keep();
         wire.drain().await?;
     }
     wire.run(take::BACK, "cannot go back to the start of a chunk").await?;

@@ -2,7 +2,7 @@
 //! says where; only what is said about the statement itself (deprecated words) is let pass.
 
 use crate::connect::Session;
-use crate::shape::Shape;
+use crate::shape::{Column, Shape};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
 
@@ -39,7 +39,11 @@ pub(crate) fn error(warnings: &[Warning], fault: Fault, shape: &Shape) -> Option
     if serious.len() > NAMED {
         error.causes.push(format!("and {} more", serious.len() - NAMED));
     }
-    if let Some(column) = shape.columns.iter().find(|c| first.2.contains(&format!("'{}'", c.name.trim_matches('`')))) {
+    // Only for people: servers write the name in these two ways.
+    let says =
+        |text: &str, c: &Column| text.contains(&c.name) || text.contains(&format!("'{}'", c.name.trim_matches('`')));
+    let column = serious.iter().find_map(|w| shape.columns.iter().find(|c| says(&w.2, c)));
+    if let Some(column) = column {
         error = error.column(column.name.trim_matches('`'));
     }
     Some(error)

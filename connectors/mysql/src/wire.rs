@@ -42,6 +42,8 @@ pub struct Wire {
     capabilities: CapabilityFlags,
     status: StatusFlags,
     stage: Stage,
+    /// Number of the last error that the server sent in answer to a command.
+    last_error: Option<u16>,
     id: u32,
     pub version: Version,
     pub fault: Fault,
@@ -127,6 +129,10 @@ impl Wire {
     /// Whether the server's last answer said that a transaction is open.
     pub fn in_transaction(&self) -> bool {
         self.status.contains(StatusFlags::SERVER_STATUS_IN_TRANS)
+    }
+    /// The number of the error that the last command ended with, if the server ended it with one.
+    pub fn last_error(&self) -> Option<u16> {
+        self.last_error
     }
     /// Whether an answer is still to be read: the session cannot be used for anything else before.
     pub fn is_busy(&self) -> bool {
@@ -367,6 +373,7 @@ impl Wire {
             return Err(Broken::protocol("a session was used while an answer was still to be read"));
         }
         self.stage = answer;
+        self.last_error = None;
         self.sequence = 0;
         let mut payload = Vec::with_capacity(body.len() + 1);
         payload.push(command);
@@ -488,6 +495,7 @@ impl Wire {
             return Broken::protocol("a short error");
         }
         let code = rest.get_u16_le();
+        self.last_error = Some(code);
         let mut state = String::new();
         if rest.first() == Some(&b'#') && rest.len() >= 6 {
             state = String::from_utf8_lossy(&rest[1..6]).into_owned();

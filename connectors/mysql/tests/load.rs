@@ -6,174 +6,213 @@ use anyhow::{Context, Result, ensure};
 use drover_connectors_api::{LoadOutcome, Loader};
 use drover_connectors_mysql::load::MyLoader;
 use drover_connectors_mysql::restart::restart_table;
+use drover_connectors_mysql::sessions::{self, Purpose};
 use drover_harness::mysql::Release;
+use drover_model::Retry;
 use drover_model::error::codes;
-use place::{Place, cells, load, row};
+use place::proxy::Proxy;
+use place::{Place, cells, extremes, load, row};
 
-/// A type, and values of it: the cell's bytes and what makes the same value at the server.
-struct Case {
-    kind: &'static str,
-    values: Vec<(Vec<u8>, String)>,
-}
-
-fn case(kind: &'static str, values: &[(&str, &str)]) -> Case {
-    Case { kind, values: values.iter().map(|(cell, sql)| (cell.as_bytes().to_vec(), (*sql).to_owned())).collect() }
-}
-
-/// Values whose cell is their text.
-fn plain(kind: &'static str, values: &[&str]) -> Case {
-    Case { kind, values: values.iter().map(|v| (v.as_bytes().to_vec(), format!("'{v}'"))).collect() }
-}
-
-/// Values that are bytes.
-fn bytes(kind: &'static str, values: &[&[u8]]) -> Case {
-    let hex = |v: &[u8]| v.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    Case { kind, values: values.iter().map(|v| (v.to_vec(), format!("X'{}'", hex(v)))).collect() }
-}
-
-fn cases(release: Release) -> Vec<Case> {
-    let every: Vec<u8> = (0..=255).collect();
-    let latin: Vec<u8> = (1..=255).collect();
-    let nines = "9".repeat(35);
-    let decimal = format!("-{nines}.{}", "9".repeat(30));
-    let bits = "10".repeat(32);
-    let point = [&[0u8; 4][..], &[1, 1, 0, 0, 0], &1f64.to_le_bytes(), &(-2f64).to_le_bytes()].concat();
-    let utf16: Vec<u8> = "aä😀".encode_utf16().flat_map(u16::to_be_bytes).collect();
-    let mut cases = vec![
-        plain("tinyint", &["-128", "127", "0"]),
-        plain("tinyint unsigned", &["255"]),
-        plain("smallint", &["-32768", "32767"]),
-        plain("mediumint", &["-8388608", "8388607"]),
-        plain("mediumint unsigned zerofill", &["16777215", "7"]),
-        plain("int", &["-2147483648", "2147483647"]),
-        plain("bigint", &["-9223372036854775808", "9223372036854775807"]),
-        plain("bigint unsigned", &["18446744073709551615"]),
-        case("decimal(65,30)", &[(&decimal, &decimal), ("0.000000000000000000000000000001", "1e-30")]),
-        plain("decimal(5,0)", &["-99999", "0"]),
-        case("float", &[
-            ("0.1", "1e-1"),
-            ("3.4028235e38", "3.4028234663852886e38"),
-            ("1e-45", "1.401298464324817e-45"),
-            ("16777217", "16777216e0"),
-            ("-1.1754944e-38", "-1.1754943508222875e-38"),
-            // In between two FLOATs as a text, on one of them as a DOUBLE.
-            ("7.038531e-26", "7.038530691851209e-26"),
-        ]),
-        case("float(7,3)", &[("1234.567", "1234.567"), ("-0.001", "-0.001")]),
-        case("double", &[
-            ("1.7976931348623157e308", "1.7976931348623157e308"),
-            ("5e-324", "5e-324"),
-            ("2.2250738585072014e-308", "2.2250738585072014e-308"),
-            ("0.1", "0.1e0"),
-            ("-123456789.12345679", "-123456789.12345679e0"),
-        ]),
-        case("bit(1)", &[("1", "1"), ("0", "0")]),
-        case("bit(10)", &[("1000000001", "513"), ("0000001001", "9"), ("0000001010", "10"), ("0001011100", "92")]),
-        case("bit(64)", &[(&"1".repeat(64), "18446744073709551615"), (&bits, "12297829382473034410")]),
-        plain("year", &["0000", "1901", "2155"]),
-        plain("date", &["0000-00-00", "9999-12-31", "2023-02-31", "2023-00-00"]),
-        plain("time", &["-838:59:59", "838:59:59"]),
-        plain("time(6)", &["-838:59:58.999999", "-00:00:00.000001", "00:00:00.100000"]),
-        plain("time(1)", &["-00:00:00.1"]),
-        plain("datetime", &["0000-00-00 00:00:00", "9999-12-31 23:59:59"]),
-        plain("datetime(6)", &["1000-01-01 00:00:00.000001", "9999-12-31 23:59:59.999999"]),
-        plain("timestamp null", &["0000-00-00 00:00:00", "1970-01-01 00:00:01", "2021-03-28 01:30:00"]),
-        plain("timestamp(6) null", &["2038-01-19 03:14:07.999999"]),
-        bytes("char(20) character set utf8mb4", &["aä😀\\'\"\t\n\r".as_bytes(), b""]),
-        bytes("varchar(20) character set utf8mb4", &["aä😀\\'\"\t\n\r\u{1a}\0x ".as_bytes(), b"", b"\\N", b"NULL"]),
-        bytes("varchar(255) character set latin1", &[&latin]),
-        bytes("varchar(20) character set utf16", &[&utf16, b""]),
-        bytes("varchar(20) character set sjis", &[b"\x83\x5c\x95\x5c'"]),
-        bytes("varchar(20) character set gbk", &[b"\xbf\x5c'", b"\x95\x5c"]),
-        bytes("text character set cp1251", &[b"\xcf\xf0\xe8"]),
-        bytes("longtext character set utf8mb4", &["x".repeat(300_000).as_bytes()]),
-        bytes("binary(4)", &[b"\0\0\0\0", b"ab\0\0", b"\\\t\n'"]),
-        bytes("varbinary(256)", &[&every, b""]),
-        bytes("tinyblob", &[&every[..255]]),
-        bytes("longblob", &[&every.repeat(1000)]),
-        plain("enum('a','b c','') character set utf8mb4", &["a", "b c", ""]),
-        case("enum('ä','ö,ü') character set latin1", &[("ä", "'ä'"), ("ö,ü", "2")]),
-        plain("enum('a','b') character set utf16", &["b"]),
-        plain("set('a','b','c') character set latin1", &["", "a,c", "a,b,c"]),
-        case("set('ä','ö') character set latin1", &[("ä,ö", "3")]),
-        case("json", &[
-            (r#"{"a": "ä\"\\"}"#, r#"'{"a": "ä\\"\\\\"}'"#),
-            ("[]", "'[]'"),
-            ("null", "'null'"),
-            ("18446744073709551615", "'18446744073709551615'"),
-        ]),
-        Case { kind: "geometry", values: vec![(point.clone(), "st_geomfromtext('POINT(1 -2)')".into())] },
-    ];
-    if release == Release::MySql9 {
-        let located = [&4326u32.to_le_bytes()[..], &point[4..]].concat();
-        cases.push(Case {
-            kind: "point",
-            values: vec![(located, "st_geomfromtext('POINT(1 -2)', 4326, 'axis-order=long-lat')".into())],
-        });
-    }
-    if release != Release::MariaDb10 {
-        let vector: Vec<u8> = [1f32, -0.5, 3.25].iter().flat_map(|f| f.to_le_bytes()).collect();
-        let to_vector = if release == Release::MySql9 { "string_to_vector" } else { "vec_fromtext" };
-        cases.push(Case { kind: "vector(3)", values: vec![(vector, format!("{to_vector}('[1,-0.5,3.25]')"))] });
-    }
-    if release.is_mariadb() {
-        cases.push(plain("uuid", &["123e4567-e89b-12d3-a456-426655440000"]));
-        cases.push(plain("inet6", &["2001:db8::ff00:42:8329", "::ffff:1.2.3.4"]));
-        cases.push(plain("inet4", &["255.255.255.255"]));
-    }
-    cases
-}
-
-async fn extremes(release: Release) -> Result<()> {
+async fn extremes_of_every_type(release: Release) -> Result<()> {
     let place = Place::start(release).await?;
-    let cases = cases(release);
-    let columns: Vec<String> = cases.iter().enumerate().map(|(i, c)| format!("c{i} {} default null", c.kind)).collect();
-    let columns: Vec<String> = columns.iter().map(|c| c.replace("null default null", "null default null")).collect();
-    let deepest = cases.iter().map(|c| c.values.len()).max().unwrap_or(0);
-    for table in ["wanted", "by_infile", "by_insert"] {
-        place.exec(&format!("CREATE TABLE {table} (id int primary key, {}) row_format=dynamic", columns.join(", "))).await?;
-    }
-    let mut rows = Vec::new();
-    for n in 0..=deepest {
-        let id = n.to_string();
-        let values: Vec<Option<&(Vec<u8>, String)>> = cases.iter().map(|c| c.values.get(n)).collect();
-        let mut row = vec![Some(id.as_bytes())];
-        row.extend(values.iter().map(|v| v.map(|v| &v.0[..])));
-        rows.push(cells(&row));
-        let sql: Vec<&str> = values.iter().map(|v| v.map_or("null", |v| v.1.as_str())).collect();
-        place.exec(&format!("INSERT INTO wanted VALUES ({n}, {})", sql.join(", "))).await?;
-    }
+    let cases = extremes::cases(release);
+    let tables = ["by_infile", "by_insert"];
+    let rows = extremes::create(&place, &cases, &tables).await?;
     for (id, table) in [(1, "by_infile"), (2, "by_insert")] {
         let plan = place.plan(id, table, &["id"]).await?;
         place.exec(&format!("SET GLOBAL local_infile = {}", u8::from(table == "by_infile"))).await?;
         let loaded = place.load(&plan, 0, &rows).await.with_context(|| format!("{release:?} {table}"))?;
         ensure!(loaded == LoadOutcome::Loaded { rows: rows.len() as u64 });
     }
-    for table in ["by_infile", "by_insert"] {
-        for (i, case) in cases.iter().enumerate() {
-            // Bytes as they are stored, wherever the type lets one see them.
-            let sql = format!(
-                "SELECT group_concat(w.id) FROM wanted w JOIN {table} t USING (id) WHERE NOT hex(w.c{i}) <=> hex(t.c{i}) OR NOT w.c{i} <=> t.c{i}"
-            );
-            let differ = place.text(&sql).await?;
-            ensure!(differ.is_none(), "{release:?} {table} {}: rows {differ:?} differ", case.kind);
-        }
+    extremes::compare(&place, &cases, &tables).await
+}
+
+const T: &str = "CREATE TABLE t (id int primary key, v varchar(20) character set latin1)";
+
+async fn count(place: &Place) -> Result<String> {
+    place.text("SELECT count(*) FROM t").await?.context("no count")
+}
+
+async fn text_is_converted_or_refused(release: Release) -> Result<()> {
+    let place = Place::start(release).await?;
+    place.exec("CREATE TABLE t (id int primary key, l varchar(20) character set latin1, u varchar(20) character set utf8mb4, w char(9) character set utf16, e enum('ä','ö') character set latin1)").await?;
+    let mut plan = place.plan(1, "t", &["id"]).await?;
+    for (column, from) in [(1, "utf8mb4"), (2, "latin1"), (3, "cp1251")] {
+        plan.columns[column].origin_type = format!("varchar(20) character set {from}");
     }
-    // Whole records, byte by byte as the engine stores them.
-    let sums = place.rows("CHECKSUM TABLE wanted, by_infile, by_insert").await?;
-    ensure!(sums[0][1] == sums[1][1] && sums[0][1] == sums[2][1], "{release:?}: {sums:?}");
+    let good = cells(&[Some(b"1"), Some("ä€\\t".as_bytes()), Some(b"\xe4\t\\"), Some(b"\xe4"), Some("ö".as_bytes())]);
+    ensure!(place.load(&plan, 0, &[good]).await? == LoadOutcome::Loaded { rows: 1 });
+    let got = place.list("SELECT concat_ws(' ', hex(l), hex(u), hex(w), e + 0) FROM t").await?;
+    ensure!(got == ["E4805C74 C3A4095C 0434 2"], "{got:?}");
+    for (n, bad) in [
+        cells(&[Some(b"2"), Some("☃".as_bytes()), None, None, None]),
+        cells(&[Some(b"2"), Some(b"\xff\xfe"), None, None, None]),
+        cells(&[Some(b"2"), None, None, None, Some(b"\xe4")]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let error = place.load(&plan, 1, &[bad]).await.err().with_context(|| format!("{n} was taken"))?;
+        ensure!(error.code == codes::LOSS && error.table.as_deref() == Some("data.t"), "{error}");
+        ensure!(n > 0 || error.column.as_deref() == Some("l"), "{n}: {error}");
+    }
+    ensure!(count(&place).await? == "1");
+    // Given up is given up: the same chunk loads once it can.
+    let fine = cells(&[Some(b"2"), None, None, None, None]);
+    ensure!(place.load(&plan, 1, &[fine]).await? == LoadOutcome::Loaded { rows: 1 });
     Ok(())
 }
 
-#[tokio::test]
-async fn extremes_of_every_type_mysql() -> Result<()> {
-    extremes(Release::MySql9).await
+async fn rows_that_collide_are_refused(release: Release) -> Result<()> {
+    let place = Place::start(release).await?;
+    place.exec(T).await?;
+    let plan = place.plan(1, "t", &["id"]).await?;
+    ensure!(place.load(&plan, 0, &[row(&["1", "a"])]).await? == LoadOutcome::Loaded { rows: 1 });
+    for infile in [1, 0] {
+        place.exec(&format!("SET GLOBAL local_infile = {infile}")).await?;
+        let error = place.load(&plan, 1, &[row(&["2", "b"]), row(&["1", "c"])]).await.err().context("overwritten")?;
+        ensure!(error.code == codes::STATEMENT && error.causes[0].contains("'1'"), "{error}");
+        let error = place.load(&plan, 2, &[row(&["3", "b"]), row(&["3", "b"])]).await.err().context("twice")?;
+        ensure!(error.code == codes::STATEMENT, "{error}");
+    }
+    ensure!(place.list("SELECT concat(id, v) FROM t").await? == ["1a"]);
+    Ok(())
 }
-#[tokio::test]
-async fn extremes_of_every_type_mariadb_10() -> Result<()> {
-    extremes(Release::MariaDb10).await
+
+/// An attempt that stands still is ended by the one that waits for it; whoever else loads is left alone.
+async fn a_frozen_attempt_is_ended_by_the_next(release: Release) -> Result<()> {
+    let place = Place::start(release).await?;
+    place.exec(T).await?;
+    let plan = place.plan(1, "t", &["id"]).await?;
+    for infile in [1, 0] {
+        place.exec(&format!("SET GLOBAL local_infile = {infile}")).await?;
+        let mut frozen = MyLoader::open(&place.dialer, place.migration).await?;
+        let mut beside = MyLoader::open(&place.dialer, place.migration).await?;
+        let chunk = 10 * infile;
+        ensure!(frozen.begin(&plan, 0, chunk).await?.is_none());
+        frozen.block(row(&[&format!("{chunk}1"), "frozen"]).into()).await?;
+        ensure!(beside.begin(&plan, 0, chunk + 1).await?.is_none());
+        beside.block(row(&[&format!("{chunk}2"), "beside"]).into()).await?;
+        let rows = [row(&[&format!("{chunk}1"), "second"])];
+        ensure!(place.load(&plan, chunk, &rows).await? == LoadOutcome::Loaded { rows: 1 });
+        let late = frozen.finish(1).await;
+        ensure!(!matches!(late, Ok(LoadOutcome::Loaded { .. })), "the frozen one loaded as well: {late:?}");
+        ensure!(beside.finish(1).await? == LoadOutcome::Loaded { rows: 1 }, "an innocent was ended");
+    }
+    let all = place.list("SELECT concat(id, v) FROM t ORDER BY id").await?;
+    ensure!(all == ["1second", "2beside", "101second", "102beside"], "{all:?}");
+    Ok(())
 }
-#[tokio::test]
-async fn extremes_of_every_type_mariadb_11() -> Result<()> {
-    extremes(Release::MariaDb11).await
+
+async fn a_restarted_table_refuses_who_comes_late(release: Release) -> Result<()> {
+    let place = Place::start(release).await?;
+    place.exec(T).await?;
+    place.exec("CREATE TABLE c (id int primary key, t int, FOREIGN KEY (t) REFERENCES t (id))").await?;
+    let plan = place.plan(1, "t", &["id"]).await?;
+    ensure!(place.load(&plan, 0, &[row(&["1", "old"])]).await? == LoadOutcome::Loaded { rows: 1 });
+    // In the middle of a chunk of the old generation, with the generation's lock held.
+    let mut zombie = MyLoader::open(&place.dialer, place.migration).await?;
+    ensure!(zombie.begin(&plan, 0, 1).await?.is_none());
+    zombie.block(row(&["2", "zombie"]).into()).await?;
+    restart_table(&place.dialer, place.migration, &plan, 1).await?;
+    ensure!(!matches!(zombie.finish(1).await, Ok(LoadOutcome::Loaded { .. })), "a zombie's chunk was loaded");
+    ensure!(count(&place).await? == "0");
+    let mut loader = MyLoader::open(&place.dialer, place.migration).await?;
+    ensure!(load(&mut loader, &plan, 0, 2, &[row(&["3", "x"])]).await? == LoadOutcome::OldGeneration);
+    ensure!(load(&mut loader, &plan, 1, 0, &[row(&["1", "new"])]).await? == LoadOutcome::Loaded { rows: 1 });
+    restart_table(&place.dialer, place.migration, &plan, 1).await?;
+    restart_table(&place.dialer, place.migration, &plan, 0).await?;
+    ensure!(count(&place).await? == "1", "emptied by a repetition");
+    // Somebody raised the generation and froze before the table was empty: what it had left to do is done, and it cannot do it later.
+    let (mut stuck, number) = sessions::open(&place.dialer, place.migration, Purpose::Restart).await?;
+    place.exec(&format!("UPDATE drover.drover_table SET generation = 2, session = {number}")).await?;
+    restart_table(&place.dialer, place.migration, &plan, 2).await?;
+    ensure!(count(&place).await? == "0");
+    ensure!(load(&mut loader, &plan, 2, 0, &[row(&["1", "newer"])]).await? == LoadOutcome::Loaded { rows: 1 });
+    ensure!(stuck.run("TRUNCATE TABLE data.t", "test").await.is_err(), "who froze woke up");
+    ensure!(count(&place).await? == "1");
+    Ok(())
 }
+
+async fn the_outcome_of_a_lost_commit_is_found_out(release: Release) -> Result<()> {
+    let place = Place::start(release).await?;
+    place.exec(T).await?;
+    let plan = place.plan(1, "t", &["id"]).await?;
+    let proxy = Proxy::start(place.server.port()).await?;
+    let through = place::dialer(place.migration, proxy.port);
+    let mut loader = MyLoader::open(&through, place.migration).await?;
+    // The load has ended when the row's mark is written: what comes next is the commit.
+    for (chunk, after) in [(0, true), (1, false)] {
+        ensure!(loader.begin(&plan, 0, chunk).await?.is_none());
+        loader.block(row(&[&chunk.to_string(), "x"]).into()).await?;
+        match after {
+            true => proxy.cut_commit_after(),
+            false => proxy.cut_commit_before(),
+        }
+        let outcome = loader.finish(1).await;
+        if after {
+            ensure!(outcome? == LoadOutcome::Loaded { rows: 1 });
+        } else {
+            let error = outcome.err().context("it was not committed")?;
+            ensure!(error.retry == Retry::Connection, "{error}");
+        }
+    }
+    ensure!(load(&mut loader, &plan, 0, 0, &[row(&["0", "x"])]).await? == LoadOutcome::AlreadyLoaded);
+    ensure!(load(&mut loader, &plan, 0, 1, &[row(&["1", "x"])]).await? == LoadOutcome::Loaded { rows: 1 });
+    // Cut before and in the middle of the rows: nothing stays, the loader can be used again.
+    for middle in [false, true] {
+        if !middle {
+            proxy.cut_load();
+        }
+        ensure!(loader.begin(&plan, 0, 2).await?.is_none());
+        if middle {
+            proxy.cut_before();
+        }
+        let broken = async {
+            for i in 0..2000 {
+                loader.block(row(&[&(i + 10).to_string(), "y"]).into()).await?;
+            }
+            loader.finish(2000).await
+        }
+        .await;
+        ensure!(broken.err().is_some_and(|e| e.retry == Retry::Connection));
+    }
+    ensure!(load(&mut loader, &plan, 0, 2, &[row(&["2", "x"])]).await? == LoadOutcome::Loaded { rows: 1 });
+    ensure!(count(&place).await? == "3");
+    Ok(())
+}
+
+async fn sessions_that_are_dropped_or_aborted_leave_nothing(release: Release) -> Result<()> {
+    let place = Place::start(release).await?;
+    place.exec(T).await?;
+    let plan = place.plan(1, "t", &["id"]).await?;
+    let mut loader = MyLoader::open(&place.dialer, place.migration).await?;
+    ensure!(loader.begin(&plan, 0, 0).await?.is_none());
+    loader.block(row(&["1", "x"]).into()).await?;
+    loader.abort().await?;
+    ensure!(count(&place).await? == "0");
+    // The task that loads is dropped in the middle, as when an order is taken back.
+    ensure!(loader.begin(&plan, 0, 0).await?.is_none());
+    loader.block(row(&["1", "x"]).into()).await?;
+    drop(loader);
+    ensure!(place.load(&plan, 0, &[row(&["1", "y"])]).await? == LoadOutcome::Loaded { rows: 1 });
+    ensure!(place.list("SELECT concat(id, v) FROM t").await? == ["1y"]);
+    // Fewer rows than were read.
+    let mut loader = MyLoader::open(&place.dialer, place.migration).await?;
+    ensure!(loader.begin(&plan, 0, 1).await?.is_none());
+    loader.block(row(&["2", "x"]).into()).await?;
+    let error = loader.finish(2).await.err().context("one of two was enough")?;
+    ensure!(error.code == codes::ROW_COUNT, "{error}");
+    ensure!(count(&place).await? == "1");
+    Ok(())
+}
+
+on_each!(
+    extremes_of_every_type,
+    text_is_converted_or_refused,
+    rows_that_collide_are_refused,
+    a_frozen_attempt_is_ended_by_the_next,
+    a_restarted_table_refuses_who_comes_late,
+    the_outcome_of_a_lost_commit_is_found_out,
+    sessions_that_are_dropped_or_aborted_leave_nothing,
+);

@@ -361,7 +361,9 @@ impl Follower {
 
     fn take(&mut self, batch: &Batch, out: &mut Vec<Transaction>) -> anyhow::Result<()> {
         ensure!(batch.from == self.at, "a gap: {} follows {}", batch.from, self.at);
-        ensure!(batch.to > batch.from, "a batch without progress at {}", batch.to);
+        ensure!(batch.to >= batch.from, "a batch backwards to {}", batch.to);
+        // An idle source may say that it is alive.
+        ensure!(batch.to > batch.from || batch.payload.is_empty(), "changes without progress at {}", batch.to);
         let before = out.len();
         let mut changes = 0;
         let mut reader = Reader::new(&batch.payload, &self.plans[..]);

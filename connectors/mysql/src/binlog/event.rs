@@ -121,7 +121,9 @@ pub enum Bad {
 /// Whether events carry checksums, as the description at each file's beginning says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Checksums {
+    /// No description has come yet: the few events before it are looked at one by one.
     #[default]
+    Unknown,
     None,
     Crc32,
 }
@@ -137,6 +139,9 @@ impl<'a> Event<'a> {
         // A description states itself whether checksums follow; it has one in any case where it can state that.
         let summed = match head.kind {
             kind::FORMAT_DESCRIPTION => Description::parse(body).is_some_and(|d| d.states_checksums),
+            _ if checksums == Checksums::Unknown => bytes
+                .split_last_chunk::<CHECKSUM>()
+                .is_some_and(|(rest, sum)| rest.len() >= HEAD && crc32fast::hash(rest) == u32::from_le_bytes(*sum)),
             _ => checksums == Checksums::Crc32,
         };
         if !summed {
@@ -189,6 +194,7 @@ fn checksums_of(body: &[u8]) -> Checksums {
 pub struct Description {
     pub version: u16,
     pub server: String,
+    pub mariadb: bool,
     /// Bytes that rows and table maps begin with: 6 in early 5.1, else 8 (10 for rows with extra data).
     pub table_map_head: u8,
     /// The server is new enough to say whether events carry checksums.
@@ -211,9 +217,10 @@ impl Description {
         let mut numbers = server.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
         let number = [numbers.next(), numbers.next(), numbers.next()].map(|n| n.unwrap_or(0));
         // Since 5.6.1 in MySQL, 5.3 in MariaDB.
-        let since = if server.contains("MariaDB") { [5, 3, 0] } else { [5, 6, 1] };
+        let mariadb = server.contains("MariaDB");
+        let since = if mariadb { [5, 3, 0] } else { [5, 6, 1] };
         let table_map_head = *lengths.get(usize::from(kind::TABLE_MAP) - 1)?;
-        Some(Description { version, server, table_map_head, states_checksums: number >= since })
+        Some(Description { version, server, mariadb, table_map_head, states_checksums: number >= since })
     }
 
     /// Whether the events that follow carry checksums; `body` as [`Event::parse`] gives it, without its own.
@@ -256,12 +263,23 @@ pub struct Start {
     pub gtid: Option<Gtid>,
     /// Commit time at this server, microseconds since the Unix epoch, where it is said.
     pub micros: Option<i64>,
-    /// MariaDB: no commit follows; the one statement is the whole transaction.
-    pub standalone: bool,
     /// MariaDB: a schema change that has only begun; its effect comes with another transaction, or never.
     pub half: bool,
-    /// MariaDB, and GTIDs of MySQL do not say it: the event itself begins the transaction, no BEGIN follows.
+    /// MariaDB: the event itself begins the transaction, no BEGIN follows.
     pub begins: bool,
+    /// MariaDB: it will be prepared under this id. MySQL says so by XA START.
+    pub xid: Option<Xid>,
+}
+
+impl Start {
+    fn plain(gtid: Option<Gtid>, micros: Option<i64>) -> Self {
+        Start { gtid, micros, half: false, begins: false, xid: None }
+    }
+
+    /// Of servers that do not mark where transactions begin.
+    pub fn unmarked() -> Self {
+        Start::plain(None, None)
+    }
 }
 
 /// GTID events of MySQL: plain, anonymous and tagged.
@@ -281,7 +299,7 @@ pub fn gtid(event: &Event<'_>) -> Option<Start> {
     }
     let known = event.head.kind == kind::GTID;
     let gtid = known.then(|| Gtid::MySql { source, tag: String::new(), number });
-    Some(Start { gtid, micros, standalone: false, half: false, begins: false })
+    Some(Start::plain(gtid, micros))
 }
 
 /// Fields of a tagged GTID, in the form of MySQL's serialization library: each its number and its value.
@@ -317,7 +335,7 @@ fn tagged(mut f: Fields<'_>) -> Option<Start> {
         }
     }
     let gtid = Gtid::MySql { source: source?, tag: tag?, number: number? };
-    Some(Start { gtid: Some(gtid), micros, standalone: false, half: false, begins: false })
+    Some(Start::plain(Some(gtid), micros))
 }
 
 /// The GTID event of MariaDB.
@@ -333,16 +351,18 @@ pub fn mariadb_gtid(event: &Event<'_>) -> Option<Start> {
     if flags & GROUP_COMMIT != 0 {
         f.u64()?;
     }
+    let mut xid = None;
     if flags & (PREPARED | COMPLETED) != 0 {
-        f.u32()?;
-        let (gtrid, bqual) = (f.u8()?, f.u8()?);
-        f.take(usize::from(gtrid) + usize::from(bqual))?;
+        let format = f.u32()?;
+        let (gtrid, bqual) = (usize::from(f.u8()?), usize::from(f.u8()?));
+        let named = Xid { format, gtrid: f.take(gtrid)?.to_vec(), bqual: f.take(bqual)?.to_vec() };
+        xid = Some(named).filter(|_| flags & PREPARED != 0);
     }
     let extra = f.u8().unwrap_or(0);
     let gtid = Gtid::MariaDb { domain, server: event.head.server_id, sequence };
-    let standalone = flags & STANDALONE != 0;
     let half = extra & (START_ALTER | ROLLBACK_ALTER) != 0;
-    Some(Start { gtid: Some(gtid), micros: None, standalone, half, begins: !standalone })
+    // A standalone one is one statement, without an end.
+    Some(Start { gtid: Some(gtid), micros: None, half, begins: flags & STANDALONE == 0, xid })
 }
 
 /// Id of an XA transaction.

@@ -244,10 +244,15 @@ fn put_opaque(out: &mut Vec<u8>, kind: u8, data: &[u8]) -> Option<()> {
             out.extend_from_slice(b"\"base64:type");
             out.extend_from_slice(itoa::Buffer::new().format(kind).as_bytes());
             out.push(b':');
-            let at = out.len();
-            let length = base64::encoded_len(data.len(), true)?;
-            out.resize(at + length, 0);
-            base64::engine::general_purpose::STANDARD.encode_slice(data, &mut out[at..]).ok()?;
+            // The server's encoder breaks lines, and the line ends are escaped like others.
+            for (i, line) in data.chunks(57).enumerate() {
+                if i > 0 {
+                    out.extend_from_slice(b"\\n");
+                }
+                let mut text = [0; 76];
+                let length = base64::engine::general_purpose::STANDARD.encode_slice(line, &mut text).ok()?;
+                out.extend_from_slice(&text[..length]);
+            }
             out.push(b'"');
         }
     }

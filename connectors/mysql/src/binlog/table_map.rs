@@ -90,8 +90,8 @@ pub fn name(body: &[u8], head: u8) -> Option<Name<'_>> {
     Some(Name { id, database, table, rest: f.0 })
 }
 
-/// The columns that a TABLE_MAP describes.
-pub fn columns(rest: &[u8]) -> Option<Vec<Column>> {
+/// The columns that a TABLE_MAP describes. `mariadb`: the server that wrote it is one, which counts geometries among the texts.
+pub fn columns(rest: &[u8], mariadb: bool) -> Option<Vec<Column>> {
     let mut f = Fields(rest);
     let count = usize::try_from(f.length()?).ok()?;
     let codes = f.take(count)?;
@@ -105,7 +105,7 @@ pub fn columns(rest: &[u8]) -> Option<Vec<Column>> {
     }
     while !f.is_empty() {
         let field = f.u8()?;
-        optional(&mut columns, field, Fields(f.counted()?))?;
+        optional(&mut columns, field, Fields(f.counted()?), mariadb)?;
     }
     Some(columns)
 }
@@ -177,7 +177,8 @@ fn is_labelled(code: u8) -> bool {
 }
 
 /// One field of the optional metadata: values in the order of the columns that have such.
-fn optional(columns: &mut [Column], field: u8, mut f: Fields<'_>) -> Option<()> {
+fn optional(columns: &mut [Column], field: u8, mut f: Fields<'_>, mariadb: bool) -> Option<()> {
+    let is_text = |code: u8| is_text(code) || mariadb && code == code::GEOMETRY;
     match field {
         // Bits, the highest first.
         1 => {
@@ -257,7 +258,7 @@ mod tests {
         body.extend([5, 3, 1, 1, b's']);
         let name = name(&body, 8).unwrap();
         assert_eq!((name.id, name.database, name.table), (42, &b"d"[..], &b"tt"[..]));
-        let columns = columns(name.rest).unwrap();
+        let columns = columns(name.rest, false).unwrap();
         let codes: Vec<u8> = columns.iter().map(|c| c.code).collect();
         assert_eq!(codes, [LONG, VARCHAR, STRING, ENUM, NEWDECIMAL, BLOB, SET, TINY]);
         assert_eq!((columns[1].length(), columns[2].length(), columns[3].length()), (100, 1020, 1));
@@ -271,7 +272,7 @@ mod tests {
         assert!(columns[1].nullable && columns[2].nullable && !columns[3].nullable);
         for cut in 0..body.len() {
             if let Some(name) = super::name(&body[..cut], 8) {
-                let _ = super::columns(name.rest);
+                let _ = super::columns(name.rest, true);
             }
         }
     }
@@ -280,9 +281,9 @@ mod tests {
         #[test]
         fn garbage_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Some(name) = name(&bytes, 8) {
-                let _ = columns(name.rest);
+                let _ = columns(name.rest, false);
             }
-            let _ = columns(&bytes);
+            let _ = columns(&bytes, true);
         }
     }
 }

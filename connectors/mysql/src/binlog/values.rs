@@ -93,10 +93,12 @@ impl Decode {
     /// How values of a column of this type are read that the log describes so; `None` if the two do not agree.
     pub fn of(column: &Column, my: &MyType) -> Option<Decode> {
         let code = column.code;
-        let length = u32::from(column.length());
         let is = |wanted: bool, decode: Decode| wanted.then_some(decode);
         let compressed = matches!(code, code::MARIADB_VARCHAR_COMPRESSED | code::MARIADB_BLOB_COMPRESSED);
         let plain = if compressed { Decode::Compressed } else { Decode::Plain };
+        // A compressed text has a byte that says how it is compressed.
+        let head = u32::from(code == code::MARIADB_VARCHAR_COMPRESSED);
+        let length = u32::from(column.length()).saturating_sub(head);
         // Characters take 1 to 4 bytes, by the character set.
         let characters = |n: u32| length >= n && length <= 4 * n.max(1);
         let blob = |prefix: u8| {
@@ -150,7 +152,7 @@ impl Decode {
             Kind::Binary { length: n } => {
                 is(code == code::STRING && length == *n, Decode::Padded { length: *n as usize })
             }
-            Kind::VarBinary { length: n } => is(varchar && (compressed || length == *n), plain),
+            Kind::VarBinary { length: n } => is(varchar && length == *n, plain),
             Kind::Enum { labels } => {
                 let bytes = if labels.len() < 256 { 1 } else { 2 };
                 is(code == code::ENUM && length == bytes, Decode::Enum { labels: labels.clone() })
@@ -227,7 +229,7 @@ impl Decode {
                 json::put_text(scratch, bytes)?;
                 cells::put_bytes(out, scratch);
             }
-            Decode::Uuid => cells::put_uuid(out, &unsorted(padded(bytes)?)),
+            Decode::Uuid => cells::put_uuid(out, &padded(bytes)?),
             Decode::Inet4 => cells::put_inet4(out, padded(bytes)?),
             Decode::Inet6 => cells::put_inet6(out, padded(bytes)?),
         }
@@ -272,12 +274,6 @@ fn padded<const N: usize>(bytes: &[u8]) -> Option<[u8; N]> {
     let mut out = [0; N];
     out.get_mut(..bytes.len())?.copy_from_slice(bytes);
     Some(out)
-}
-
-/// MariaDB stores the parts of a UUID in an order by which they sort well (`sql/sql_type_uuid.h`): the last six bytes first, then
-/// two, two, two and four; those of versions 6 and above as they are.
-fn unsorted(stored: [u8; 16]) -> [u8; 16] {
-    stored
 }
 
 /// A value of a COMPRESSED column of MariaDB (`compress_zlib` in its sql/field.cc).

@@ -15,8 +15,6 @@ pub(super) struct Present {
     fold: bool,
     databases: HashSet<String>,
     relations: HashSet<(String, String)>,
-    /// With the table; names of indexes are compared without regard to case.
-    indexes: HashSet<(String, String, String)>,
     foreign: HashSet<(String, String, String)>,
     /// With the kind in lower case.
     routines: HashSet<(String, String, String)>,
@@ -38,9 +36,6 @@ impl Present {
         };
         let relations =
             format!("SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN ({list})");
-        let indexes = format!(
-            "SELECT DISTINCT table_schema, table_name, index_name FROM information_schema.statistics WHERE table_schema IN ({list})"
-        );
         let foreign = format!(
             "SELECT table_schema, table_name, constraint_name FROM information_schema.table_constraints \
              WHERE constraint_type = 'FOREIGN KEY' AND table_schema IN ({list})"
@@ -55,7 +50,6 @@ impl Present {
             fold,
             databases: schemata.iter().map(|d| f(d)).collect(),
             relations: pairs(session.all(relations, what).await?),
-            indexes: triples(session.all(indexes, what).await?),
             foreign: triples(session.all(foreign, what).await?),
             // Names of routines are compared without regard to case.
             routines: session
@@ -80,11 +74,6 @@ impl Present {
         self.relations.contains(&self.pair(name))
     }
 
-    pub(super) fn index(&self, table: &TableName, index: &str) -> bool {
-        let (schema, name) = self.pair(table);
-        self.indexes.contains(&(schema, name, index.to_lowercase()))
-    }
-
     pub(super) fn has(&self, statement: &Statement) -> bool {
         let name = &statement.name;
         match statement.kind.as_str() {
@@ -102,6 +91,17 @@ impl Present {
             }
         }
     }
+}
+
+/// Names of a table's indexes, in lower case: they are compared without regard to case.
+pub(super) async fn indexes(session: &mut Session, table: &TableName) -> Result<HashSet<String>> {
+    let sql = format!(
+        "SELECT DISTINCT index_name FROM information_schema.statistics WHERE table_schema = {} AND table_name = {}",
+        sql::text(&table.schema),
+        sql::text(&table.name)
+    );
+    let names: Vec<String> = session.all(sql, "reading the indexes of a table").await?;
+    Ok(names.into_iter().map(|n| n.to_lowercase()).collect())
 }
 
 /// Why an existing table cannot take the plan's rows; `None`: it can, or it does not exist.

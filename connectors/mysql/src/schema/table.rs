@@ -84,7 +84,10 @@ impl Work<'_> {
         };
         let my_type = MyType::parse(&type_text)?;
         let v = self.known.version.clone();
-        let mut out = format!("{} {}", sql::name(&name), self.typed(table, column, &type_text, &my_type));
+        let packed = definition.others.iter().any(|o| o.eq_ignore_ascii_case("COMPRESSED"))
+            && v.is_mariadb()
+            && self.origin == Flavor::MariaDb;
+        let mut out = format!("{} {}", sql::name(&name), self.typed(table, column, &type_text, &my_type, packed));
         let note = |work: &mut Self, what: &str, why: &str| work.note(plan, &column.name, what, why);
         if let Some((expression, stored)) = &definition.generated {
             let expression = match rewrite::columns(expression, &columns.renamed, &columns.dropped, false) {
@@ -139,7 +142,7 @@ impl Work<'_> {
                 note(self, &format!("SRID {srid}"), "the destination does not check it");
             }
         }
-        for other in &definition.others {
+        for other in definition.others.iter().filter(|o| !packed || !o.eq_ignore_ascii_case("COMPRESSED")) {
             let same = self.origin == v.flavor && !other.to_uppercase().starts_with("GENERATED");
             if same {
                 out.push_str(&format!(" {other}"));
@@ -163,9 +166,14 @@ impl Work<'_> {
     }
 
     /// The type, with character set and collation where they are not the table's.
-    fn typed(&self, table: &Table, column: &Column, type_text: &str, my_type: &MyType) -> String {
-        let Some(charset) = &my_type.charset else { return type_text.to_owned() };
-        let bare = &type_text[..type_text.rfind(" character set ").unwrap_or(type_text.len())];
+    fn typed(&self, table: &Table, column: &Column, type_text: &str, my_type: &MyType, packed: bool) -> String {
+        let bare = match my_type.charset {
+            Some(_) => &type_text[..type_text.rfind(" character set ").unwrap_or(type_text.len())],
+            None => type_text,
+        };
+        // Belongs to the type.
+        let bare = if packed { format!("{bare} COMPRESSED") } else { bare.to_owned() };
+        let Some(charset) = &my_type.charset else { return bare };
         let own = MyType::parse(&column.origin_type).and_then(|t| t.charset);
         let collation = match (&column.collation, own) {
             (Some(collation), Some(_)) => collate::collation(collation, charset, self.known).name().to_owned(),
@@ -174,7 +182,7 @@ impl Work<'_> {
             _ => format!("{charset}_bin"),
         };
         if self.table_charset(table).is_some_and(|(s, c)| s == *charset && c == collation) {
-            return bare.to_owned();
+            return bare;
         }
         format!("{bare} CHARACTER SET {charset} COLLATE {collation}")
     }
@@ -195,7 +203,7 @@ impl Work<'_> {
             || (words.len() == 2 && sign)
             || bits;
         let text = rewrite::columns(default, &columns.renamed, &columns.dropped, false)?;
-        let text = rewrite::dialect(&text, self.known);
+        let text = self.sequences(&rewrite::dialect(&text, self.known))?;
         let wide = matches!(my_type.kind, Kind::Text { .. } | Kind::Blob { .. } | Kind::Json | Kind::Geometry { .. });
         let is_null = words.len() == 1 && first.is("NULL");
         if literal && wide && !is_null && !v.is_mariadb() {

@@ -261,6 +261,20 @@ impl<'a> Work<'a> {
         Ok(Statement { settings: self.settings(o), ..statement("view", name, None, sql) })
     }
 
+    /// A default with MariaDB's sequences under their new names.
+    ///
+    /// # Errors
+    /// It uses one that is not selected.
+    pub(super) fn sequences(&self, text: &str) -> Result<String, String> {
+        let all = self.catalog.objects.iter().filter(|o| o.kind == "sequence").map(named);
+        let used: BTreeSet<TableName> = all.filter(|s| text.contains(&sql::qualified(s))).collect();
+        let missing = used.iter().find(|s| !self.objects.iter().any(|o| o.kind == "sequence" && named(o) == **s));
+        match missing {
+            Some(sequence) => Err(format!("it uses sequence {sequence}, which is not selected")),
+            None => self.renames.query(text, &used),
+        }
+    }
+
     fn is_view(&self, name: &str) -> bool {
         self.catalog.objects.iter().any(|o| o.kind == "view" && named(o).to_string() == name)
     }

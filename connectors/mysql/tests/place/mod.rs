@@ -2,9 +2,13 @@
 
 #![allow(dead_code)]
 
+pub mod extremes;
+pub mod proxy;
+
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use drover_connectors_api::{LoadOutcome, Loader};
+use drover_connectors_mysql::apply::MyApply;
 use drover_connectors_mysql::connect::{Dialer, Settings, Tls, TlsMode};
 use drover_connectors_mysql::load::MyLoader;
 use drover_connectors_mysql::{CELLS, catalog, progress};
@@ -32,7 +36,7 @@ impl Place {
         let server = MySql::start(release, settings).await?;
         server.create_database(DATABASE).await?;
         let migration = MigrationId::new_v4();
-        let dialer = dialer(&server, migration, server.port());
+        let dialer = dialer(migration, server.port());
         progress::prepare(&dialer, migration, "test").await?;
         Ok(Place { server, dialer, migration })
     }
@@ -72,6 +76,7 @@ impl Place {
                 origin_type: c.origin_type.clone(),
                 destination_type: c.origin_type.clone(),
                 identity_always: false,
+                ordinal: None,
             })
             .collect();
         let place = |k: &&str| columns.iter().position(|c| c.source == *k).map(|i| i as u16).context("no key column");
@@ -92,20 +97,42 @@ impl Place {
         })
     }
 
+    /// The first column of each row.
+    pub async fn list(&self, sql: &str) -> Result<Vec<String>> {
+        let rows = self.rows(sql).await?;
+        Ok(rows.into_iter().map(|mut r| r.swap_remove(0).unwrap_or_else(|| "null".into())).collect())
+    }
+
+    /// Takes over and sets the progress to 0, then opens a session.
+    pub async fn apply(&self, plans: &[TablePlan]) -> Result<MyApply> {
+        let epoch = progress::take_over(&self.dialer, self.migration).await?.epoch;
+        progress::begin_at(&self.dialer, self.migration, epoch, &at(0)).await?;
+        self.session(plans.to_vec()).await
+    }
+
+    /// One more session under the epoch of now.
+    pub async fn session(&self, plans: Vec<TablePlan>) -> Result<MyApply> {
+        let now = progress::progress(&self.dialer, "test").await?.context("no progress")?;
+        Ok(MyApply::open(&self.dialer, self.migration, now.epoch, &plans).await?)
+    }
+
     pub async fn load(&self, plan: &TablePlan, chunk: u32, rows: &[Vec<u8>]) -> drover_model::Result<LoadOutcome> {
         let mut loader = MyLoader::open(&self.dialer, self.migration).await?;
         load(&mut loader, plan, 0, chunk, rows).await
     }
 }
 
-/// Whoever comes through another port comes through something in between.
-pub fn dialer(server: &MySql, migration: MigrationId, port: u16) -> Dialer {
-    let _ = server;
+/// Through this port: the server's, or that of something in between.
+pub fn dialer(migration: MigrationId, port: u16) -> Dialer {
+    dialer_as(migration, port, "drover", None)
+}
+
+pub fn dialer_as(migration: MigrationId, port: u16, user: &str, password: Option<&str>) -> Dialer {
     Dialer::new(Settings {
         host: "127.0.0.1".into(),
         port,
-        user: "drover".into(),
-        password: None,
+        user: user.into(),
+        password: password.map(str::to_owned),
         database: Some(DATABASE.into()),
         tls: Tls { mode: TlsMode::Off, ca: None, cert: None, key: None },
         migration,
@@ -141,6 +168,46 @@ pub fn row(values: &[&str]) -> Vec<u8> {
     cells(&values.iter().map(|v| Some(v.as_bytes())).collect::<Vec<_>>())
 }
 
+/// Cells of these texts; `-` is null, `?` unknown.
+pub fn partial(values: &[&str]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for value in values {
+        let cell = match *value {
+            "-" => Cell::Null,
+            "?" => Cell::Unknown,
+            value => Cell::Value(value.as_bytes()),
+        };
+        put_cell(&mut out, cell);
+    }
+    out
+}
+
 pub fn at(place: u64) -> Position {
-    Position { lineage: 1, order: place.to_be_bytes().to_vec(), resume: vec![7], text: format!("binlog.000001:{place}") }
+    Position {
+        lineage: 1,
+        order: place.to_be_bytes().to_vec(),
+        resume: vec![7],
+        text: format!("binlog.000001:{place}"),
+    }
+}
+
+/// Makes a test of an async function for each server of the family.
+#[macro_export]
+macro_rules! on_each {
+    ($($case:ident),+ $(,)?) => {
+        $(mod $case {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn mysql_9() -> anyhow::Result<()> {
+                super::$case(drover_harness::mysql::Release::MySql9).await
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn mariadb_10() -> anyhow::Result<()> {
+                super::$case(drover_harness::mysql::Release::MariaDb10).await
+            }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn mariadb_11() -> anyhow::Result<()> {
+                super::$case(drover_harness::mysql::Release::MariaDb11).await
+            }
+        })+
+    };
 }

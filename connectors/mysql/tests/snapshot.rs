@@ -1,0 +1,426 @@
+//! Snapshots against real servers: that their position is exact while others write, on every way to one; that an application is not held up;
+//! and what becomes of sessions that die.
+
+mod reading;
+
+use drover_connectors_api::ChunkReader;
+use drover_connectors_mysql::connect::Dialer;
+use drover_connectors_mysql::position::{Place as LogPlace, resume_of};
+use drover_connectors_mysql::reader::Reader;
+use drover_harness::{MySql, Release, wait};
+use drover_model::chunk::Bounds;
+use drover_model::error::codes;
+use drover_model::{Position, TablePlan};
+use mysql_async::prelude::Queryable;
+use reading::{Blocks, DATABASE, Place, chunk, column, take_with};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Writers that insert one row a transaction, half of them through a table that is not of interest.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<anyhow::Result<u64>>>,
+}
+
+impl Writers {
+    async fn start(server: &MySql, count: usize) -> Writers {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = Vec::new();
+        for writer in 0..count {
+            let mut session = server.connect(DATABASE).await.unwrap();
+            let stop = stop.clone();
+            tasks.push(tokio::spawn(async move {
+                let mut n = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    session.query_drop(format!("INSERT INTO entry (writer, n) VALUES ({writer}, {n})")).await?;
+                    session.query_drop("UPDATE other SET n = n + 1").await?;
+                    n += 1;
+                }
+                Ok(n)
+            }));
+        }
+        Writers { stop, tasks }
+    }
+
+    async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.unwrap().unwrap();
+        }
+    }
+}
+
+const TABLES: &str = "CREATE TABLE entry (id bigint AUTO_INCREMENT PRIMARY KEY, writer int, n int); \
+    CREATE TABLE other (id int PRIMARY KEY, n bigint); INSERT INTO other VALUES (1, 0);";
+
+/// Rows of `entry` that the log has up to a place, from the log itself.
+async fn logged(place: &Place, position: &Position) -> u64 {
+    let at: LogPlace = resume_of(position).unwrap().place;
+    let mut session = place.server.connect(DATABASE).await.unwrap();
+    let mut logs: Vec<mysql_async::Row> = session.query("SHOW BINARY LOGS").await.unwrap();
+    let mut count = 0;
+    for log in logs.drain(..) {
+        let name: String = log.get(0).unwrap();
+        if name > at.file {
+            break;
+        }
+        let events: Vec<mysql_async::Row> = session.query(format!("SHOW BINLOG EVENTS IN '{name}'")).await.unwrap();
+        let mut of_entry = false;
+        for event in events {
+            let (kind, end, info): (String, u64, String) =
+                (event.get(2).unwrap(), event.get(4).unwrap(), event.get(5).unwrap());
+            if name == at.file && end > at.offset {
+                break;
+            }
+            if kind == "Table_map" {
+                of_entry = info.contains("entry");
+            }
+            count += u64::from(of_entry && kind.starts_with("Write_rows"));
+        }
+    }
+    count
+}
+
+async fn exact(place: &Place, dialer: &Dialer, readers: usize, plans: &[TablePlan]) {
+    let set = take_with(dialer, readers, plans).await.unwrap();
+    let hold = set.hold();
+    let reference = hold.snapshot();
+    assert!(!reference.shared);
+    let mut seen = Vec::new();
+    let mut open = Vec::new();
+    let of = plans.iter().find(|p| p.source.name == "entry").unwrap();
+    let other = plans.iter().find(|p| p.source.name == "other").unwrap();
+    for _ in 0..set.sessions() {
+        open.push(Reader::open(&reference).await.unwrap());
+    }
+    for reader in &mut open {
+        let rows = chunk(reader, of, &Bounds::Whole).await.unwrap();
+        let counter = column(&chunk(reader, other, &Bounds::Whole).await.unwrap(), 1);
+        seen.push((rows.len() as u64, counter));
+    }
+    assert!(seen.windows(2).all(|w| w[0] == w[1]), "the sessions see different states: {seen:?}");
+    let logged = logged(place, &reference.position).await;
+    assert_eq!(seen[0].0, logged, "{} rows in the snapshot at {}", seen[0].0, reference.position);
+    assert!(seen[0].0 > 0);
+}
+
+async fn position_is_exact(release: Release) {
+    let place = Place::start(release, &[]).await;
+    place.exec(TABLES).await;
+    let plans = place.plans().await;
+    let log = "REPLICATION CLIENT, REPLICATION SLAVE";
+    let mut ways = vec![("all", place.dialer.clone())];
+    ways.push(("flush", place.account("flush", &format!("RELOAD, PROCESS, {log}")).await));
+    ways.push(("bare", place.account("bare", log).await));
+    let writers = Writers::start(&place.server, 4).await;
+    wait::until("rows are written", Duration::from_secs(20), || async {
+        let n = place.server.query_one_text(DATABASE, "SELECT COUNT(*) > 50 FROM entry").await?;
+        Ok((n.as_deref() == Some("1")).then_some(()))
+    })
+    .await
+    .unwrap();
+    for (name, dialer) in &ways {
+        for round in 0..4 {
+            println!("{release:?} {name} {round}");
+            exact(&place, dialer, 3, &plans).await;
+        }
+    }
+    writers.end().await;
+    // And on a source that stands still.
+    for (_, dialer) in &ways {
+        exact(&place, dialer, 3, &plans).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn position_is_exact_on_mysql() {
+    position_is_exact(Release::MySql9).await;
+}
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn position_is_exact_on_mariadb_10() {
+    position_is_exact(Release::MariaDb10).await;
+}
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn position_is_exact_on_mariadb_11() {
+    position_is_exact(Release::MariaDb11).await;
+}
+
+/// An application's short statements on `entry`, and how long the slowest took.
+struct Application {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<anyhow::Result<Duration>>>,
+}
+
+impl Application {
+    async fn start(server: &MySql) -> Application {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = Vec::new();
+        let statements = [
+            "SELECT COUNT(*) FROM entry WHERE id = 3",
+            "INSERT INTO entry (writer, n) VALUES (99, 0)",
+            "UPDATE other SET n = n + 1 WHERE id = 1",
+        ];
+        for sql in statements {
+            let mut session = server.connect(DATABASE).await.unwrap();
+            let stop = stop.clone();
+            tasks.push(tokio::spawn(async move {
+                let mut slowest = Duration::ZERO;
+                while !stop.load(Ordering::Relaxed) {
+                    let begun = Instant::now();
+                    session.query_drop(sql).await?;
+                    slowest = slowest.max(begun.elapsed());
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Ok(slowest)
+            }));
+        }
+        Application { stop, tasks }
+    }
+
+    async fn slowest(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut slowest = Duration::ZERO;
+        for task in self.tasks {
+            slowest = slowest.max(task.await.unwrap().unwrap());
+        }
+        slowest
+    }
+}
+
+/// Nobody notices a wait that is shorter, on a machine that is busy with other tests.
+const NOTICEABLE: Duration = Duration::from_millis(1500);
+
+/// A statement that runs until it is killed.
+struct Long {
+    id: u32,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Long {
+    async fn start(place: &Place, sql: &'static str) -> Long {
+        let mut session = place.server.connect(DATABASE).await.unwrap();
+        let id = session.id();
+        let task = tokio::spawn(async move {
+            // It is killed in the end, or comes to its own.
+            let _ = session.query_drop(sql).await;
+        });
+        wait::until("the long statement runs", Duration::from_secs(10), || async {
+            let sql =
+                format!("SELECT COUNT(*) FROM information_schema.processlist WHERE id = {id} AND command = 'Query'");
+            let n = place.server.query_one_text(DATABASE, &sql).await?;
+            Ok((n.as_deref() == Some("1")).then_some(()))
+        })
+        .await
+        .unwrap();
+        Long { id, task }
+    }
+
+    async fn end(self, place: &Place) {
+        place.exec(&format!("KILL QUERY {};", self.id)).await;
+        self.task.await.unwrap();
+    }
+}
+
+async fn with_rows(release: Release, settings: &[(&str, &str)]) -> (Place, Vec<TablePlan>) {
+    let place = Place::start(release, settings).await;
+    place.exec(TABLES).await;
+    place.exec("INSERT INTO entry (writer, n) VALUES (1, 1), (1, 2), (1, 3);").await;
+    let plans = place.plans().await;
+    (place, plans)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_reader_holds_nobody_up() {
+    for release in Release::ALL {
+        let (place, plans) = with_rows(release, &[]).await;
+        let long = Long::start(&place, "SELECT SLEEP(100) FROM entry LIMIT 1").await;
+        let application = Application::start(&place.server).await;
+        for _ in 0..3 {
+            let begun = Instant::now();
+            let set = take_with(&place.dialer, 2, &plans).await.unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(20), "{release:?}: it waited for the reader");
+            assert_eq!(set.sessions(), 2);
+        }
+        let slowest = application.slowest().await;
+        assert!(slowest < NOTICEABLE, "{release:?}: a statement of the application took {slowest:?}");
+        long.end(&place).await;
+    }
+}
+
+/// Where only a flush is possible it is not even tried while somebody reads for long: on MySQL new readers of that table would wait for the old one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flush_waits_its_turn() {
+    let (place, plans) = with_rows(Release::MySql9, &[("gtid-mode", "OFF"), ("enforce-gtid-consistency", "OFF")]).await;
+    let dialer = place.account("flush", "RELOAD, PROCESS, REPLICATION CLIENT, REPLICATION SLAVE").await;
+    let long = Long::start(&place, "SELECT SLEEP(100) FROM entry LIMIT 1").await;
+    let application = Application::start(&place.server).await;
+    let taking = {
+        let (dialer, plans) = (dialer.clone(), plans.clone());
+        tokio::spawn(async move { take_with(&dialer, 2, &plans).await })
+    };
+    // As long as the reader reads, there is no snapshot and nobody waits.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!taking.is_finished());
+    let slowest = application.slowest().await;
+    assert!(slowest < NOTICEABLE, "a statement of the application took {slowest:?}");
+    long.end(&place).await;
+    let set = tokio::time::timeout(Duration::from_secs(30), taking).await.unwrap().unwrap().unwrap();
+    assert_eq!(set.sessions(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_transaction_holds_nobody_up() {
+    for release in Release::ALL {
+        let (place, plans) = with_rows(release, &[]).await;
+        let mut writer = place.server.connect(DATABASE).await.unwrap();
+        writer.query_drop("START TRANSACTION").await.unwrap();
+        writer.query_drop("UPDATE entry SET n = 77 WHERE id = 2").await.unwrap();
+        let application = Application::start(&place.server).await;
+        let set = take_with(&place.dialer, 2, &plans).await.unwrap();
+        let slowest = application.slowest().await;
+        assert!(slowest < NOTICEABLE, "{release:?}: a statement of the application took {slowest:?}");
+        writer.query_drop("COMMIT").await.unwrap();
+        // What was not committed then is not in it.
+        let mut reader = Reader::open(&set.hold().snapshot()).await.unwrap();
+        let n = column(&chunk(&mut reader, &plans[0], &Bounds::Whole).await.unwrap(), 2);
+        assert_eq!(&n[..3], ["1", "2", "3"]);
+    }
+}
+
+/// A long writing statement is what a global lock has to wait for: it is asked for in short tries, and says what it waits for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_writer_is_waited_for_in_short_tries() {
+    for release in [Release::MySql9, Release::MariaDb11] {
+        let gtids: &[(&str, &str)] =
+            if release.is_mariadb() { &[] } else { &[("gtid-mode", "OFF"), ("enforce-gtid-consistency", "OFF")] };
+        let (place, plans) = with_rows(release, gtids).await;
+        place.exec("CREATE TABLE third (id int PRIMARY KEY, n int); INSERT INTO third VALUES (1, 1);").await;
+        let long = Long::start(&place, "UPDATE third SET n = SLEEP(100)").await;
+        let application = Application::start(&place.server).await;
+        let taking = {
+            let (dialer, plans) = (place.dialer.clone(), place.plans().await);
+            tokio::spawn(async move { take_with(&dialer, 3, &plans).await })
+        };
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let slowest = application.slowest().await;
+        assert!(slowest < NOTICEABLE, "{release:?}: a statement of the application took {slowest:?}");
+        long.end(&place).await;
+        let set = tokio::time::timeout(Duration::from_secs(40), taking).await.unwrap().unwrap().unwrap();
+        assert!(set.sessions() > 0);
+        drop(plans);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_dies_is_missed_and_the_last_one_takes_the_snapshot_along() {
+    for release in [Release::MySql9, Release::MariaDb10] {
+        let (place, plans) = with_rows(release, &[]).await;
+        let dialer = place.account("reader", "ALL PRIVILEGES").await;
+        let set = take_with(&dialer, 3, &plans).await.unwrap();
+        let hold = set.hold();
+        drop(set);
+        let reference = hold.snapshot();
+        let mut reader = Reader::open(&reference).await.unwrap();
+        assert_eq!(chunk(&mut reader, &plans[0], &Bounds::Whole).await.unwrap().len(), 3);
+        drop(reader);
+        // One of them dies, and the session that looks at the catalogue: the others go on.
+        let of_reader = "SELECT id FROM information_schema.processlist WHERE user = 'reader' ORDER BY id";
+        let mine = wait::until("only what the snapshot needs is left", Duration::from_secs(10), || async {
+            let ids: Vec<u64> = place.server.connect("mysql").await?.query(of_reader).await?;
+            Ok((ids.len() == 4).then_some(ids))
+        })
+        .await
+        .unwrap();
+        let mut session = place.server.connect("mysql").await.unwrap();
+        let set = drover_connectors_mysql::snapshot::Set::find(&reference).unwrap();
+        session.query_drop(format!("KILL {}", mine[0])).await.unwrap();
+        session.query_drop(format!("KILL {}", mine[3])).await.unwrap();
+        wait::until("the loss is noticed", Duration::from_secs(20), || {
+            let left = set.sessions();
+            async move { Ok((left == 2).then_some(())) }
+        })
+        .await
+        .unwrap();
+        let mut again = Reader::open(&reference).await.unwrap();
+        place.exec("INSERT INTO entry (writer, n) VALUES (5, 5);").await;
+        assert_eq!(chunk(&mut again, &plans[0], &Bounds::Whole).await.unwrap().len(), 3, "it is the same snapshot");
+        drop(again);
+        assert!(tokio::time::timeout(Duration::from_millis(50), hold.lost()).await.is_err(), "lost too early");
+        let ids: Vec<u64> = session.query(of_reader).await.unwrap();
+        for id in ids {
+            session.query_drop(format!("KILL {id}")).await.unwrap();
+        }
+        let error = tokio::time::timeout(Duration::from_secs(20), hold.lost()).await.unwrap();
+        assert_eq!(error.code, codes::SNAPSHOT_LOST);
+        let Err(error) = Reader::open(&reference).await else { panic!("a lost snapshot was read") };
+        assert_eq!(error.code, codes::SNAPSHOT_LOST, "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reading_that_is_given_up_leaves_its_session_usable() {
+    for release in [Release::MySql9, Release::MariaDb10] {
+        let (place, _) = with_rows(release, &[]).await;
+        place.exec("CREATE TABLE big (id int PRIMARY KEY, t longtext);").await;
+        for i in 0..30 {
+            place.exec(&format!("INSERT INTO big VALUES ({i}, REPEAT('x', 3000000));")).await;
+        }
+        let plan = place.plan("big").await;
+        let set = place.take(1).await;
+        let reference = set.hold().snapshot();
+        let hold = set.hold();
+        /// Gives up at its first block.
+        struct Stuck;
+        #[async_trait::async_trait]
+        impl drover_connectors_api::BlockSink for Stuck {
+            async fn block(&mut self, _: u64, _: bytes::Bytes) -> drover_model::Result<()> {
+                std::future::pending().await
+            }
+        }
+        for _ in 0..2 {
+            let mut reader = Reader::open(&reference).await.unwrap();
+            let mut stuck = Stuck;
+            let read = reader.read(&plan, &Bounds::Whole, &mut stuck);
+            assert!(tokio::time::timeout(Duration::from_millis(300), read).await.is_err());
+            drop(reader);
+            // There is one session only: it must come back, and be on the snapshot still.
+            place.exec("INSERT INTO entry (writer, n) VALUES (5, 5);").await;
+            let mut reader =
+                tokio::time::timeout(Duration::from_secs(20), Reader::open(&reference)).await.unwrap().unwrap();
+            let entry = place.plan("entry").await;
+            assert_eq!(chunk(&mut reader, &entry, &Bounds::Whole).await.unwrap().len(), 3);
+        }
+        assert_eq!(set.sessions(), 1);
+        drop(hold);
+    }
+}
+
+/// The application may change a table while a copy is under way elsewhere: it waits for a chunk at most. Who reads the table later is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schema_changes_do_not_wait_for_the_snapshot() {
+    for release in Release::ALL {
+        let (place, plans) = with_rows(release, &[]).await;
+        let set = place.take(1).await;
+        let hold = set.hold();
+        let mut reader = Reader::open(&hold.snapshot()).await.unwrap();
+        chunk(&mut reader, &plans[0], &Bounds::Whole).await.unwrap();
+        reader.plan(&plans[0], 1 << 20, true).await.unwrap();
+        let begun = Instant::now();
+        let altered = place.exec("SET lock_wait_timeout = 5; ALTER TABLE entry ADD COLUMN later int, ALGORITHM=COPY;");
+        tokio::time::timeout(Duration::from_secs(20), altered).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(5), "{release:?}: the change waited for the snapshot");
+        let mut blocks = Blocks::default();
+        match reader.read(&plans[0], &Bounds::Whole, &mut blocks).await {
+            Ok(read) => assert_ne!(read.physical, plans[0].physical, "{release:?}"),
+            Err(error) => assert_eq!(error.code, codes::TABLE_CHANGED, "{release:?}: {error}"),
+        }
+        // Another table is read as before, by the same session.
+        assert_eq!(chunk(&mut reader, &plans[1], &Bounds::Whole).await.unwrap().len(), 1);
+        place.exec("DROP TABLE entry;").await;
+        let Err(error) = reader.read(&plans[0], &Bounds::Whole, &mut Blocks::default()).await else {
+            panic!("a dropped table was read")
+        };
+        assert_eq!(error.code, codes::TABLE_CHANGED, "{release:?}: {error}");
+    }
+}

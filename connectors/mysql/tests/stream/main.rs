@@ -1,0 +1,12 @@
+//! The change stream of real servers.
+#![allow(clippy::unwrap_used)]
+
+mod basics;
+mod bench;
+mod json;
+mod large;
+mod probe;
+mod refusals;
+mod servers;
+mod values;
+mod xa;
