@@ -60,7 +60,7 @@ async fn main() {
             operations: Operations::ALL,
         };
         let plan = typemap::map_table(&cat, table, &choice, &known).plan;
-        let set = take(&Wanted { dialer: &dialer, readers: 1, tables: std::slice::from_ref(&plan), lineage: 0 })
+        let set = take(&Wanted { dialer: &dialer, readers: 1, tables: std::slice::from_ref(&plan), lineage: 0, exact: true })
             .await
             .unwrap();
         let hold = set.hold();
