@@ -342,8 +342,11 @@ pub async fn idle_stream_passes_marks(fixture: &dyn Fixture) -> anyhow::Result<(
     let opened = world.open(None).await?;
     let mut follower = Follower::new(opened, &world.plans);
     let mut last = follower.at.clone();
+    // A source that tells a position instead of writing a mark stands where the stream is.
+    let mut beyond = false;
     for _ in 0..3 {
         let mark = world.source.mark().await?;
+        beyond |= mark > follower.at;
         ensure!(mark >= last, "marks go back: {mark} after {last}");
         ensure!(follower.until(&mark).await?.is_empty(), "changes without any write");
         last = mark;
@@ -353,7 +356,7 @@ pub async fn idle_stream_passes_marks(fixture: &dyn Fixture) -> anyhow::Result<(
     let mark = world.source.mark().await?;
     let seen = follower.until(&mark).await?;
     ensure!(seen.len() == 1 && seen[0].position <= mark);
-    ensure!(follower.empty > 0, "an idle stretch was given out as such");
+    ensure!(follower.empty > 0 || !beyond, "no idle stretch was given out");
     ensure!(world.source.clock_skew().await?.abs() < 5.0, "the clocks of one machine differ");
     Ok(())
 }
