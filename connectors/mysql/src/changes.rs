@@ -42,7 +42,7 @@ use tokio::time::{Duration, Instant};
 const EMPTY_EVERY: Duration = Duration::from_secs(1);
 /// The same where not even the position moved: a sign of life.
 const ALIVE_EVERY: Duration = Duration::from_secs(3);
-/// Heartbeats come every second: without anything for so long the connection is dead.
+/// Heartbeats come every second: without anything for so long the connection is dead. (MySQL before 5.5 has none.)
 const SILENCE: Duration = Duration::from_secs(60);
 /// MariaDB: another dump was begun under the same number, by who took over. (MySQL has the number of lost positions for that, too.)
 const SAME_REPLICA: u16 = 4052;
@@ -151,6 +151,8 @@ pub struct Changes {
     moved: bool,
     /// A heartbeat came since the last batch.
     alive: bool,
+    /// One ever came.
+    beats: bool,
     transactions: u32,
     changes: u64,
     commit_micros: i64,
@@ -212,6 +214,7 @@ impl Changes {
             from,
             moved: raised,
             alive: false,
+            beats: false,
             transactions: 0,
             changes: 0,
             commit_micros: now() + skew,
@@ -502,13 +505,11 @@ impl Changes {
     async fn arrive(&mut self) -> Result<Option<Arrived>> {
         let due = self.empty_due();
         tokio::select! {
-            arrived = tokio::time::timeout(SILENCE, self.dump.next()) => match arrived {
-                Ok(arrived) => arrived.map(Some).map_err(|e| self.broken(e)),
-                Err(_) => {
-                    let what = format!("the source has been silent for {} s, heartbeats included", SILENCE.as_secs());
-                    Err(Error::new(codes::CONNECTION, Fault::Source, Retry::Connection, what))
-                }
-            },
+            arrived = self.dump.next() => arrived.map(Some).map_err(|e| self.broken(e)),
+            () = tokio::time::sleep(SILENCE), if self.beats => {
+                let what = format!("the source has been silent for {} s, heartbeats included", SILENCE.as_secs());
+                Err(Error::new(codes::CONNECTION, Fault::Source, Retry::Connection, what))
+            }
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Ok(None),
         }
     }

@@ -181,8 +181,8 @@ pub async fn before(session: &mut Session) -> Result<Before> {
     Ok(Before { place: status(session).await?.place, prepared })
 }
 
-/// The position of this moment; exact under a lock that keeps commits out. With `before`, a stream can be resumed from it.
-/// An XA transaction that has been prepared since then is read again from there; one that is older makes an error worth another try.
+/// The position of this moment; exact under a lock that keeps commits out. With `before`, a stream can be resumed from it: it reads from there on, for an XA
+/// transaction that has been prepared since then may still be open; one that is older makes an error worth another try.
 pub async fn here(session: &mut Session, before: Option<&Before>, lineage: u32) -> Result<Position> {
     let status = status(session).await?;
     let mut reread = None;
@@ -198,9 +198,8 @@ pub async fn here(session: &mut Session, before: Option<&Before>, lineage: u32) 
             return Err(Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, what)
                 .remedy("end them: XA RECOVER lists them, XA COMMIT or XA ROLLBACK ends one"));
         }
-        if !open.is_empty() {
-            reread = Some(before.place.clone());
-        }
+        // Whether one is open now or not: the account may not be allowed to see them, and the caller may know of an earlier moment.
+        reread = Some(before.place.clone()).filter(|place| *place != status.place);
     }
     let resume = Resume {
         flavor: session.version.flavor,

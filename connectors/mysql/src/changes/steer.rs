@@ -43,7 +43,7 @@ impl Changes {
         }
         let unreadable = |s: &Self| s.fail(codes::INTERNAL, event.bad());
         match event.head.kind {
-            rows if rows::is_rows(rows) => self.on_rows(event),
+            rows if rows::is_rows(rows) => self.on_rows(event, before),
             kind::TABLE_MAP => match self.tables.map(event.body, self.table_map_head, self.mariadb) {
                 Some(Ok(())) => Ok(()),
                 Some(Err(_)) if self.passes_over() => Ok(()),
@@ -153,6 +153,7 @@ impl Changes {
 
     /// Nothing is under way at the source: its log ends where the heartbeat says.
     fn on_heartbeat(&mut self, event: &Event<'_>) -> Result<()> {
+        self.beats = true;
         let (file, offset) = event::heartbeat(event).ok_or_else(|| self.fail(codes::INTERNAL, event.bad()))?;
         if self.open.is_some() || self.payload.is_some() {
             return Ok(());
@@ -268,7 +269,9 @@ impl Changes {
             return Err(self.fail(codes::INTERNAL, "a preparation without a transaction"));
         };
         self.note(open.gtid.as_ref());
-        self.held.insert(xid, Held { pending: open.pending, start: open.start, gtid: open.gtid });
+        let mut pending = open.pending;
+        pending.park(&mut self.room)?;
+        self.held.insert(xid, Held { pending, start: open.start, gtid: open.gtid });
         self.reach(self.place.clone());
         Ok(())
     }
@@ -297,8 +300,15 @@ impl Changes {
         }
     }
 
-    fn on_rows(&mut self, event: &Event<'_>) -> Result<()> {
+    fn on_rows(&mut self, event: &Event<'_>, before: Option<u64>) -> Result<()> {
         let rows = rows::parse(event, self.table_map_head).ok_or_else(|| self.fail(codes::INTERNAL, event.bad()))?;
+        // Old servers do not enclose changes of tables without transactions.
+        self.opened(before)?;
+        self.take_rows(event, &rows)?;
+        if rows.ends { self.end_statement(&event.head) } else { Ok(()) }
+    }
+
+    fn take_rows(&mut self, event: &Event<'_>, rows: &rows::Rows<'_>) -> Result<()> {
         let binding = match self.tables.binding(rows.id) {
             Some(Some(binding)) => binding.clone(),
             Some(None) => return Ok(()),
@@ -314,12 +324,10 @@ impl Changes {
         if !wanted || self.passes_over() {
             return Ok(());
         }
-        let Some(mut open) = self.open.take() else {
-            return Err(self.fail(codes::INTERNAL, "rows outside of any transaction"));
-        };
+        let Some(mut open) = self.open.take() else { return Ok(()) };
         let mut packed = std::mem::take(&mut self.packed);
         let outcome = match rows.bytes(&mut packed) {
-            Some(bytes) => self.read_rows(&rows, &binding, bytes, &mut open.pending),
+            Some(bytes) => self.read_rows(rows, &binding, bytes, &mut open.pending),
             None => Err(self.fail(codes::INTERNAL, event.bad())),
         };
         self.packed = packed;
