@@ -20,7 +20,7 @@ use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::schema::{Effect, Unlogged};
 use drover_model::{Error, Fault, MigrationId, Retry};
-use drover_proto::order::{Order, Outcome, Progress, Window};
+use drover_proto::order::{Order, Outcome, Progress, Share, Window};
 use drover_proto::v1;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,6 +172,9 @@ impl Sim {
         let (accepted, turn) = self.desk.report(&request, self.now).unwrap();
         self.store(turn);
         if outcome.ends() {
+            // What the first report made due is not the second one's doing.
+            let due = self.desk.sweep(self.now);
+            self.store(due);
             let again = self.desk.report(&request, self.now).unwrap();
             assert_eq!(again.0, accepted, "a repeated report is answered as the first");
             assert!(again.1.writes.is_empty(), "and changes nothing");
@@ -520,6 +523,118 @@ fn a_cutover_goes_on_only_while_it_is_asked_for() {
     assert_eq!((step(&sim), sim.state().phase), (Step::Done, Phase::Completed));
     let replayed = State::replay(sim.journal.iter()).unwrap();
     assert_eq!(serde_json::to_value(&replayed).unwrap(), serde_json::to_value(sim.state()).unwrap());
+}
+
+#[test]
+fn the_workers_shares_add_up_to_the_limit_and_a_change_reaches_them() {
+    let mut sim = Sim::new(ALL, true);
+    let copies = |sim: &Sim, i: usize| {
+        sim.workers[i].running.iter().filter(|(l, ..)| matches!(key(l), OrderKey::Copy { .. })).count()
+    };
+    let limit = |sim: &mut Sim, text: &str, n: u64| {
+        let turn = sim.desk.limits("shop", &serde_json::json!({ text: n }), sim.now).unwrap();
+        sim.store(turn);
+    };
+    limit(&mut sim, "full.rows_per_second", 1000);
+    limit(&mut sim, "incremental.megabytes_per_second", 3);
+    for _ in 0..1000 {
+        for i in 0..4 {
+            sim.poll(i);
+            // Copies stay under way.
+            if copies(&sim, i) == 0 {
+                sim.work(i, 0, 9);
+            }
+        }
+        sim.pass(100);
+        if copies(&sim, 0) > 0 && copies(&sim, 1) > 0 {
+            break;
+        }
+    }
+    let shares = |sim: &mut Sim| -> Vec<Option<Share>> {
+        let ask = |sim: &mut Sim, i: usize| {
+            let w = &sim.workers[i];
+            let request = v1::PollRequest {
+                worker: w.id.clone(),
+                role: w.role.into(),
+                running: w.running.iter().map(|(l, ..)| l.clone()).collect(),
+                ..Default::default()
+            };
+            let (reply, turn) = sim.desk.poll(&request, sim.now).unwrap();
+            sim.store(turn);
+            reply.shares.first().map(|s| serde_json::from_slice(s).unwrap())
+        };
+        (0..2).map(|i| ask(sim, i)).collect()
+    };
+    let both = shares(&mut sim);
+    let rows: f64 = both.iter().flatten().map(|s| s.full.rows).sum();
+    assert!((rows - 1000.0).abs() < 1e-6, "{both:?}");
+    assert!(both.iter().flatten().all(|s| s.full.rows > 0.0 && s.incremental.bytes == 3e6 && s.full.bytes == 0.0));
+    limit(&mut sim, "full.rows_per_second", 0);
+    limit(&mut sim, "incremental.megabytes_per_second", 0);
+    assert!(shares(&mut sim).iter().all(Option::is_none), "unlimited is not named");
+}
+
+#[test]
+fn a_snapshot_is_given_up_at_its_limit_but_not_before_it_was_of_use() {
+    let mut sim = Sim::new(ALL, true);
+    let turn = sim.desk.limits("shop", &serde_json::json!({"snapshot": "10s"}), sim.now).unwrap();
+    sim.store(turn);
+    let number = |sim: &Sim| sim.state().snapshot.as_ref().map(|s| s.number);
+    // Everything is done but copies.
+    let turn = |sim: &mut Sim, copies: &mut usize| {
+        for i in 0..4 {
+            sim.poll(i);
+            let open: Vec<usize> =
+                (0..sim.workers[i].running.len()).filter(|n| !sim.workers[i].running[*n].2).collect();
+            let is_copy = |n: &usize| matches!(sim.workers[i].running[*n].1, Order::Copy { .. });
+            let pick = open.iter().position(|n| !is_copy(n) || *copies > 0);
+            if let Some(pick) = pick {
+                *copies -= usize::from(is_copy(&open[pick]));
+                sim.work(i, pick, 9);
+            }
+        }
+        sim.pass(1_000);
+    };
+    for _ in 0..60 {
+        turn(&mut sim, &mut 0);
+    }
+    assert_eq!(number(&sim), Some(0), "nothing was copied from it yet");
+    let mut one = 1;
+    for _ in 0..20 {
+        turn(&mut sim, &mut one);
+    }
+    assert_eq!((one, number(&sim)), (0, Some(1)), "it was of use, and over its time");
+    sim.calm();
+    sim.verify();
+}
+
+#[test]
+fn a_table_that_never_gets_done_within_a_snapshot_ends_the_migration() {
+    let mut sim = Sim::new(ALL, true);
+    let turn = sim.desk.limits("shop", &serde_json::json!({"snapshot": "1s"}), sim.now).unwrap();
+    sim.store(turn);
+    // Of the table without a key (the last one) no more than one chunk is ever read from one snapshot.
+    let last = TABLES - 1;
+    for _ in 0..4_000 {
+        for i in 0..4 {
+            sim.poll(i);
+            let begun = sim.state().tables.get(last as usize).is_some_and(|t| t.touched);
+            let open: Vec<usize> =
+                (0..sim.workers[i].running.len()).filter(|n| !sim.workers[i].running[*n].2).collect();
+            let stays =
+                |n: &usize| matches!(sim.workers[i].running[*n].1, Order::Copy { table, .. } if table == last && begun);
+            if let Some(pick) = open.iter().position(|n| !stays(n)) {
+                sim.work(i, pick, 9);
+            }
+        }
+        sim.pass(500);
+        if sim.state().phase == Phase::Failed {
+            let error = sim.state().error.clone().unwrap();
+            assert!(error.table.as_deref() == Some("s.t2") && error.remedy.is_some_and(|r| r.contains("[limits]")));
+            return;
+        }
+    }
+    panic!("it goes on for ever: {:?}", sim.state().tables.last());
 }
 
 #[test]

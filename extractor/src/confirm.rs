@@ -30,6 +30,11 @@ impl Confirming {
         self.durable.extend(self.appended.drain(..done).map(|(_, position)| (now, position)));
     }
 
+    /// Whether something is durable and waits for the destination alone.
+    pub fn holds(&self) -> bool {
+        !self.durable.is_empty()
+    }
+
     /// The latest position that may be confirmed now. `applied`: what the destination holds, if the log knows that.
     pub fn due(&mut self, applied: Option<&Position>, now: Instant) -> Option<Position> {
         let free = |since: Instant, position: &Position| {
@@ -55,7 +60,9 @@ mod tests {
             c.appended(n, at(n * 10));
         }
         assert_eq!(c.due(Some(&at(100)), now), None);
+        assert!(!c.holds());
         c.durable(3, now);
+        assert!(c.holds());
         // Known to be applied up to 20: the rest is kept.
         assert_eq!(c.due(Some(&at(25)), now), Some(at(20)));
         assert_eq!(c.due(Some(&at(25)), now + KEEP / 2), None);
@@ -63,6 +70,7 @@ mod tests {
         c.durable(5, now);
         // A log that does not know, or outlives the state: at once.
         assert_eq!(c.due(None, now), Some(at(50)));
+        assert!(!c.holds());
         assert_eq!(c.due(None, now), None);
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Row {
     pub base: Span,
     /// It was inserted in the run, although (in the tolerant stretch) it may have been there before.
     pub entered: bool,
+    /// It had another key meanwhile: in the tolerant stretch another row may be found under its key.
+    pub wandered: bool,
 }
 
 /// A unique value that the run touches. Index 0 is the identity, `i + 1` the table's other index `i`.
@@ -184,7 +186,7 @@ impl TableFold {
         }
         let last = entry.last;
         let (origin, origin_entry) = if self.tolerant { (key, at) } else { (Span::NONE, NONE) };
-        self.rows.push(Row { origin, origin_entry, current: new, base: Span::NONE, entered: true });
+        self.rows.push(Row { origin, origin_entry, current: new, base: Span::NONE, entered: true, wandered: false });
         self.parents.push(row);
         self.union(row, last);
         let entry = &mut self.entries[at as usize];
@@ -241,6 +243,7 @@ impl TableFold {
             let last = std::mem::replace(&mut entry.last, row);
             entry.now = row;
             self.union(row, last);
+            self.rows[row as usize].wandered = true;
         }
         if !shape.others.is_empty() && !self.tolerant {
             scan(b.get(new), &mut self.scan);
@@ -288,7 +291,14 @@ impl TableFold {
         }
         let row = self.rows.len() as u32;
         let last = entry.last;
-        self.rows.push(Row { origin: key, origin_entry: at, current: Span::NONE, base, entered: false });
+        self.rows.push(Row {
+            origin: key,
+            origin_entry: at,
+            current: Span::NONE,
+            base,
+            entered: false,
+            wandered: false,
+        });
         self.parents.push(row);
         self.union(row, last);
         let entry = &mut self.entries[at as usize];

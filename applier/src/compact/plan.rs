@@ -111,6 +111,8 @@ impl TableFold {
                 let same = b.get(r.origin) == &key[..];
                 match (same, r.entered) {
                     (true, true) => Fate::Inserted,
+                    // What lies under its key need not be it.
+                    (true, false) if self.tolerant && r.wandered => Fate::Moved,
                     (true, false) => Fate::Updated,
                     (false, _) => Fate::Moved,
                 }

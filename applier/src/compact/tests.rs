@@ -516,6 +516,21 @@ fn a_partial_row_that_moves_into_a_tolerant_table_is_owed() {
     assert!(matches!(&steps[..], [Step::Delete { tolerant: true, .. }]), "{steps:?}");
 }
 
+/// Its key has been another row's meanwhile, and either may be what the destination holds under it.
+#[test]
+fn a_partial_row_that_comes_back_to_its_key_is_owed() {
+    let config = Config { key: &[0], old: OldKind::None, serial: false, unknown: true };
+    let mut source = Source { config, rows: vec![[1, 1, 2, 1]], heap: vec![], log: vec![] };
+    for op in [Op::Update(0, Some(2), None, None, true), Op::Insert(1, -1, 0), Op::SwapKeys(0, 1)] {
+        source.run(&op);
+    }
+    let mode = |t: u32| if t == 0 { Mode::Tolerant } else { Mode::Drop };
+    let folded = Folded::new(shapes(config, false), &[Bytes::from(source.log)], mode).unwrap();
+    let mut key = Vec::new();
+    put(&mut key, 1);
+    assert!(folded.owed().iter().flat_map(keys_of).any(|k| k == key));
+}
+
 #[test]
 fn key_sets_meet_where_order_matters() {
     let fold = |old: OldKind, rows: Vec<Model>, ops: &[Op]| {

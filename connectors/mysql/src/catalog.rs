@@ -255,6 +255,12 @@ async fn columns(session: &mut Session, tables: Option<&[TableName]>) -> Result<
     let mut out: HashMap<TableName, Vec<ShapeColumn>> = HashMap::new();
     for (schema, table, name, column_type, charset, collation, nullable, extra) in rows {
         let extra = extra.unwrap_or_default().to_uppercase();
+        // MySQL does not tell the character set of labels that are bytes.
+        let labels = column_type.starts_with("enum(") || column_type.starts_with("set(");
+        let (charset, collation) = match charset {
+            None if labels => (Some("binary".to_owned()), Some("binary".to_owned())),
+            charset => (charset, collation),
+        };
         let origin_type = origin_type(&column_type, charset.as_deref());
         let generated = if extra.contains("VIRTUAL GENERATED") || extra == "VIRTUAL" {
             Some(false)
@@ -484,20 +490,33 @@ fn options(relation: &Relation, definition: &Definition) -> BTreeMap<String, Str
     out
 }
 
-/// The next values of all auto-increment columns `(database, table, value, false)`: what sequences are elsewhere. Tables that have not given
-/// out a value yet are left out.
+/// The next values of all auto-increment columns and of MariaDB's sequences `(database, table, value, false)`. Tables that have not given out
+/// a value yet are left out.
 ///
 /// # Errors
 /// As [`crate::errors::classify`] says, with the session's side at fault.
 pub async fn auto_increments(session: &mut Session) -> Result<Vec<(String, String, i64, bool)>> {
     live_statistics(session).await?;
     let sql = format!(
-        "SELECT table_schema, table_name, auto_increment FROM information_schema.tables \
-         WHERE auto_increment IS NOT NULL AND table_schema NOT IN {}",
+        "SELECT table_schema, table_name, table_type, COALESCE(auto_increment, 0) FROM information_schema.tables \
+         WHERE (auto_increment > 1 OR table_type = 'SEQUENCE') AND table_schema NOT IN {}",
         system_list()
     );
-    let rows: Vec<(String, String, u64)> = session.all(sql, READING).await?;
-    let out = rows.into_iter().filter(|(_, name, next)| *next > 1 && !HELPERS.contains(&name.as_str()));
+    let rows: Vec<(String, String, String, u64)> = session.all(sql, READING).await?;
+    let rows = rows.into_iter().filter(|(_, name, ..)| !HELPERS.contains(&name.as_str()));
+    let (sequences, tables): (Vec<_>, Vec<_>) = rows.partition(|(_, _, kind, _)| kind == "SEQUENCE");
     // Beyond i64 the value travels as its bits.
-    Ok(out.map(|(schema, name, next)| (schema, name, next as i64, false)).collect())
+    let mut out: Vec<_> =
+        tables.into_iter().map(|(schema, name, _, next)| (schema, name, next as i64, false)).collect();
+    let ask = sequences.iter().map(|(schema, name, ..)| {
+        format!("SELECT next_not_cached_value FROM {}", sql::qualified(&TableName::new(schema.as_str(), name.as_str())))
+    });
+    let values = shows::rows(session, ask.collect()).await?;
+    for ((schema, name, ..), row) in sequences.into_iter().zip(values) {
+        // Dropped since, or beyond the account's rights: then it keeps the value that it was created with.
+        if let Some(value) = row.ok().and_then(|r| r.get_opt::<i64, _>(0)).and_then(std::result::Result::ok) {
+            out.push((schema, name, value, false));
+        }
+    }
+    Ok(out)
 }

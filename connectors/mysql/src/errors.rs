@@ -47,6 +47,20 @@ pub fn classify(error: &mysql_async::Error, fault: Fault, what: impl Into<String
         mysql_async::Error::Driver(
             mysql_async::DriverError::ConnectionClosed | mysql_async::DriverError::PoolDisconnected,
         ) => Error::new(codes::CONNECTION, fault, Retry::Connection, what).cause(error),
+        mysql_async::Error::Driver(mysql_async::DriverError::UnknownAuthPlugin { name }) => {
+            let mut out = unknown_login(fault, name);
+            out.message = format!("{what}: {}", out.message);
+            out
+        }
         _ => Error::new(codes::STATEMENT, fault, Retry::Other, what).cause(error),
     }
+}
+
+/// An account that logs in by a plugin that is not known here. A MySQL asks for such a one as well when there is no such account at all, so as not to
+/// tell.
+pub fn unknown_login(fault: Fault, plugin: &str) -> Error {
+    let text = format!("the account does not exist, or logs in by {plugin}, which drover does not know");
+    Error::new(codes::PERMISSION, fault, Retry::Other, text).remedy(
+        "check the user's name and from where it may connect; give the account caching_sha2_password, mysql_native_password or ed25519",
+    )
 }

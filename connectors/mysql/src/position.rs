@@ -215,6 +215,22 @@ pub async fn here(session: &mut Session, before: Option<&Before>, lineage: u32) 
     position(lineage, &resume)
 }
 
+/// The position of this moment, in the history that `seen` belongs to: the last position that the stream has given out.
+///
+/// # Errors
+/// Worth another try if this is another server than the one that the stream is at: positions of the two cannot be compared before the stream
+/// has followed.
+pub async fn mark(session: &mut Session, seen: &Position) -> Result<Position> {
+    let resume = resume_of(seen)?;
+    let server = server(session).await?;
+    if resume.server != server {
+        let what = format!("the change stream is at the server {} still, this one is {server}", resume.server);
+        return Err(Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, what)
+            .remedy("wait until the stream has followed to the server that took over"));
+    }
+    here(session, None, seen.lineage).await
+}
+
 /// Ids of prepared XA transactions; `None` where the account may not see them. The stream stops loudly when one of them commits
 /// whose preparation it has not read.
 async fn prepared(session: &mut Session) -> Result<Option<Vec<Vec<u8>>>> {

@@ -1,7 +1,7 @@
 //! Reading chunks on a snapshot: rows come in the server's binary form and are written straight into a block's cells, see the
 //! table in the crate's head. Nothing is allocated for a row or a value.
 
-mod decode;
+pub(crate) mod decode;
 
 use crate::catalog;
 use crate::chunks::range::{key_columns, within};
@@ -164,14 +164,14 @@ impl Reader {
 }
 
 /// The condition of a statement on a plan's rows, with `WHERE`.
-fn filtered(plan: &TablePlan, condition: Option<String>) -> String {
+pub(crate) fn filtered(plan: &TablePlan, condition: Option<String>) -> String {
     // The filter on lines of its own: it may close with a comment.
     let filter = plan.filter.as_ref().map(|f| format!("({f}\n)"));
     let parts: Vec<String> = filter.into_iter().chain(condition.map(|c| format!("({c})"))).collect();
     if parts.is_empty() { String::new() } else { format!(" WHERE {}", parts.join(" AND ")) }
 }
 
-fn column_list(plan: &TablePlan, native: bool) -> String {
+pub(crate) fn column_list(plan: &TablePlan, native: bool) -> String {
     plan.columns.iter().map(|c| output(c, native)).collect::<Vec<_>>().join(", ")
 }
 

@@ -283,40 +283,58 @@ fn item(l: &work::LeftOut) -> CheckItem {
     CheckItem::warning(number, object, format!("it is left out: {}", l.reason), remedy)
 }
 
-/// The source's auto-increment values under the destination's names: pairs of the source's name and what [`set_auto_increments`] takes.
-/// Values of tables that do not move are left out. Pure.
+/// The source's auto-increment and sequence values (see [`catalog::auto_increments`]) under the destination's names: pairs of the source's
+/// name and what [`set_auto_increments`] takes. Values of what does not move are left out. Pure.
 pub fn map_auto_increments(
+    catalog: &Catalog,
     plans: &[TablePlan],
-    values: &[(String, String, i64, bool)],
-) -> Vec<(String, (String, String, i64, bool))> {
-    let find = |schema: &str, name: &str| plans.iter().find(|p| p.source.schema == schema && p.source.name == name);
+    objects: &[Object],
+    known: &Known,
+    values: &[SequenceValue],
+) -> Vec<(String, SequenceValue)> {
+    let Some(work) = Work::new(catalog, plans, objects, known) else { return Vec::new() };
     let mapped = values.iter().filter_map(|(schema, name, value, called)| {
-        let to = &find(schema, name)?.destination;
-        Some((format!("{schema}.{name}"), (to.schema.clone(), to.name.clone(), *value, *called)))
+        let source = TableName::new(schema.as_str(), name.as_str());
+        let to = match plans.iter().find(|p| p.source == source) {
+            Some(plan) => plan.destination.clone(),
+            None => {
+                let moves = known.version.is_mariadb()
+                    && objects.iter().any(|o| o.kind == "sequence" && o.schema == *schema && o.name == *name);
+                work.renames.of(moves.then_some(&source)?)
+            }
+        };
+        Some((source.to_string(), (to.schema, to.name, *value, *called)))
     });
     mapped.collect()
 }
 
-/// Sets the next values of auto-increment columns, where the tables exist and have one. A value that is not beyond the largest one in the
-/// table changes nothing: the server keeps to the larger.
+/// Schema, name, next value, false.
+type SequenceValue = (String, String, i64, bool);
+
+/// Sets the next values of auto-increment columns and sequences, where they exist. An auto-increment value that is not beyond the largest one
+/// in the table changes nothing: the server keeps to the larger.
 ///
 /// # Errors
 /// As [`errors::classify`] says, with the destination at fault.
-pub async fn set_auto_increments(session: &mut Session, values: &[(String, String, i64, bool)]) -> Result<()> {
+pub async fn set_auto_increments(session: &mut Session, values: &[SequenceValue]) -> Result<()> {
+    let what = "setting an auto-increment value";
     for (schema, name, value, _) in values {
         let table = TableName::new(schema.clone(), name.clone());
         let find = format!(
-            "SELECT COUNT(*) FROM information_schema.columns WHERE table_schema = {} AND table_name = {} AND extra LIKE '%auto_increment%'",
+            "SELECT table_type, EXISTS (SELECT 1 FROM information_schema.columns c WHERE c.table_schema = t.table_schema \
+             AND c.table_name = t.table_name AND c.extra LIKE '%auto_increment%') \
+             FROM information_schema.tables t WHERE t.table_schema = {} AND t.table_name = {}",
             sql::text(schema),
             sql::text(name)
         );
-        let counts: Option<u64> = session.first(find, "looking for auto-increment columns").await?;
-        if counts.unwrap_or(0) == 0 {
-            continue;
-        }
-        // The bits of an unsigned number, see `catalog::auto_increments`.
-        let statement = format!("ALTER TABLE {} AUTO_INCREMENT = {}", sql::qualified(&table), *value as u64);
-        session.run(statement, "setting an auto-increment value").await.map_err(|e| e.table(&table))?;
+        let found: Option<(String, bool)> = session.first(find, what).await?;
+        let statement = match found {
+            Some((kind, _)) if kind == "SEQUENCE" => format!("DO SETVAL({}, {value}, 0)", sql::qualified(&table)),
+            // The bits of an unsigned number, see `catalog::auto_increments`.
+            Some((_, true)) => format!("ALTER TABLE {} AUTO_INCREMENT = {}", sql::qualified(&table), *value as u64),
+            _ => continue,
+        };
+        session.run(statement, what).await.map_err(|e| e.table(&table))?;
     }
     Ok(())
 }

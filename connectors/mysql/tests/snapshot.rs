@@ -7,6 +7,7 @@ use drover_connectors_api::ChunkReader;
 use drover_connectors_mysql::connect::Dialer;
 use drover_connectors_mysql::position::{Place as LogPlace, resume_of};
 use drover_connectors_mysql::reader::Reader;
+use drover_connectors_mysql::snapshot::{Wanted, take};
 use drover_harness::{MySql, Release, wait};
 use drover_model::chunk::Bounds;
 use drover_model::error::codes;
@@ -423,4 +424,37 @@ async fn schema_changes_do_not_wait_for_the_snapshot() {
         };
         assert_eq!(error.code, codes::TABLE_CHANGED, "{release:?}: {error}");
     }
+}
+
+/// Who may not follow the log, or where there is none, copies from sessions that see one state all the same, if a lock can be had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_log_there_is_a_snapshot_for_a_copy_alone() {
+    let (place, plans) = with_rows(Release::MySql9, &[("skip-log-bin", "1")]).await;
+    let poor = place.account("poor", "SHOW DATABASES").await;
+    let locks = place.account("locks", "LOCK TABLES").await;
+    for dialer in [&place.dialer, &locks, &poor] {
+        let wanted = |exact| Wanted { dialer, readers: 2, tables: &plans, lineage: 0, exact };
+        let set = take(&wanted(false)).await.unwrap();
+        let reference = set.hold().snapshot();
+        let hold = set.hold();
+        assert_eq!(reference.position.text, "no binary log");
+        let mut first = Reader::open(&reference).await.unwrap();
+        place.exec("INSERT INTO entry (writer, n) VALUES (5, 5);").await;
+        let mut second = Reader::open(&reference).await.unwrap();
+        let n = chunk(&mut first, &plans[0], &Bounds::Whole).await.unwrap().len();
+        assert_eq!(chunk(&mut second, &plans[0], &Bounds::Whole).await.unwrap().len(), n);
+        // A stream could not meet it.
+        let Err(error) = take(&wanted(true)).await else { panic!("a position was made up") };
+        assert!([codes::CONFIGURATION, codes::PERMISSION].contains(&error.code.as_str()), "{error}");
+        drop(hold);
+    }
+    // With a log that the account may not see.
+    let (place, plans) = with_rows(Release::MariaDb10, &[]).await;
+    let poor = place.account("poor", "SHOW DATABASES").await;
+    let set = take(&Wanted { dialer: &poor, readers: 2, tables: &plans, lineage: 0, exact: false }).await.unwrap();
+    assert_eq!(set.sessions(), 2);
+    let Err(error) = take(&Wanted { dialer: &poor, readers: 2, tables: &plans, lineage: 0, exact: true }).await else {
+        panic!("a position was made up")
+    };
+    assert_eq!(error.code, codes::PERMISSION, "{error}");
 }

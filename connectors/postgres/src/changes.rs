@@ -24,6 +24,10 @@ use tokio::time::{Duration, Instant};
 /// How often an empty stretch is given out: how quickly an idle source's position moves on.
 const EMPTY_EVERY: Duration = Duration::from_secs(1);
 
+/// Batches smaller than they could be follow each other no faster than this: small ones (the first pair), larger ones. A server that is behind
+/// sends each message by itself; taken as they come, each would cost both sides a wakeup and become a batch of its own.
+const PACE: [(usize, Duration); 2] = [(8 << 10, Duration::from_millis(5)), (256 << 10, Duration::from_millis(20))];
+
 /// Bytes of changes that are gathered before they are written to a spill file, at most: each streamed transaction has such a buffer.
 const RUN_BYTES: usize = 256 << 10;
 
@@ -122,6 +126,8 @@ pub struct Changes {
     commit_micros: i64,
     marked: bool,
     empty_due: Instant,
+    /// When the last batch was given out.
+    cut_at: Instant,
 }
 
 fn failed(error: crate::replication::Error) -> Error {
@@ -184,6 +190,7 @@ impl Changes {
             commit_micros: 0,
             marked: false,
             empty_due: Instant::now() + EMPTY_EVERY,
+            cut_at: Instant::now(),
         }
     }
 
@@ -197,7 +204,8 @@ impl Changes {
         let to = position(self.to);
         let from = std::mem::replace(&mut self.from, to.clone());
         self.marked = false;
-        self.empty_due = Instant::now() + EMPTY_EVERY;
+        self.cut_at = Instant::now();
+        self.empty_due = self.cut_at + EMPTY_EVERY;
         // A small batch takes a buffer of its own size along, a large one the whole buffer.
         let payload = if self.out.len() < self.batch_bytes / 4 {
             let payload = Bytes::copy_from_slice(&self.out);
@@ -215,6 +223,12 @@ impl Changes {
             changes: std::mem::take(&mut self.changes),
             commit_micros: self.commit_micros,
         }
+    }
+
+    /// Until when what has been collected may grow.
+    fn ripe(&self) -> Instant {
+        let pace = PACE.iter().find(|(bytes, _)| self.out.len() < *bytes);
+        pace.map_or(self.cut_at, |(_, pace)| self.cut_at + *pace)
     }
 
     fn moved(&self) -> bool {
@@ -622,10 +636,15 @@ impl ChangeStream for Changes {
             }
             let collected = !self.out.is_empty() || self.marked && self.moved();
             let block = if collected {
-                // Nothing more at hand: give out what there is.
                 match self.session.next_block().now_or_never() {
                     Some(block) => block.map_err(failed)?,
-                    None => return Ok(self.cut()),
+                    // Nothing more at hand: give out what there is, or let the socket fill first.
+                    None if Instant::now() >= self.ripe() => return Ok(self.cut()),
+                    None => {
+                        self.session.rest().map_err(failed)?;
+                        tokio::time::sleep_until(self.ripe()).await;
+                        continue;
+                    }
                 }
             } else {
                 tokio::select! {
@@ -642,5 +661,9 @@ impl ChangeStream for Changes {
 
     async fn confirm(&mut self, position: &Position) -> Result<()> {
         self.session.confirm(lsn_of(position)?, false).await.map_err(failed)
+    }
+
+    async fn alive(&mut self) -> Result<()> {
+        self.session.confirm(self.session.confirmed(), false).await.map_err(failed)
     }
 }

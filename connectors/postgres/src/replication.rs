@@ -21,6 +21,7 @@ use crate::lsn::Lsn;
 use crate::pgoutput::EPOCH_SHIFT_MICROS;
 
 mod block;
+mod paced;
 mod wire;
 
 pub use block::{Block, Frame, Frames};
@@ -384,6 +385,12 @@ impl ReplicationSession {
                 }
             }
         }
+    }
+
+    /// Lets messages gather in the socket: until the next call of [`next_block`](Self::next_block) they wake nobody.
+    pub fn rest(&mut self) -> Result<(), Error> {
+        self.expect(State::Streaming)?;
+        self.wire.rest().inspect_err(|_| self.state = State::Broken)
     }
 
     /// Tells the server that everything up to `flushed` is durable downstream, and so may be forgotten: an `end_lsn` of

@@ -263,12 +263,23 @@ pub struct Start {
     pub gtid: Option<Gtid>,
     /// Commit time at this server, microseconds since the Unix epoch, where it is said.
     pub micros: Option<i64>,
-    /// MariaDB: no commit follows; the one statement is the whole transaction.
-    pub standalone: bool,
     /// MariaDB: a schema change that has only begun; its effect comes with another transaction, or never.
     pub half: bool,
-    /// MariaDB, and GTIDs of MySQL do not say it: the event itself begins the transaction, no BEGIN follows.
+    /// MariaDB: the event itself begins the transaction, no BEGIN follows.
     pub begins: bool,
+    /// MariaDB: it will be prepared under this id. MySQL says so by XA START.
+    pub xid: Option<Xid>,
+}
+
+impl Start {
+    fn plain(gtid: Option<Gtid>, micros: Option<i64>) -> Self {
+        Start { gtid, micros, half: false, begins: false, xid: None }
+    }
+
+    /// Of servers that do not mark where transactions begin.
+    pub fn unmarked() -> Self {
+        Start::plain(None, None)
+    }
 }
 
 /// GTID events of MySQL: plain, anonymous and tagged.
@@ -288,7 +299,7 @@ pub fn gtid(event: &Event<'_>) -> Option<Start> {
     }
     let known = event.head.kind == kind::GTID;
     let gtid = known.then(|| Gtid::MySql { source, tag: String::new(), number });
-    Some(Start { gtid, micros, standalone: false, half: false, begins: false })
+    Some(Start::plain(gtid, micros))
 }
 
 /// Fields of a tagged GTID, in the form of MySQL's serialization library: each its number and its value.
@@ -324,7 +335,7 @@ fn tagged(mut f: Fields<'_>) -> Option<Start> {
         }
     }
     let gtid = Gtid::MySql { source: source?, tag: tag?, number: number? };
-    Some(Start { gtid: Some(gtid), micros, standalone: false, half: false, begins: false })
+    Some(Start::plain(Some(gtid), micros))
 }
 
 /// The GTID event of MariaDB.
@@ -340,16 +351,18 @@ pub fn mariadb_gtid(event: &Event<'_>) -> Option<Start> {
     if flags & GROUP_COMMIT != 0 {
         f.u64()?;
     }
+    let mut xid = None;
     if flags & (PREPARED | COMPLETED) != 0 {
-        f.u32()?;
-        let (gtrid, bqual) = (f.u8()?, f.u8()?);
-        f.take(usize::from(gtrid) + usize::from(bqual))?;
+        let format = f.u32()?;
+        let (gtrid, bqual) = (usize::from(f.u8()?), usize::from(f.u8()?));
+        let named = Xid { format, gtrid: f.take(gtrid)?.to_vec(), bqual: f.take(bqual)?.to_vec() };
+        xid = Some(named).filter(|_| flags & PREPARED != 0);
     }
     let extra = f.u8().unwrap_or(0);
     let gtid = Gtid::MariaDb { domain, server: event.head.server_id, sequence };
-    let standalone = flags & STANDALONE != 0;
     let half = extra & (START_ALTER | ROLLBACK_ALTER) != 0;
-    Some(Start { gtid: Some(gtid), micros: None, standalone, half, begins: !standalone })
+    // A standalone one is one statement, without an end.
+    Some(Start { gtid: Some(gtid), micros: None, half, begins: flags & STANDALONE == 0, xid })
 }
 
 /// Id of an XA transaction.

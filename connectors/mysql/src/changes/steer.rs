@@ -16,19 +16,23 @@ use std::borrow::Cow;
 impl Changes {
     /// Moves to the end of an event.
     pub(super) fn move_to(&mut self, head: &Head) {
-        if head.end != 0 && head.flags & ARTIFICIAL == 0 {
+        // A dump from the middle of a file has the file's description ahead.
+        let again = head.kind == kind::FORMAT_DESCRIPTION && self.place.offset > 4;
+        if head.flags & ARTIFICIAL != 0 || again {
+            return;
+        }
+        self.unplaced += u64::from(head.length);
+        // New servers of MariaDB tell the end of a transaction's last event only.
+        if head.end != 0 {
             self.move_to_end(head.end);
         }
     }
 
-    /// To an offset of which the lower 32 bits are known: a file may be larger.
+    /// To an offset of which the lower 32 bits are known, for a file may be larger: the one nearest to where we must be by the events' lengths. Never back.
     fn move_to_end(&mut self, end: u32) {
-        let before = self.place.offset;
-        let mut end = before & !u64::from(u32::MAX) | u64::from(end);
-        if end < before {
-            end += 1 << 32;
-        }
-        self.place.offset = end;
+        let expected = self.place.offset + std::mem::take(&mut self.unplaced);
+        let off = end.wrapping_sub(expected as u32) as i32;
+        self.place.offset = expected.saturating_add_signed(i64::from(off)).max(self.place.offset);
     }
 
     /// One event; `inner`: of a compressed transaction, which has moved to its end already.
@@ -217,7 +221,7 @@ impl Changes {
             start: place,
             begun: start.begins,
             half: start.half,
-            xid: None,
+            xid: start.xid,
             behind,
         });
         Ok(())
@@ -226,7 +230,7 @@ impl Changes {
     /// The open transaction; servers before 5.6 begin them without saying so.
     fn opened(&mut self, before: Option<u64>) -> Result<&mut Open> {
         if self.open.is_none() {
-            self.on_start(Start { gtid: None, micros: None, standalone: false, half: false, begins: false }, before)?;
+            self.on_start(Start::unmarked(), before)?;
         }
         self.open.as_mut().ok_or_else(|| Error::internal("a transaction that is not open"))
     }
@@ -368,7 +372,10 @@ impl Changes {
 
     fn changed(&self, table: &TableName, misfit: &Misfit) -> Error {
         let error = if misfit.unreadable {
-            self.fail(codes::UNSUPPORTED, &misfit.how).remedy("leave the column's table out")
+            self.fail(codes::UNSUPPORTED, &misfit.how).remedy(
+                "rebuild the table at the source (ALTER TABLE … FORCE; on MariaDB with mysql56_temporal_format = ON) and migrate it again, \
+                 or leave it out",
+            )
         } else {
             self.fail(codes::TABLE_CHANGED, format!("the table's columns changed: {}", misfit.how)).remedy(REMEDY)
         };

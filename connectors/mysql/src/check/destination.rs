@@ -2,9 +2,10 @@
 
 use super::grants::Grants;
 use super::{End, log, selected, some, version};
+use crate::catalog::lex;
 use crate::connect::Session;
 use crate::flavor::{Flavor, Version};
-use crate::schema;
+use crate::schema::{self, rewrite};
 use crate::sql;
 use crate::typemap::Known;
 use crate::types::{Kind, MyType};
@@ -182,7 +183,7 @@ async fn permissions(
     Ok(())
 }
 
-/// K9: with a binary log, functions and triggers are made by whoever is trusted only.
+/// K9: with a binary log, functions that do not say what they do are refused to everybody, functions and triggers to whoever lacks SUPER.
 fn trusted(
     grants: &Grants,
     catalog: &Catalog,
@@ -193,27 +194,42 @@ fn trusted(
     items: &mut Vec<CheckItem>,
 ) {
     let logs = log::is_on(variables.get("log_bin"));
-    let trusts = log::is_on(variables.get("log_bin_trust_function_creators"));
-    if !schema_stage || !logs || trusts || grants.global("SUPER") {
+    if !schema_stage || !logs || log::is_on(variables.get("log_bin_trust_function_creators")) {
         return;
     }
-    let functions =
-        objects.iter().filter(|o| o.kind == "function").map(|o| format!("function {}.{}", o.schema, o.name));
-    let tables = catalog.tables.iter().filter(|t| plans.iter().any(|p| p.source == t.name));
-    let triggers = tables
-        .flat_map(|t| t.parts.iter().filter(|p| p.kind == "trigger"))
-        .map(|o| format!("trigger {}.{}", o.schema, o.name));
-    let found: Vec<String> = functions.chain(triggers).collect();
-    if !found.is_empty() {
-        let cause = format!(
-            "account {} lacks SUPER, and log_bin_trust_function_creators is off: the server refuses to create {}",
-            grants.account,
-            some(&found)
-        );
-        let remedy =
-            "SET GLOBAL log_bin_trust_function_creators = ON for the time of the migration, or leave these objects out";
-        items.push(CheckItem::failed("K9", "log_bin_trust_function_creators", cause, remedy));
+    let power = grants.global("SUPER");
+    let functions = objects.iter().filter(|o| o.kind == "function" && (!power || !declared(&o.definition)));
+    let functions = functions.map(|o| format!("function {}.{}", o.schema, o.name));
+    let tables = catalog.tables.iter().filter(|t| !power && plans.iter().any(|p| p.source == t.name));
+    let triggers = tables.flat_map(|t| t.parts.iter().filter(|p| p.kind == "trigger"));
+    let found: Vec<String> = functions.chain(triggers.map(|o| format!("trigger {}.{}", o.schema, o.name))).collect();
+    if found.is_empty() {
+        return;
     }
+    let why = if power {
+        "are not declared DETERMINISTIC, NO SQL or READS SQL DATA"
+    } else {
+        "may be created by accounts with SUPER only"
+    };
+    let cause = format!("log_bin_trust_function_creators is off, and these {why}: {}", some(&found));
+    let remedy =
+        "SET GLOBAL log_bin_trust_function_creators = ON for the time of the migration, or leave these objects out";
+    items.push(CheckItem::failed("K9", "log_bin_trust_function_creators", cause, remedy));
+}
+
+/// Whether a function says that it is harmless to a log of statements.
+fn declared(definition: &str) -> bool {
+    let Some((_, tail)) = rewrite::routine(definition) else { return false };
+    let words = lex::words(tail);
+    let at = |i: usize, word: &str| words.get(i).is_some_and(|t| t.is(word));
+    // Characteristics stand in front of the body; none of them is a statement's first word.
+    let body =
+        words.iter().position(|t| ["BEGIN", "RETURN", "IF", "CASE"].iter().any(|w| t.is(w))).unwrap_or(words.len());
+    (0..body).any(|i| {
+        (at(i, "DETERMINISTIC") && !(i > 0 && at(i - 1, "NOT")))
+            || (at(i, "NO") && at(i + 1, "SQL"))
+            || (at(i, "READS") && at(i + 1, "SQL"))
+    })
 }
 
 /// Settings of the server that change what statements or values mean.
@@ -480,6 +496,15 @@ fn processors(ids: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn functions_that_say_what_they_do() {
+        let f = |c: &str| {
+            super::declared(&format!("CREATE DEFINER=`a`@`b` FUNCTION `f`(x int) RETURNS int{c}\nBEGIN RETURN 1; END"))
+        };
+        assert!(f("\n    DETERMINISTIC") && f("\n    NO SQL\n    COMMENT 'x'") && f("\n    READS SQL DATA"));
+        assert!(!f("") && !f("\n    MODIFIES SQL DATA") && !f("\n    COMMENT 'NO SQL'"));
+    }
+
     #[test]
     fn lists_of_processors() {
         assert_eq!(super::processors("0-3,6"), 5);

@@ -2,6 +2,7 @@
 
 use super::grants::Grants;
 use super::{End, log, managed, selected, some, version};
+use crate::catalog::lex;
 use crate::connect::Session;
 use crate::sql;
 use drover_model::check::CheckItem;
@@ -252,11 +253,29 @@ fn doubtful_texts(plans: &[TablePlan], catalog: &Catalog, items: &mut Vec<CheckI
     }
 }
 
+/// Whether a condition stays within the parentheses that are put around it.
+fn enclosed(filter: &str) -> bool {
+    let mut depth = 0i64;
+    for token in lex::words(filter) {
+        depth += i64::from(token.is("(")) - i64::from(token.is(")"));
+        if depth < 0 {
+            return false;
+        }
+    }
+    depth == 0
+}
+
 /// K22: the server parses each condition; nothing is executed.
 async fn filters(session: &mut Session, plans: &[TablePlan], items: &mut Vec<CheckItem>) -> Result<()> {
     for plan in plans {
         let Some(filter) = &plan.filter else { continue };
         let object = plan.source.to_string();
+        if !enclosed(filter) {
+            let cause =
+                format!("the condition {filter} closes a parenthesis that it has not opened, or leaves one open");
+            items.push(CheckItem::failed("K22", object, cause, "correct `where` in the migration file"));
+            continue;
+        }
         // The line ends so that a comment in the condition ends, too.
         let sql = format!("SELECT 1 FROM {} WHERE ({filter}\n)", sql::qualified(&plan.source));
         match session.prep(sql).await {

@@ -56,11 +56,14 @@ pub struct Wanted<'a> {
     pub tables: &'a [TablePlan],
     /// Lineage of the position.
     pub lineage: u32,
+    /// A stream has to meet it: without a known position it is of no use.
+    pub exact: bool,
 }
 
 /// What of the server decides how.
 pub(super) struct Server {
     pub session: Session,
+    /// It writes a binary log, and this account may see where that stands.
     pub logs: bool,
     /// MySQL: transactions have GTIDs and become visible in the order of the log.
     pub ordered_gtids: bool,
@@ -69,10 +72,16 @@ pub(super) struct Server {
 }
 
 impl Server {
-    async fn look(dialer: &Dialer) -> Result<Server> {
+    async fn look(dialer: &Dialer, exact: bool) -> Result<Server> {
         let mut session = dialer.session("snapshot").await?;
         let what = "cannot ask how the source writes its log";
-        let logs = session.first::<i64>("SELECT @@GLOBAL.log_bin", what).await?.unwrap_or(0) != 0;
+        let mut logs = session.first::<i64>("SELECT @@GLOBAL.log_bin", what).await?.unwrap_or(0) != 0;
+        match position::status(&mut session).await {
+            Ok(_) => {}
+            // Who may not follow the log copies only.
+            Err(error) if !exact && (!logs || error.code == codes::PERMISSION) => logs = false,
+            Err(error) => return Err(error),
+        }
         let mut ordered_gtids = false;
         if session.version.mysql(50_700) {
             let sql = "SELECT @@GLOBAL.gtid_mode = 'ON' AND @@GLOBAL.binlog_order_commits = 1";
@@ -117,7 +126,7 @@ fn ways(server: &Server, tables: usize) -> Vec<Way> {
 /// # Errors
 /// TIMEOUT if the lock could not be had for long, naming what holds it up; PERMISSION or CONFIGURATION if there is no way at all.
 pub async fn take(wanted: &Wanted<'_>) -> Result<Arc<Set>> {
-    let mut server = Server::look(wanted.dialer).await?;
+    let mut server = Server::look(wanted.dialer, wanted.exact).await?;
     let mut sessions = try_join_all((0..wanted.readers.max(1)).map(|_| reading(wanted.dialer))).await?;
     let mut ways = ways(&server, wanted.tables.len());
     let begun = Instant::now();

@@ -2,6 +2,7 @@
 
 use super::{Broken, Stream, Wire};
 use crate::connect::{Dialer, TlsMode};
+use crate::errors::unknown_login;
 use crate::flavor::Version;
 use bytes::BytesMut;
 use drover_model::error::codes;
@@ -160,9 +161,8 @@ async fn authenticate(wire: &mut Wire, dialer: &Dialer, mut nonce: Vec<u8>, priv
                 let socket =
                     matches!(&plugin, AuthPlugin::Other(name) if matches!(&**name, b"auth_socket" | b"unix_socket"));
                 if !known(&plugin) && !socket {
-                    let name = String::from_utf8_lossy(plugin.as_bytes()).into_owned();
-                    let why = format!("the account logs in by {name}, which drover does not know");
-                    return Err(refused(why, "give it caching_sha2_password, mysql_native_password or ed25519"));
+                    let name = String::from_utf8_lossy(plugin.as_bytes());
+                    return Err(Broken::Ours(unknown_login(wire.fault, &name)));
                 }
                 let data = plugin.gen_data(password, &nonce).map(|d| d.to_vec()).unwrap_or_default();
                 wire.send(&data).await?;

@@ -1,6 +1,8 @@
 //! What the tests of the reading side share: a server of each release, plans of its tables, and rows as texts.
 #![allow(dead_code)]
 
+pub mod types;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::{BlockSink, ChunkReader};
@@ -99,7 +101,7 @@ pub fn dialer(server: &MySql, user: &str, password: Option<&str>) -> Dialer {
 }
 
 pub async fn take_with(dialer: &Dialer, readers: usize, tables: &[TablePlan]) -> Result<Arc<Set>> {
-    take(&Wanted { dialer, readers, tables, lineage: 0 }).await
+    take(&Wanted { dialer, readers, tables, lineage: 0, exact: true }).await
 }
 
 /// Collects blocks.

@@ -123,7 +123,12 @@ impl Bench {
 
     /// Everything up to now.
     pub async fn changes(&self, follower: &mut Follower) -> Vec<Transaction> {
-        let mark = Position { lineage: follower.at.lineage, ..self.here().await };
+        self.changes_of(follower, follower.at.lineage).await
+    }
+
+    /// The same, of a server of this lineage.
+    pub async fn changes_of(&self, follower: &mut Follower, lineage: u32) -> Vec<Transaction> {
+        let mark = Position { lineage, ..self.here().await };
         follower.until(&mark).await.unwrap()
     }
 

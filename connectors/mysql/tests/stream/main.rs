@@ -4,5 +4,9 @@
 mod basics;
 mod bench;
 mod json;
+mod large;
 mod probe;
+mod refusals;
+mod servers;
 mod values;
+mod xa;

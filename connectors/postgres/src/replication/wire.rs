@@ -13,18 +13,58 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 
+use super::paced::{Paced, Polled};
 use super::{Endpoint, Error, ServerError};
 
 /// Room kept for one read; a socket read takes as many messages as are there.
 const READ_ROOM: usize = 256 * 1024;
 
-trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Socket for T {}
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync {
+    /// See [`Paced::rest`].
+    fn rest(&mut self) -> io::Result<()>;
+}
+
+impl<S: Polled + Send + Sync> Socket for Paced<S>
+where
+    S::Bare: Send + Sync,
+{
+    fn rest(&mut self) -> io::Result<()> {
+        Paced::rest(self)
+    }
+}
+
+/// An encrypted connection.
+struct Encrypted<T>(T);
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Socket for Encrypted<T> {
+    /// It does not.
+    fn rest(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Encrypted<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Encrypted<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, data)
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}
 
 pub(super) struct Wire {
     socket: Box<dyn Socket>,
@@ -199,6 +239,11 @@ impl Wire {
         if read == 0 { Err(Error::Closed) } else { Ok(()) }
     }
 
+    /// Nobody is woken by what arrives, until a read has found nothing.
+    pub(super) fn rest(&mut self) -> Result<(), Error> {
+        Ok(self.socket.rest()?)
+    }
+
     /// Writes as much of the queue as the socket takes now.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while !self.output.is_empty() {
@@ -245,14 +290,14 @@ where
 {
     if endpoint.is_local() {
         let path = Path::new(&endpoint.host).join(format!(".s.PGSQL.{}", endpoint.port));
-        return Ok((Box::new(UnixStream::connect(path).await?), false));
+        return Ok((Box::new(Paced::new(UnixStream::connect(path).await?)), false));
     }
     let mut socket = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
     socket.set_nodelay(true)?;
     let refused = || Error::Tls("the connection has to be encrypted and cannot be".into());
     let required = !matches!(endpoint.ssl_mode, SslMode::Disable | SslMode::Prefer);
     let Some(mut tls) = tls.filter(|_| endpoint.ssl_mode != SslMode::Disable) else {
-        return if required { Err(refused()) } else { Ok((Box::new(socket), false)) };
+        return if required { Err(refused()) } else { Ok((Box::new(Paced::new(socket)), false)) };
     };
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
@@ -262,10 +307,10 @@ where
         b'S' => {
             let connector = tls.make_tls_connect(&endpoint.host).map_err(|e| Error::Tls(e.into()))?;
             let stream = connector.connect(socket).await.map_err(|e| Error::Tls(e.into()))?;
-            Ok((Box::new(stream), true))
+            Ok((Box::new(Encrypted(stream)), true))
         }
         _ if required => Err(refused()),
-        _ => Ok((Box::new(socket), false)),
+        _ => Ok((Box::new(Paced::new(socket)), false)),
     }
 }
 

@@ -1,0 +1,138 @@
+//! Reading rows for comparison: cells in one form, so that equal values have equal bytes on every member of the family and on both sides.
+//!
+//! The form is that of canonical cells (see the crate's head): text in UTF-8, numbers without padding, floating point numbers by their
+//! shortest text. JSON is taken apart and written anew, with keys in order and numbers by their value, wherever one of the two sides has a type of
+//! its own for it: that side does not keep the text.
+
+mod json;
+
+use crate::chunks::range::{key_columns, within};
+use crate::connect::Dialer;
+use crate::reader::decode::{Decoder, decoders, put_row};
+use crate::reader::{column_list, filtered, lookup};
+use crate::sql;
+use crate::types::{Kind, MyType};
+use crate::wire::{Flow, Wire};
+use async_trait::async_trait;
+use bytes::Bytes;
+use drover_connectors_api::{RowSink, Rows, Side};
+use drover_model::chunk::Bounds;
+use drover_model::plan::PlanColumn;
+use drover_model::row::{Cell, put_cell, take_cell};
+use drover_model::{Error, Result, TablePlan};
+
+/// Blocks are about so large.
+const BLOCK: usize = 1 << 20;
+/// Keys looked up by one statement.
+const KEYS_AT_ONCE: usize = 500;
+
+const READING: &str = "cannot read rows for comparison";
+
+/// A session that reads rows for comparison.
+pub struct MyRows {
+    wire: Wire,
+}
+
+/// The plan as a side has it: its table's and columns' names and types in the places of the source's.
+fn seen_from(plan: &TablePlan, side: Side) -> TablePlan {
+    let mut own = plan.clone();
+    if side == Side::Destination {
+        own.source = plan.destination.clone();
+        own.filter = None;
+        for column in &mut own.columns {
+            column.source.clone_from(&column.destination);
+            column.origin_type.clone_from(&column.destination_type);
+        }
+    }
+    own
+}
+
+fn is_json(column: &PlanColumn) -> bool {
+    let json = |t: &str| MyType::parse(t).is_some_and(|t| t.kind == Kind::Json);
+    json(&column.origin_type) || json(&column.destination_type)
+}
+
+impl MyRows {
+    pub async fn open(dialer: &Dialer) -> Result<Self> {
+        Ok(MyRows { wire: Wire::connect(dialer, "compare").await? })
+    }
+
+    async fn give(
+        &mut self,
+        plan: &TablePlan,
+        own: &TablePlan,
+        condition: Option<String>,
+        sink: &mut dyn RowSink,
+    ) -> Result<()> {
+        let table = &own.source;
+        let select =
+            format!("SELECT {} FROM {}{}", column_list(own, false), sql::qualified(table), filtered(own, condition));
+        let statement = self.wire.prepare(&select, READING).await.map_err(|e| e.table(table))?;
+        let decoders = decoders(own, &statement.columns)?;
+        let json: Vec<bool> = plan.columns.iter().map(is_json).collect();
+        let any_json = json.contains(&true);
+        self.wire.execute(&statement, READING).await.map_err(|e| e.table(table))?;
+        let (mut block, mut rows, mut scratch) = (Vec::with_capacity(BLOCK + (BLOCK >> 2)), 0, Vec::new());
+        loop {
+            let mut put = |row: &[u8]| {
+                rows += 1;
+                put_normal(row, &decoders, any_json.then_some(&json[..]), &mut scratch, &mut block)
+                    .ok_or_else(|| Error::internal("the server sent a damaged row"))
+            };
+            let flow = self.wire.rows(&mut put, READING).await.map_err(|e| e.table(table))?;
+            if block.len() >= BLOCK || (flow == Flow::End && rows > 0) {
+                let full = std::mem::replace(&mut block, Vec::with_capacity(BLOCK + (BLOCK >> 2)));
+                sink.block(std::mem::take(&mut rows), Bytes::from(full))?;
+            }
+            if flow == Flow::End {
+                return self.wire.close(&statement).await;
+            }
+        }
+    }
+}
+
+/// A row with its JSON written anew.
+fn put_normal(
+    row: &[u8],
+    decoders: &[Decoder],
+    json: Option<&[bool]>,
+    scratch: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    let Some(json) = json else { return put_row(row, decoders, out) };
+    scratch.clear();
+    put_row(row, decoders, scratch)?;
+    let mut rest = &scratch[..];
+    for is_json in json {
+        match take_cell(&mut rest)? {
+            Cell::Value(text) if *is_json => match json::normal(text) {
+                Some(normal) => put_cell(out, Cell::Value(normal.as_bytes())),
+                // Whatever it is, it is the same on both sides or it is not.
+                None => put_cell(out, Cell::Value(text)),
+            },
+            cell => put_cell(out, cell),
+        }
+    }
+    Some(())
+}
+
+#[async_trait]
+impl Rows for MyRows {
+    async fn read(&mut self, plan: &TablePlan, side: Side, bounds: &Bounds, sink: &mut dyn RowSink) -> Result<()> {
+        let own = seen_from(plan, side);
+        let condition = within(&key_columns(&own), bounds)?;
+        self.give(plan, &own, condition, sink).await
+    }
+
+    async fn read_keys(&mut self, plan: &TablePlan, side: Side, keys: &[Bytes], sink: &mut dyn RowSink) -> Result<()> {
+        if plan.key.is_empty() && !keys.is_empty() {
+            return Err(Error::internal("rows of a table without a key were asked for by key").table(&plan.destination));
+        }
+        let own = seen_from(plan, side);
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            let conditions: Result<Vec<String>> = keys.iter().map(|key| lookup(&own, key, false)).collect();
+            self.give(plan, &own, Some(conditions?.join(" OR ")), sink).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! MySQL and MariaDB as sources: the trait, put together from this crate's rooms. Nothing is created at a source: the log is there anyhow, its
+//! place is read, and a snapshot is a handful of transactions.
+
+use crate::connect::{Dialer, Session};
+use crate::errors::classify;
+use crate::position;
+use crate::reader::Reader;
+use crate::rows::MyRows;
+use crate::snapshot::{Set, Wanted, take};
+use crate::{catalog, changes, check};
+use async_trait::async_trait;
+use drover_connectors_api::{ChunkReader, Hold, Opened, Rows, Source, StreamSpec};
+use drover_model::check::CheckItem;
+use drover_model::error::codes;
+use drover_model::migration::Migration;
+use drover_model::plan::SnapshotRef;
+use drover_model::schema::Catalog;
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
+use mysql_async::prelude::Queryable;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The lineage in which this process last saw the stream of a migration, for positions that are read beside it. A process that never
+/// had the stream knows of none but the first.
+static LINEAGES: LazyLock<Mutex<HashMap<MigrationId, u32>>> = LazyLock::new(Mutex::default);
+
+/// A source server.
+pub struct MySource {
+    dialer: Dialer,
+    /// Chunks read at once.
+    readers: usize,
+}
+
+impl MySource {
+    /// Connects once, to see that it can. `readers`: sessions of a snapshot.
+    pub async fn open(dialer: Dialer, readers: usize) -> Result<Self> {
+        dialer.session("inspect").await?;
+        Ok(MySource { dialer, readers })
+    }
+
+    async fn session(&self) -> Result<Session> {
+        self.dialer.session("inspect").await
+    }
+
+    /// `None`: this process never had the stream.
+    fn lineage(&self) -> Option<u32> {
+        let lineages = LINEAGES.lock().unwrap_or_else(PoisonError::into_inner);
+        lineages.get(&self.dialer.settings().migration).copied()
+    }
+
+    fn note_lineage(&self, lineage: u32) {
+        let mut lineages = LINEAGES.lock().unwrap_or_else(PoisonError::into_inner);
+        lineages.insert(self.dialer.settings().migration, lineage);
+    }
+
+    async fn snapshot(&self, tables: &[TablePlan], lineage: u32, exact: bool) -> Result<Arc<Set>> {
+        take(&Wanted { dialer: &self.dialer, readers: self.readers, tables, lineage, exact }).await
+    }
+}
+
+#[async_trait]
+impl Source for MySource {
+    async fn catalog(&self) -> Result<Catalog> {
+        catalog::read(&mut self.session().await?, self.dialer.settings().database.as_deref()).await
+    }
+
+    async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
+        check::source(&mut self.session().await?, migration, plans, catalog).await
+    }
+
+    async fn open_stream(&self, spec: StreamSpec) -> Result<Opened> {
+        let (from, snapshot) = if spec.fresh {
+            let set = self.snapshot(&spec.tables, 0, true).await?;
+            let hold = set.hold();
+            (hold.snapshot().position, Some(hold))
+        } else {
+            let unknown = || {
+                let why = "nothing tells where the stream was: the source keeps no place for it";
+                Error::new(codes::POSITION_LOST, Fault::Source, Retry::Never, why)
+                    .remedy("begin again: `drover cleanup`, then run the migration anew")
+            };
+            (spec.resume.clone().ok_or_else(unknown)?, None)
+        };
+        let stream = changes::open(&self.dialer, &spec, &from).await?;
+        self.note_lineage(stream.lineage());
+        Ok(Opened { start: stream.start().clone(), snapshot, stream: Box::new(stream) })
+    }
+
+    async fn new_snapshot(&self, tables: &[TablePlan]) -> Result<Box<dyn Hold>> {
+        let lineage = self.lineage();
+        Ok(self.snapshot(tables, lineage.unwrap_or(0), lineage.is_some()).await?.hold())
+    }
+
+    async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>> {
+        Ok(Set::find(snapshot)?.hold())
+    }
+
+    async fn reader(&self, snapshot: &SnapshotRef) -> Result<Box<dyn ChunkReader>> {
+        Ok(Box::new(Reader::open(snapshot).await?))
+    }
+
+    async fn rows(&self) -> Result<Box<dyn Rows>> {
+        Ok(Box::new(MyRows::open(&self.dialer).await?))
+    }
+
+    async fn mark(&self) -> Result<Position> {
+        // Nothing has to be written: whatever was committed before is behind the end of the log.
+        position::here(&mut self.session().await?, None, self.lineage().unwrap_or(0)).await
+    }
+
+    async fn clock_skew(&self) -> Result<f64> {
+        let mut session = self.session().await?;
+        let asked = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+        let theirs = session.query_first::<f64, _>("SELECT UNIX_TIMESTAMP(SYSDATE(6)) + 0e0").await;
+        let theirs = theirs.map_err(|e| classify(&e, Fault::Source, "cannot ask for the source's clock"))?;
+        let answered = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+        Ok(theirs.unwrap_or(asked) - (asked + answered) / 2.0)
+    }
+
+    async fn cleanup(&self, _migration: MigrationId) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    async fn sequences(&self) -> Result<Vec<(String, String, i64, bool)>> {
+        catalog::auto_increments(&mut self.session().await?).await
+    }
+}
