@@ -18,6 +18,7 @@ pub mod create;
 pub mod lex;
 mod objects;
 mod shows;
+mod unlogged;
 
 use crate::connect::Session;
 use crate::flavor::Version;
@@ -52,6 +53,7 @@ pub async fn read(session: &mut Session, database: Option<&str>) -> Result<Catal
     let image =
         session.first::<(Option<String>, Option<String>)>("SHOW VARIABLES LIKE 'binlog_row_image'", READING).await?;
     let full = image.and_then(|(_, v)| v).is_none_or(|v| v.eq_ignore_ascii_case("FULL"));
+    let silent = unlogged::silent(session).await?;
     let relations = relations(session).await?;
     let mut columns = columns(session, None).await?;
     let mut partitions = partition_times(session, None).await?;
@@ -85,6 +87,9 @@ pub async fn read(session: &mut Session, database: Option<&str>) -> Result<Catal
         let columns = columns.remove(&relation.name).unwrap_or_default();
         let partition = partitions.remove(&relation.name);
         let mut table = assemble(&session.version, relation, columns, definition, partition);
+        if !silent {
+            table.unlogged.clear();
+        }
         table.old_image = if full { OldImage::Full } else { OldImage::Key };
         table.parts.extend(triggers.remove(&relation.name).unwrap_or_default());
         out.push(table);
@@ -404,6 +409,7 @@ fn assemble(
         bytes: relation.bytes,
         physical,
         options: options(relation, &definition),
+        unlogged: unlogged::read(name, &definition),
     }
 }
 
