@@ -97,8 +97,9 @@ pub trait ApplySession: Send {
     ) -> Result<Vec<Vec<u8>>> {
         let _ = (columns, values, what, give);
         let what = format!("this kind of destination cannot do what foreign keys of the source did to table {table}");
-        Err(Error::new(codes::UNSUPPORTED, Fault::Destination, Retry::Never, what)
-            .remedy("leave the tables out whose foreign keys cascade or set null, or drop these foreign keys at the source"))
+        Err(Error::new(codes::UNSUPPORTED, Fault::Destination, Retry::Never, what).remedy(
+            "leave the tables out whose foreign keys cascade or set null, or drop these foreign keys at the source",
+        ))
     }
     /// Moves the progress from `previous` to `next` and commits, all in the batch's transaction (opened if need be). The caller
     /// calls it only when the batch before is committed. Returns the outcome even when the answer to the commit was lost: it is
