@@ -112,7 +112,11 @@ async fn definitions(conn: &mut Conn) -> Result<Vec<String>> {
         let row: Row = one(conn, &sql).await?;
         // Name, (of routines and triggers the SQL mode,) statement; what follows are session settings of the definer.
         let columns = if matches!(kind.as_str(), "TABLE" | "VIEW" | "DATABASE") { 1..2 } else { 1..3 };
-        let texts = columns.map(|i| row.get::<Option<String>, usize>(i).flatten().unwrap_or_default());
+        // A default of bytes stands in it as it is: any bytes become some text, others another one.
+        let exact = |bytes: Vec<u8>| {
+            String::from_utf8(bytes).unwrap_or_else(|e| e.as_bytes().iter().map(|b| *b as char).collect())
+        };
+        let texts = columns.map(|i| exact(row.get::<Option<Vec<u8>>, usize>(i).flatten().unwrap_or_default()));
         lines.push(format!("{kind} {name}: {}", plain(&texts.collect::<Vec<_>>().join(" "))));
     }
     Ok(lines)
@@ -208,6 +212,8 @@ fn column(texts: &[String]) -> String {
     if ["0900", "uca1400"].iter().any(|c| collation.contains(c)) {
         collation = "newest".into();
     }
+    // Each prints bytes in a way of its own, MySQL none of them.
+    let default = if kind.ends_with("binary") && default != "NULL" { "bytes" } else { default };
     let default = default.trim_matches('\'').to_lowercase().replace("()", "");
     let counted = if extra.contains("auto_increment") { "auto_increment" } else { "" };
     let updated = if extra.to_lowercase().contains("on update") { "on update" } else { "" };

@@ -151,7 +151,7 @@ fn metadata(code: u8, f: &mut Fields<'_>) -> Option<(u8, [u8; 2])> {
     })
 }
 
-/// To servers YEAR is a number as well, without a sign.
+/// Those that have a bit for their sign.
 fn is_number(code: u8) -> bool {
     use self::code::*;
     matches!(code, TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE | YEAR)
@@ -184,7 +184,9 @@ fn optional(columns: &mut [Column], field: u8, mut f: Fields<'_>, mariadb: bool)
         // Bits, the highest first.
         1 => {
             for (i, column) in columns.iter_mut().filter(|c| is_number(c.code)).enumerate() {
-                column.unsigned = Some(f.0.get(i / 8)? >> (7 - i % 8) & 1 == 1);
+                let unsigned = f.0.get(i / 8)? >> (7 - i % 8) & 1 == 1;
+                // A YEAR has a bit, which says nothing.
+                column.unsigned = (column.code != code::YEAR).then_some(unsigned);
             }
         }
         2 | 10 => {
@@ -285,7 +287,7 @@ mod tests {
         let body = [3, YEAR, LONG, LONG, 0, 0b111, 1, 1, 0b1010_0000, 4, 6, 1, b'y', 1, b'n', 1, b'u'];
         let columns = columns(&body, false).unwrap();
         let signs: Vec<_> = columns.iter().map(|c| c.unsigned).collect();
-        assert_eq!(signs, [Some(true), Some(false), Some(true)]);
+        assert_eq!(signs, [None, Some(false), Some(true)]);
     }
 
     proptest! {
