@@ -9,7 +9,8 @@
 //! moved by each commit from the previous position to the next under our epoch, says what is done.
 
 use crate::changed::Changed;
-use crate::compact::{Folded, Shapes};
+use crate::compact::links::Links;
+use crate::compact::{Parts, Shapes};
 use crate::consume::{Consumer, Record, Trail, Verdict};
 use crate::owed::{Creditor, Owing};
 use crate::schedule::{BatchId, Footprint, Schedule, State};
@@ -131,7 +132,8 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
             tracing::warn!(table, why, "the table's changes are applied one by one");
         }
     }
-    let shapes = Arc::new(Shapes::new(&plans, &keys));
+    let links = task.description.catalog.as_ref().map(|c| Links::new(c, &plans)).unwrap_or_default();
+    let shapes = Arc::new(Shapes::new(&plans, &keys).linked(links));
     let consumer = Consumer::open(&*task.log, id, have.clone()).await?;
     let (feed, input) = mpsc::channel(4);
     let _reader = task::spawn("changes reader", read(consumer, feed));
@@ -230,7 +232,7 @@ struct Run<'k> {
     log: Arc<dyn Log>,
     common: Arc<Common>,
     schedule: Schedule,
-    works: HashMap<BatchId, (Arc<Work>, Option<Box<Folded>>)>,
+    works: HashMap<BatchId, (Arc<Work>, Option<Box<Parts>>)>,
     slots: Vec<Slot>,
     replies: mpsc::UnboundedSender<(usize, Reply)>,
     open: Option<Open>,
@@ -415,7 +417,8 @@ impl Run<'_> {
     /// Ends the batch that grows and schedules it.
     fn cut(&mut self) -> Result<()> {
         let Some(Open { work, .. }) = self.open.take() else { return Ok(()) };
-        let folded = Folded::new(self.common.shapes.clone(), &work.payloads, |t| mode_of(&work.modes, t))?;
+        let mode = |t| mode_of(&work.modes, t);
+        let folded = Parts::new(self.common.shapes.clone(), &work.payloads, mode, false)?;
         self.cut_to = work.next.clone();
         let keys = folded.keys();
         self.kept.changed.note(&keys.tables, &work.next);
@@ -735,6 +738,7 @@ fn units(shapes: &Shapes, payload: &Bytes, have: &Position) -> Result<Vec<Unit>>
                     });
                 }
             }
+            Some(Item::Alone) => {}
             Some(_) => changes += 1,
         }
     }

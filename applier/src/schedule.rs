@@ -164,7 +164,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn keys(list: &[u64]) -> Footprint {
-        Footprint::Keys(KeySet { keys: list.to_vec(), tables: vec![0], whole: vec![] })
+        Footprint::Keys(KeySet { keys: list.to_vec(), tables: vec![0], ..KeySet::default() })
     }
 
     /// Events that the world may bring: each running batch may end well or badly, a commit comes back, the head's

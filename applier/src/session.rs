@@ -2,7 +2,7 @@
 //! Guarantee: after a failure the transaction has been rolled back, or the session is gone and with it the transaction, before the
 //! failure is told.
 
-use crate::compact::{Answer, Folded, Shapes};
+use crate::compact::{Answer, Parts, Shapes, parts};
 use crate::owed::{Found, Owing};
 use crate::schedule::BatchId;
 use crate::windows::Mode;
@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Execute {
         id: BatchId,
         work: Arc<Work>,
-        folded: Option<Box<Folded>>,
+        folded: Option<Box<Parts>>,
     },
     /// Executes a slice of a huge transaction.
     Slice {
@@ -97,20 +97,19 @@ pub(crate) fn spawn(
                         Some(folded) => Ok(*folded),
                         None => {
                             let (modes, in_order) = (work.modes.clone(), work.in_order.load(Ordering::Relaxed));
-                            let folded = Folded::new(common.shapes.clone(), &work.payloads, |t| mode_of(&modes, t));
-                            folded.map(|f| if in_order { f.in_order() } else { f })
+                            Parts::new(common.shapes.clone(), &work.payloads, |t| mode_of(&modes, t), in_order)
                         }
                     };
-                    match run(number, &common, &mut session, folded, &work.owed, &replies).await {
+                    match run(number, &common, &mut session, folded, &work.modes, &work.owed, &replies).await {
                         Ok(_) => Reply::Executed(id),
                         Err(e) => fail(&mut session, id, e).await,
                     }
                 }
                 Command::Slice { id, payload, modes, in_order } => {
-                    let folded = Folded::new(common.shapes.clone(), &[payload], |t| mode_of(&modes, t));
-                    let folded = folded.map(|f| if in_order { f.in_order() } else { f });
+                    let mode = |t| mode_of(&modes, t);
+                    let folded = Parts::new(common.shapes.clone(), &[payload], mode, in_order);
                     let owed = OnceCell::new();
-                    let mut result = run(number, &common, &mut session, folded, &owed, &replies).await;
+                    let mut result = run(number, &common, &mut session, folded, &modes, &owed, &replies).await;
                     // A slice that is executed once more asks once more.
                     if let (Ok(_), Some(found)) = (&result, owed.get()) {
                         result = common.owing.paid(found).await.and(result);
@@ -172,7 +171,8 @@ async fn run(
     number: usize,
     common: &Common,
     session: &mut Option<Box<dyn ApplySession>>,
-    folded: Result<Folded>,
+    folded: Result<Parts>,
+    modes: &[Mode],
     owed: &OnceCell<Vec<Found>>,
     replies: &mpsc::UnboundedSender<(usize, Reply)>,
 ) -> Result<u64> {
@@ -184,20 +184,23 @@ async fn run(
         owes => &owed.get_or_try_init(|| common.owing.ask(owes, &common.plans)).await?[..],
     };
     let session = opened(number, common, session, replies).await?;
-    let mut answers = Vec::new();
-    for question in folded.questions() {
-        let holders = session.holders(question.table, question.index, &question.values).await?;
-        answers.push(Answer { table: question.table, index: question.index, holders });
+    for part in &mut folded.parts {
+        let mut answers = Vec::new();
+        for question in part.folded.questions() {
+            let holders = session.holders(question.table, question.index, &question.values).await?;
+            answers.push(Answer { table: question.table, index: question.index, holders });
+        }
+        let steps = part.folded.plan(&answers);
+        if !steps.is_empty() {
+            session.execute(&steps).await?;
+        }
+        drop(steps);
+        parts::follow(&common.shapes.links, &mut **session, &part.acts, &|t| mode_of(modes, t)).await?;
     }
-    let steps = folded.plan(&answers);
-    if !steps.is_empty() {
-        session.execute(&steps).await?;
-    }
-    drop(steps);
     for found in found {
         common.owing.write(found, &common.plans, &mut **session).await?;
     }
-    Ok(folded.changes)
+    Ok(folded.changes())
 }
 
 async fn fail(session: &mut Option<Box<dyn ApplySession>>, id: BatchId, error: Error) -> Reply {

@@ -1,6 +1,7 @@
 //! From a source's catalogue to the plans of its tables at one destination. The destination's mapping is pure; what exists there already
 //! is the one thing looked at.
 
+use crate::compact::links;
 use drover_connectors_api::Destination;
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
@@ -56,6 +57,9 @@ pub fn map(destination: &dyn Destination, migration: &Migration, catalog: &Catal
             format!("{} would become one table", sources.join(" and ")),
             "give one of them another name by rename in [[objects]]",
         ));
+    }
+    if migration.has(Stage::Incremental) {
+        items.extend(links::obstacles(catalog, &plans));
     }
     let objects = catalog
         .objects

@@ -10,6 +10,9 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Lines without a terminal come this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
+/// Tables that are shown at once.
+const LINES: usize = 12;
+
 /// The lines at the bottom of the terminal.
 #[derive(Clone)]
 pub struct Bars {
@@ -53,6 +56,15 @@ impl<'a> MakeWriter<'a> for Above {
     fn make_writer(&'a self) -> Above {
         self.clone()
     }
+}
+
+/// Tables that have a line: those that rows arrive of and those whose keys are built, the largest first. One that is only planned has none.
+fn in_work(tables: &[TableView]) -> Vec<&TableView> {
+    let busy = |t: &&TableView| t.state == "loaded" || t.state == "copying" && t.rows > 0;
+    let mut found: Vec<&TableView> = tables.iter().filter(busy).collect();
+    found.sort_by_key(|t| std::cmp::Reverse(t.estimated_rows));
+    found.truncate(LINES);
+    found
 }
 
 /// Shows a migration as it goes on.
@@ -133,8 +145,7 @@ impl Display {
         let plain = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let total = self.total.get_or_insert_with(|| multi.add(ProgressBar::new(0).with_style(plain)));
         total.set_message(line.to_owned());
-        let running = |t: &&TableView| t.state == "copying" || t.state == "loaded";
-        let running: Vec<&TableView> = view.tables.iter().filter(running).take(12).collect();
+        let running = in_work(&view.tables);
         self.tables.retain(|name, bar| {
             let keep = running.iter().any(|t| &t.source == name);
             if !keep {
@@ -161,5 +172,33 @@ impl Display {
         if let Some(total) = self.total.take() {
             total.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_in_work_have_lines_and_not_the_first_by_name() {
+        let table = |name: &str, state: &'static str, rows, estimated_rows| TableView {
+            source: name.into(),
+            destination: name.into(),
+            state,
+            rows,
+            estimated_rows,
+            bytes: 0,
+            estimated_bytes: 0,
+            chunks: 1,
+            chunks_loaded: 0,
+            generation: 0,
+        };
+        let mut tables: Vec<TableView> = (0..20).map(|n| table(&format!("a{n}"), "copying", 0, 5)).collect();
+        tables.push(table("big", "copying", 10, 1_000));
+        tables.push(table("done", "completed", 9, 9));
+        tables.push(table("huge", "copying", 10, 9_000));
+        tables.push(table("keys", "loaded", 3, 3));
+        let shown: Vec<&str> = in_work(&tables).iter().map(|t| t.source.as_str()).collect();
+        assert_eq!(shown, ["huge", "big", "keys"]);
     }
 }

@@ -31,6 +31,8 @@ pub struct Report<'a> {
 
 /// First and longest pause between two tries, milliseconds.
 const BACKOFF_MS: (u64, u64) = (1_000, 30_000);
+/// Generations of a table that `[limits] snapshot` may cost.
+const RESTARTS: u32 = 3;
 /// A check is tried so often before it counts as failed.
 const CHECK_TRIES: u32 = 3;
 
@@ -273,14 +275,33 @@ impl State {
         events
     }
 
-    /// The snapshot is older than `[limits] snapshot` allows: it is given up, and what remains is read from a new one.
+    /// The snapshot is older than `[limits] snapshot` allows: it is given up, and what remains is read from a new one. Not before
+    /// a chunk was read from it, or the copy would never get on; and a table that begins again each time ends the migration at last.
     pub fn on_tick(&self, now_ms: u64) -> Vec<Event> {
         let limit = self.settings.snapshot_ms;
-        match &self.snapshot {
-            Some(snap) if limit > 0 && self.reads_remain() && now_ms.saturating_sub(snap.taken_ms) >= limit => {
-                self.give_up_snapshot("it was held as long as [limits] snapshot allows", true)
-            }
-            _ => Vec::new(),
+        let over = |snap: &&crate::machine::Snap| {
+            limit > 0 && snap.copied > 0 && self.reads_remain() && now_ms.saturating_sub(snap.taken_ms) >= limit
+        };
+        if self.phase != Phase::Migrating || self.snapshot.as_ref().filter(over).is_none() {
+            return Vec::new();
+        }
+        let events = self.give_up_snapshot("it was held as long as [limits] snapshot allows", true);
+        let vain = events.iter().find_map(|e| match e {
+            Event::TableRestart { table, generation, .. } if *generation > RESTARTS => Some(*table),
+            _ => None,
+        });
+        match vain {
+            None => events,
+            Some(table) => self.fail(
+                Error::new(
+                    codes::SNAPSHOT_LOST,
+                    Fault::User,
+                    Retry::Never,
+                    "the table cannot be read within [limits] snapshot, and without a key it begins again with each new snapshot",
+                )
+                .table(self.table_name(table))
+                .remedy("raise or remove `snapshot` in [limits], then resume"),
+            ),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::wants::{Budget, View, Want};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::{Error, Fault, MigrationId, Position, Retry};
-use drover_proto::order::{Description, Order, Outcome, Progress, Role};
+use drover_proto::order::{Description, Order, Outcome, Progress, Rates, Role, Share};
 use drover_proto::v1;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -216,7 +216,52 @@ impl Desk {
             }
         }
         self.assign(&request.worker, role, request.free as usize, now, &mut reply, &mut turn);
+        reply.shares =
+            self.shares(&request.worker).iter().filter_map(|s| serde_json::to_vec(s).ok()).map(Into::into).collect();
         Ok((reply, turn))
+    }
+
+    /// What a worker may do of the limits of the migrations that it works on: of those of the copy as much as it has of the orders that
+    /// read for it.
+    fn shares(&self, worker: &str) -> Vec<Share> {
+        let mut shares = Vec::new();
+        for (id, entry) in &self.entries {
+            let limits = &entry.migration.limits;
+            let (full, incremental) = (&limits.full, &limits.incremental);
+            let megabytes = |n: u64| n as f64 * 1e6;
+            let full = Rates {
+                queries: full.queries_per_second as f64,
+                rows: full.rows_per_second as f64,
+                bytes: megabytes(full.megabytes_per_second),
+            };
+            let incremental = Rates {
+                queries: 0.0,
+                rows: incremental.rows_per_second as f64,
+                bytes: megabytes(incremental.megabytes_per_second),
+            };
+            if full == Rates::default() && incremental == Rates::default() {
+                continue;
+            }
+            let reads =
+                |key: &OrderKey| matches!(key, OrderKey::Plan { .. } | OrderKey::Copy { .. } | OrderKey::Fetch { .. });
+            let (mut mine, mut all, mut works) = (0u32, 0u32, false);
+            for held in self.leases.of_migration(*id) {
+                let is_mine = held.grant.worker == worker;
+                works |= is_mine;
+                if reads(&held.grant.key) {
+                    all += 1;
+                    mine += u32::from(is_mine);
+                }
+            }
+            if !works {
+                continue;
+            }
+            // Who reads nothing now, and is given something with a later answer, hears of its share with that.
+            let part = if mine == 0 { 1.0 } else { f64::from(mine) / f64::from(all) };
+            let full = Rates { queries: full.queries * part, rows: full.rows * part, bytes: full.bytes * part };
+            shares.push(Share { migration: *id, full, incremental });
+        }
+        shares
     }
 
     fn assign(&mut self, worker: &str, role: Role, free: usize, now: Now, reply: &mut v1::PollReply, turn: &mut Turn) {
@@ -565,7 +610,7 @@ impl Desk {
     ///
     /// # Errors
     /// Something else changed; the message names it. Or there is no such migration.
-    pub fn update(&mut self, name: &str, new: Migration) -> Result<Turn, Error> {
+    pub fn update(&mut self, name: &str, new: Migration, now: Now) -> Result<Turn, Error> {
         let id = self.find(name)?;
         let entry = self.entries.get_mut(&id).ok_or_else(|| unknown(name))?;
         let old = &entry.migration;
@@ -589,8 +634,12 @@ impl Desk {
             return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
                 .remedy("put it back, or begin anew: `drover cleanup`, then run again"));
         }
+        let limits = (old.limits != new.limits).then(|| new.limits.clone());
         entry.migration = new.clone();
         turn.writes.push(Write::Migration { id, name: name.to_owned(), migration: Box::new(new) });
+        if let Some(limits) = limits {
+            self.commit(id, vec![changed(&limits)], now, &mut turn);
+        }
         Ok(turn)
     }
 
@@ -615,12 +664,11 @@ impl Desk {
             limits.set(&key, &value).map_err(bad)?;
         }
         entry.migration.limits = limits;
-        let limits = serde_json::to_value(&entry.migration.limits).unwrap_or_default();
-        let snapshot_ms = u64::try_from(entry.migration.limits.snapshot.as_millis()).unwrap_or(u64::MAX);
+        let event = changed(&entry.migration.limits);
         let mut turn = Turn::default();
         let stored = Box::new(entry.migration.clone());
         turn.writes.push(Write::Migration { id, name: name.to_owned(), migration: stored });
-        self.commit(id, vec![Event::LimitsChanged { limits, snapshot_ms }], now, &mut turn);
+        self.commit(id, vec![event], now, &mut turn);
         Ok(turn)
     }
 
@@ -730,6 +778,11 @@ fn unknown(name: &str) -> Error {
     let text = format!("there is no migration {name:?}");
     Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
         .remedy("`drover migration list` names those there are")
+}
+
+fn changed(limits: &drover_model::migration::Limits) -> Event {
+    let snapshot_ms = u64::try_from(limits.snapshot.as_millis()).unwrap_or(u64::MAX);
+    Event::LimitsChanged { limits: serde_json::to_value(limits).unwrap_or_default(), snapshot_ms }
 }
 
 /// `{"full": {"rows_per_second": 5}}` and `{"full.rows_per_second": "5"}` alike, as keys and texts.

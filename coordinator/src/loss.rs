@@ -11,28 +11,29 @@ use crate::table::{TableStage, TableState};
 use drover_model::error::codes;
 use drover_model::handover::loss;
 use drover_model::{Error, Fault, Retry};
+use std::collections::BTreeSet;
 
 /// Events for all tables after the snapshot is gone. The last one is `Failed` if a table cannot go on at all.
 pub fn plan_after_loss(state: &State) -> Vec<Event> {
     let mut events = Vec::new();
     let mut failed = None;
     let mut begun_again = false;
+    let together = together(state, |id| state.tables.get(id as usize).is_some_and(reads_on));
     for (id, table) in state.tables.iter().enumerate() {
-        if table.stage != TableStage::Chunks {
-            continue;
-        }
         let id = id as u32;
-        if table.pending.is_empty() {
-            // Everything was read; the blocks wait in the log. Should they be gone, `after_lost_chunk` decides.
+        let is_tied = together.contains(&id);
+        // Where everything was read, the blocks wait in the log. Should they be gone, `after_lost_chunk` decides.
+        let complete = table.stage != TableStage::Chunks || table.pending.is_empty();
+        if complete && !(is_tied && has_read(table)) {
             continue;
         }
         begun_again = true;
         if !table.touched {
             events.push(Event::TableReplanned { table: id });
-        } else if keeps_chunks(state, id, table) {
+        } else if !is_tied && keeps_chunks(state, id, table) {
             events.push(Event::TableKept { table: id });
         } else {
-            match restart(state, id, table) {
+            match restart(state, id, table, if is_tied { TIED } else { VOID }) {
                 Ok(event) => events.push(event),
                 Err(error) => failed = Some(error),
             }
@@ -55,14 +56,42 @@ pub fn plan_after_loss(state: &State) -> Vec<Event> {
 pub fn after_lost_chunk(state: &State, id: u32, chunk: u32) -> Vec<Event> {
     let Some(table) = state.tables.get(id as usize) else { return Vec::new() };
     let alive = state.snapshot.as_ref().is_some_and(|s| s.number == table.planned_on);
-    if alive || keeps_chunks(state, id, table) {
+    let together = together(state, |other| other == id);
+    if alive || (together.is_empty() && keeps_chunks(state, id, table)) {
         return vec![Event::CopyAgain { table: id, chunk }];
     }
-    match restart(state, id, table) {
-        Ok(event) => vec![event],
-        Err(error) => vec![Event::Failed { error }],
+    let tied = together.into_iter().filter(|&other| other != id);
+    let others = tied.filter_map(|other| Some((other, state.tables.get(other as usize)?))).filter(|(_, t)| has_read(t));
+    let restarts = std::iter::once((id, table, VOID)).chain(others.map(|(other, t)| (other, t, TIED)));
+    let events: Result<Vec<Event>, Error> = restarts.map(|(id, table, why)| restart(state, id, table, why)).collect();
+    events.unwrap_or_else(|error| vec![Event::Failed { error }])
+}
+
+/// Tables that have to be read from one snapshot with one of which `anew` says that it is going to be read from a later one.
+fn together(state: &State, anew: impl Fn(u32) -> bool) -> BTreeSet<u32> {
+    // Without changes that follow, nothing has to be done again.
+    let Some(catalog) = state.catalog.as_ref().filter(|_| state.settings.incremental) else { return BTreeSet::new() };
+    let groups = loss::tied(catalog, &state.plans);
+    groups.into_iter().filter(|g| g.iter().any(|&id| anew(id))).flatten().collect()
+}
+
+/// Whether some of a table is still to be read.
+fn reads_on(table: &TableState) -> bool {
+    match table.stage {
+        TableStage::Unplanned | TableStage::Restarting => true,
+        TableStage::Chunks => !table.pending.is_empty(),
+        TableStage::Loaded | TableStage::Done => false,
     }
 }
+
+/// Whether something of a table was read.
+fn has_read(table: &TableState) -> bool {
+    table.has_rows() || (table.stage == TableStage::Chunks && table.touched)
+}
+
+const VOID: &str = "the snapshot was lost, and its chunks mean nothing on another one";
+const TIED: &str =
+    "the snapshot was lost, and it must be read from the same one as tables that its foreign keys tie it to";
 
 /// Whether chunks that were read may stay while the others are read from a later snapshot. A load that nobody knows of any more may
 /// have happened, so the table is judged as if some of it were there already.
@@ -86,7 +115,7 @@ fn keeps_chunks(state: &State, id: u32, table: &TableState) -> bool {
     matches!(loss::decide(&table), loss::Decision::Keep { .. })
 }
 
-fn restart(state: &State, id: u32, table: &TableState) -> Result<Event, Error> {
+fn restart(state: &State, id: u32, table: &TableState, why: &str) -> Result<Event, Error> {
     if state.settings.ignore_conflicts {
         return Err(Error::new(
             codes::SNAPSHOT_LOST,
@@ -98,9 +127,5 @@ fn restart(state: &State, id: u32, table: &TableState) -> Result<Event, Error> {
         .table(state.table_name(id))
         .remedy("stop and delete the migration, empty the table at the destination, and create the migration again"));
     }
-    Ok(Event::TableRestart {
-        table: id,
-        generation: table.generation + 1,
-        why: "the snapshot was lost, and its chunks mean nothing on another one".into(),
-    })
+    Ok(Event::TableRestart { table: id, generation: table.generation + 1, why: why.into() })
 }

@@ -63,6 +63,9 @@ pub struct Snap {
     pub taken_ms: u64,
     /// By worker.
     pub holders: BTreeMap<String, Holder>,
+    /// Chunks that were copied from it.
+    #[serde(default)]
+    pub copied: u32,
     /// Workers that could not join, and when to try again.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
@@ -514,6 +517,7 @@ impl State {
                     position: snapshot.position.clone(),
                     taken_ms: *at_ms,
                     holders: BTreeMap::from([(worker.clone(), holder)]),
+                    copied: 0,
                     refused: BTreeMap::new(),
                 });
                 self.next_snapshot = number + 1;
@@ -553,6 +557,9 @@ impl State {
             | Event::TableReplanned { table }
             | Event::TableRestart { table, .. }
             | Event::TableRestarted { table, .. } => {
+                if let (Event::Copied { .. }, Some(snap)) = (event, &mut self.snapshot) {
+                    snap.copied += 1;
+                }
                 if let Some(t) = self.tables.get_mut(*table as usize) {
                     apply_table(t, event);
                 }

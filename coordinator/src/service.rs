@@ -222,7 +222,7 @@ impl Coordinator {
     /// Something that is fixed once a migration has begun was changed.
     pub async fn update(&self, migration: Migration) -> Result<(), Error> {
         let name = migration.name.clone();
-        self.inner.turn(|desk, _| Ok(((), desk.update(&name, migration)?))).await
+        self.inner.turn(|desk, now| Ok(((), desk.update(&name, migration, now)?))).await
     }
 
     /// An operator's action: `pause`, `resume`, `stop`, `delete` (argument `{"force": true}`: without cleaning), `limits` (argument

@@ -10,6 +10,7 @@ use drover_model::{MigrationId, Result, TablePlan};
 use drover_proto::order::Extent;
 use drover_proto::record::frame;
 use drover_proto::v1::{BulkHead, Compression};
+use drover_runtime::rate::{Amount, Limiter};
 
 /// What identifies the attempt.
 pub struct Attempt<'a> {
@@ -22,6 +23,7 @@ pub struct Attempt<'a> {
 }
 
 struct Sink<'a> {
+    limit: &'a Limiter,
     appender: Box<dyn Appender>,
     head: BulkHead,
     news: &'a (dyn Fn(u64, u64) + Send + Sync),
@@ -32,6 +34,8 @@ struct Sink<'a> {
 #[async_trait]
 impl BlockSink for Sink<'_> {
     async fn block(&mut self, rows: u64, data: Bytes) -> Result<()> {
+        // Paid before it passes; meanwhile the source waits for us to read on.
+        self.limit.take(Amount { rows, bytes: data.len() as u64, queries: 0 }).await;
         self.head.rows = rows;
         self.appender.append(frame(&self.head, &data)).await?;
         self.head.sequence += 1;
@@ -48,6 +52,7 @@ pub async fn copy(
     reader: &mut dyn ChunkReader,
     attempt: &Attempt<'_>,
     bounds: &Bounds,
+    limit: &Limiter,
     news: &(dyn Fn(u64, u64) + Send + Sync),
 ) -> Result<(Extent, String)> {
     let head = BulkHead {
@@ -64,7 +69,8 @@ pub async fn copy(
         owed: None,
     };
     let appender = log.appender(Stream::Bulk(attempt.partition)).await?;
-    let mut sink = Sink { appender, head, news, rows: 0, bytes: 0 };
+    limit.take(Amount { queries: 1, ..Amount::default() }).await;
+    let mut sink = Sink { limit, appender, head, news, rows: 0, bytes: 0 };
     let ChunkRead { rows, bytes, physical } = reader.read(attempt.plan, bounds, &mut sink).await?;
     let records = sink.appender.flush().await?;
     Ok((Extent { partition: attempt.partition, records, rows, bytes, lease: attempt.lease }, physical))

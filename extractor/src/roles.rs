@@ -9,9 +9,11 @@ use async_trait::async_trait;
 use drover_connectors_api::{Hold, Side, Source, StreamSpec};
 use drover_log::LogFactory;
 use drover_model::error::codes;
+use drover_model::migration::IncrementalLimits;
 use drover_model::plan::SnapshotRef;
 use drover_model::{Error, MigrationId, Position, Result, TablePlan};
-use drover_proto::order::{Description, Order, Outcome, Owes, Progress};
+use drover_proto::order::{Description, Order, Outcome, Owes, Progress, Share};
+use drover_runtime::rate::{Amount, Limits};
 use drover_runtime::worker::{Handler, Job};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -31,12 +33,23 @@ pub struct Extractor {
     work_dir: PathBuf,
     open: tokio::sync::Mutex<HashMap<MigrationId, Arc<dyn Source>>>,
     readers: Readers,
+    limits: Limits,
     /// The snapshot that came with a stream, until this worker's own hold has joined it (or the stream ends).
     made: Mutex<HashMap<MigrationId, Box<dyn Hold>>>,
 }
 
 /// Target size of a changes record.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// Under a limit records are smaller, so that changes come at an even pace: about a quarter of what a second may bring.
+fn batch_bytes(limits: &IncrementalLimits) -> usize {
+    /// Bytes of a row, where only rows are limited.
+    const ROW: u64 = 100;
+    let by_rows = limits.rows_per_second.saturating_mul(ROW) / 4;
+    let by_bytes = limits.megabytes_per_second.saturating_mul(1_000_000) / 4;
+    let least = [by_rows, by_bytes].into_iter().filter(|n| *n > 0).min().unwrap_or(u64::MAX);
+    least.clamp(16 << 10, BATCH_BYTES as u64) as usize
+}
 
 /// Numbers about a copy are told this often.
 const NEWS: Duration = Duration::from_millis(200);
@@ -50,6 +63,7 @@ impl Extractor {
             work_dir,
             open: tokio::sync::Mutex::default(),
             readers: Readers::default(),
+            limits: Limits::default(),
             made: Mutex::default(),
         }
     }
@@ -116,7 +130,7 @@ impl Extractor {
             resume: end,
             may_set_identity: d.migration.set_identity,
             spill: self.work_dir.join(format!("spill-{}", d.id)),
-            batch_bytes: BATCH_BYTES,
+            batch_bytes: batch_bytes(&d.migration.limits.incremental),
         };
         let publisher = Publisher {
             log: &*log,
@@ -124,6 +138,7 @@ impl Extractor {
             epoch: job.lease.epoch,
             revision: d.revision,
             budget: d.migration.log.budget,
+            limits: self.limits.of(d.id),
         };
         let mut opened = tokio::select! {
             () = job.cancel.cancelled() => return Ok(None),
@@ -172,13 +187,25 @@ impl Extractor {
         None
     }
 
-    async fn plan(&self, job: &Job, table: u32, snapshot: &SnapshotRef, target: u64, keyed: bool) -> Result<Outcome> {
+    async fn plan(
+        &self,
+        job: &Job,
+        table: u32,
+        snapshot: &SnapshotRef,
+        target: u64,
+        keyed: bool,
+    ) -> Result<Option<Outcome>> {
         let d = &*job.description;
         let source = self.source(d).await?;
         let mut reader = self.readers.take(d.id, &*source, snapshot).await?;
+        let limits = self.limits.of(d.id);
+        tokio::select! {
+            () = job.cancel.cancelled() => return Ok(None),
+            () = limits.full.take(Amount { queries: 1, ..Amount::default() }) => {}
+        }
         let chunks = reader.plan(plan_of(d, table)?, target, keyed).await?;
         self.readers.give(d.id, snapshot, reader);
-        Ok(Outcome::Planned { chunks })
+        Ok(Some(Outcome::Planned { chunks }))
     }
 
     async fn copy(&self, job: &Job) -> Result<Option<Outcome>> {
@@ -198,6 +225,7 @@ impl Extractor {
             lease: job.lease.epoch,
             partition: *partition,
         };
+        let limits = self.limits.of(d.id);
         let told = Mutex::new(Instant::now());
         let news = |rows, bytes| {
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,7 +237,7 @@ impl Extractor {
         // A cancelled read leaves its session in the middle of a statement: the session is dropped with it.
         let (extent, physical) = tokio::select! {
             () = job.cancel.cancelled() => return Ok(None),
-            copied = copy(&*log, &mut *reader, &attempt, bounds, &news) => copied?,
+            copied = copy(&*log, &mut *reader, &attempt, bounds, &limits.full, &news) => copied?,
         };
         self.readers.give(d.id, snapshot, reader);
         drover_runtime::failpoint("copied-not-reported");
@@ -223,9 +251,13 @@ impl Extractor {
         log.open(d.bulk_partitions).await?;
         let mut reader = self.readers.take(d.id, &*source, snapshot).await?;
         let plan = plan_of(d, owes.table)?;
+        let limits = self.limits.of(d.id);
         let rows = tokio::select! {
             () = job.cancel.cancelled() => return Ok(None),
-            rows = fetch(&*log, &mut *reader, d.id, plan, owes, job.lease.epoch) => rows?,
+            rows = async {
+                limits.full.take(Amount { queries: 1, ..Amount::default() }).await;
+                fetch(&*log, &mut *reader, d.id, plan, owes, job.lease.epoch).await
+            } => rows?,
         };
         self.readers.give(d.id, snapshot, reader);
         Ok(Some(Outcome::Fetched { rows }))
@@ -248,7 +280,7 @@ impl Extractor {
                 Ok(self.hold(job, hold, outcome).await)
             }
             Order::Plan { table, snapshot, target_bytes, keyed } => {
-                self.plan(job, *table, snapshot, *target_bytes, *keyed).await.map(Some)
+                self.plan(job, *table, snapshot, *target_bytes, *keyed).await
             }
             Order::Copy { .. } => self.copy(job).await,
             Order::Fetch { owes, snapshot } => self.fetch(job, owes, snapshot).await,
@@ -296,6 +328,10 @@ impl Handler for Extractor {
             }
             Err(error) => Some(Outcome::Failed { error }),
         }
+    }
+
+    fn limits(&self, shares: &[Share]) {
+        self.limits.set(shares);
     }
 
     fn tick(&self) {

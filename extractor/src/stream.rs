@@ -9,7 +9,9 @@ use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
 use drover_proto::record::{frame, parse};
 use drover_proto::v1::{ChangesHead, Compression};
+use drover_runtime::rate::{Amount, Pair};
 use drover_runtime::{CancellationToken, failpoint};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often to look whether the destination has applied what waits for it.
@@ -76,6 +78,18 @@ pub struct Publisher<'a> {
     pub revision: u64,
     /// Bytes of unapplied changes beyond which the reader waits.
     pub budget: u64,
+    pub limits: Arc<Pair>,
+}
+
+/// Between two signs of life while nothing is read.
+const ALIVE: Duration = Duration::from_secs(10);
+
+/// What was appended, is durable, and is confirmed.
+struct Books {
+    appender: Box<dyn Appender>,
+    appended: u64,
+    durable: u64,
+    confirming: Confirming,
 }
 
 impl Publisher<'_> {
@@ -119,58 +133,94 @@ impl Publisher<'_> {
         news: impl Fn(News) + Send + Sync,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let mut appender = self.log.appender(Stream::Changes).await?;
-        self.publish(stream, &mut *appender, start, &news, cancel).await?;
-        appender.flush().await.map(drop)
+        let appender = self.log.appender(Stream::Changes).await?;
+        let mut books = Books { appender, appended: 0, durable: 0, confirming: Confirming::default() };
+        self.publish(stream, &mut books, start, &news, cancel).await?;
+        books.appender.flush().await.map(drop)
     }
 
     async fn publish(
         &self,
         stream: &mut dyn ChangeStream,
-        appender: &mut dyn Appender,
+        books: &mut Books,
         start: Position,
         news: &(impl Fn(News) + Send + Sync),
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let mut confirming = Confirming::default();
-        let (mut appended, mut durable) = (0u64, 0u64);
         let mut last = News { published: start, changes: 0, bytes: 0, commit_micros: 0, log_bytes: 0 };
         let mut told = Instant::now();
         loop {
             let batch = tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
-                now = appender.durable_beyond(durable), if appended > durable => {
-                    durable = now?;
-                    confirming.durable(durable, Instant::now());
-                    self.confirm(&mut confirming, stream).await?;
+                now = books.appender.durable_beyond(books.durable), if books.appended > books.durable => {
+                    let now = now?;
+                    self.durable(now, books, stream).await?;
                     continue;
                 }
                 // The destination catches up while the source is silent. A source that shuts down waits for this.
-                () = tokio::time::sleep(HELD), if confirming.holds() => {
-                    self.confirm(&mut confirming, stream).await?;
+                () = tokio::time::sleep(HELD), if books.confirming.holds() => {
+                    self.confirm(&mut books.confirming, stream).await?;
                     continue;
                 }
                 batch = stream.next() => batch?,
             };
+            let amount = Amount { rows: batch.changes, bytes: batch.payload.len() as u64, queries: 0 };
+            if !self.held_up(self.limits.incremental.take(amount), books, stream, cancel).await? {
+                return Ok(());
+            }
             // A sign of life is news, but no record.
             let moved = batch.from != batch.to;
             if moved {
-                appender.append(self.record(&batch)).await?;
-                appended += 1;
+                books.appender.append(self.record(&batch)).await?;
+                books.appended += 1;
             }
             last.changes += batch.changes;
             last.bytes += batch.payload.len() as u64;
             last.commit_micros = batch.commit_micros;
             if moved && batch.piece.is_none_or(|p| p.last) {
                 last.published = batch.to.clone();
-                confirming.appended(appended, batch.to);
+                books.confirming.appended(books.appended, batch.to);
             }
-            self.confirm(&mut confirming, stream).await?;
+            self.confirm(&mut books.confirming, stream).await?;
             if told.elapsed() > Duration::from_millis(500) {
                 told = Instant::now();
                 last.log_bytes = self.log.bytes(Stream::Changes).await?;
                 news(News { published: last.published.clone(), ..last });
-                self.keep_budget(last.log_bytes, cancel).await?;
+                self.keep_budget(last.log_bytes, books, stream, cancel).await?;
+            }
+        }
+    }
+
+    async fn durable(&self, records: u64, books: &mut Books, stream: &mut dyn ChangeStream) -> Result<()> {
+        books.durable = records;
+        books.confirming.durable(records, Instant::now());
+        self.confirm(&mut books.confirming, stream).await
+    }
+
+    /// Waits for what holds the stream up, without reading on; what becomes durable meanwhile is confirmed, and the source hears
+    /// that somebody is there. `false`: cancelled.
+    async fn held_up(
+        &self,
+        what: impl Future<Output = ()>,
+        books: &mut Books,
+        stream: &mut dyn ChangeStream,
+        cancel: &CancellationToken,
+    ) -> Result<bool> {
+        let mut what = std::pin::pin!(what);
+        let mut alive = tokio::time::interval_at(tokio::time::Instant::now() + ALIVE, ALIVE);
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(false),
+                () = &mut what => return Ok(true),
+                now = books.appender.durable_beyond(books.durable), if books.appended > books.durable => {
+                    let now = now?;
+                    self.durable(now, books, stream).await?;
+                }
+                () = tokio::time::sleep(HELD), if books.confirming.holds() => {
+                    self.confirm(&mut books.confirming, stream).await?;
+                }
+                _ = alive.tick() => stream.alive().await?,
             }
         }
     }
@@ -184,7 +234,14 @@ impl Publisher<'_> {
     }
 
     /// Nearing the budget warns, beyond it reading waits: the source then keeps its log itself.
-    async fn keep_budget(&self, mut held: u64, cancel: &CancellationToken) -> Result<()> {
+    async fn keep_budget(
+        &self,
+        mut held: u64,
+        books: &mut Books,
+        stream: &mut dyn ChangeStream,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let mut alive = Instant::now();
         let mut warned = false;
         while self.budget > 0 && held >= self.budget && !cancel.is_cancelled() {
             if !std::mem::replace(&mut warned, true) {
@@ -194,9 +251,10 @@ impl Publisher<'_> {
                     "the log's budget is used up: the source's changes wait at the source"
                 );
             }
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            self.held_up(tokio::time::sleep(Duration::from_secs(1)), books, stream, cancel).await?;
+            if alive.elapsed() >= ALIVE {
+                alive = Instant::now();
+                stream.alive().await?;
             }
             held = self.log.bytes(Stream::Changes).await?;
         }

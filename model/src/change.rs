@@ -15,6 +15,7 @@ const UPDATE: u8 = 3;
 const DELETE: u8 = 4;
 const TRUNCATE: u8 = 5;
 const END: u8 = 6;
+const ALONE: u8 = 7;
 
 /// The image of a row before a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,9 @@ pub enum Item<'a> {
     Truncate {
         tables: Vec<u32>,
     },
+    /// The change right behind this had no effects beside it that the log lacks: foreign keys were not in force for it, or the log has
+    /// what they did. Matters only for tables whose foreign keys act without a trace (see [`crate::schema::Unlogged`]).
+    Alone,
     End,
 }
 
@@ -114,6 +118,11 @@ pub fn put_truncate(out: &mut Vec<u8>, tables: &[u32]) {
     for &t in tables {
         put_varint(out, u64::from(t));
     }
+}
+
+/// Appends the mark that the change behind it stands alone, see [`Item::Alone`]; the two must not be cut apart.
+pub fn put_alone(out: &mut Vec<u8>) {
+    out.push(ALONE);
 }
 
 /// Appends a transaction's end.
@@ -198,6 +207,7 @@ impl<'a, W: Widths + ?Sized> Reader<'a, W> {
                 }
                 Ok(Item::Truncate { tables })
             }
+            ALONE => Ok(Item::Alone),
             END => Ok(Item::End),
             _ => Err("unknown tag"),
         }
@@ -257,6 +267,7 @@ mod tests {
         put_delete(&mut out, 9, OldKind::Full);
         out.extend(row(&["2", "b"]));
         put_truncate(&mut out, &[9]);
+        put_alone(&mut out);
         put_end(&mut out);
         let mut reader = Reader::new(&out, &Two);
         let mut items = Vec::new();
@@ -272,6 +283,7 @@ mod tests {
                 Item::Update { table: 9, old: Old::Key(&k), new: &b },
                 Item::Delete { table: 9, old: Old::Full(&b) },
                 Item::Truncate { tables: vec![9] },
+                Item::Alone,
                 Item::End
             ]
         );

@@ -98,6 +98,29 @@ pub enum OldImage {
     Full,
 }
 
+/// What a foreign key does to rows of its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// They go with the parent, or get its new values.
+    Cascade,
+    SetNull,
+}
+
+/// A foreign key of a table whose effects on the table's rows are not in the origin's log, as with InnoDB's own foreign keys.
+/// Whoever applies the parent's changes has to do them as well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlogged {
+    /// The name of the foreign key.
+    pub name: String,
+    pub parent: TableName,
+    /// Columns of this table, and those of the parent that they refer to, in pairs.
+    pub columns: Vec<String>,
+    pub references: Vec<String>,
+    pub on_delete: Option<Effect>,
+    pub on_update: Option<Effect>,
+}
+
 /// A table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
@@ -117,6 +140,9 @@ pub struct Table {
     /// What else the origin wants to know again: partitioning, persistence, replica identity …
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// Foreign keys of this table that change its rows without a trace in the log.
+    #[serde(default)]
+    pub unlogged: Vec<Unlogged>,
 }
 
 impl Table {

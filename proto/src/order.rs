@@ -285,6 +285,22 @@ impl Outcome {
     }
 }
 
+/// Amounts per second; 0: unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    pub queries: f64,
+    pub rows: f64,
+    pub bytes: f64,
+}
+
+/// What one worker may do of a migration's `[limits]`: all workers' shares add up to them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    pub migration: MigrationId,
+    pub full: Rates,
+    pub incremental: Rates,
+}
+
 /// News of a running order, beside the lease renewals. Never stored as state; lost news do no harm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

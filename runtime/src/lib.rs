@@ -1,8 +1,9 @@
-//! What every process of drover stands on: named tasks, shutdown, failpoints, secrets, telemetry, the http endpoints and
+//! What every process of drover stands on: named tasks, shutdown, rate limits, failpoints, secrets, telemetry, the http endpoints and
 //! the loop in which a worker carries orders out. This crate alone spawns tasks and reads the clock for them, so that it is known who
 //! runs, who owns it and how it ends.
 
 pub mod failpoint;
+pub mod rate;
 pub mod retry;
 pub mod secret;
 pub mod spill;

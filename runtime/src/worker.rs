@@ -10,7 +10,7 @@ use bytes::Bytes;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
 use drover_proto::control::Control;
-use drover_proto::order::{Description, Order, Outcome, Progress};
+use drover_proto::order::{Description, Order, Outcome, Progress, Share};
 use drover_proto::v1;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,6 +54,9 @@ impl News {
 pub trait Handler: Send + Sync + 'static {
     /// Returns the outcome that ends the order, or `None` if it was cancelled. Failures are an [`Outcome::Failed`].
     async fn execute(&self, job: Job) -> Option<Outcome>;
+    /// This worker's shares of limits as they are now; a migration that is not named is unlimited. Called with every answer of the
+    /// coordinator, before the orders that it brings are started.
+    fn limits(&self, _shares: &[Share]) {}
     /// Called every second or so, for chores.
     fn tick(&self) {}
 }
@@ -208,6 +211,9 @@ impl Loop {
     /// Carries a reply out; `false` if there was nothing new in it.
     async fn take(&mut self, reply: v1::PollReply, ended: &mpsc::UnboundedSender<(Key, u64)>) -> bool {
         let mut new = false;
+        // Shares that cannot be read leave a worker of another version unlimited rather than stuck.
+        let shares: Vec<Share> = reply.shares.iter().filter_map(|s| serde_json::from_slice(s).ok()).collect();
+        self.handler.limits(&shares);
         for lease in reply.stop {
             let key = (lease.migration, lease.order);
             let held = self.running.get(&key).filter(|r| r.epoch <= lease.epoch && !r.cancel.is_cancelled());

@@ -538,6 +538,13 @@ impl TableFold {
         None
     }
 
+    /// Whether the run touched the key of this row.
+    pub fn knows(&self, shape: &Shape, b: &Buffers, row: &[u8]) -> bool {
+        let mut key = Vec::new();
+        super::plan::key_of(shape, row, &mut key);
+        !shape.key.is_empty() && !self.serial && self.find(shape, b, 0, &key).is_some()
+    }
+
     pub fn root(&mut self, mut row: u32) -> u32 {
         while self.parents[row as usize] != row {
             let up = self.parents[self.parents[row as usize] as usize];

@@ -19,17 +19,24 @@
 //! row inserts it when missing, a change of key is a delete and an insert; a row that moves without all of its values is owed, and
 //! written when it was fetched from the source. Secondary unique indexes don't exist there yet.
 //!
+//! Where foreign keys acted at the source without a trace in its log, a run is cut into parts: see [`parts`].
+//!
 //! Nothing is allocated for a value: rows are spans of the records' payloads or of one arena, found by hash and compared.
 
 mod fold;
 mod keys;
+pub mod links;
 mod owed;
+pub mod parts;
+#[cfg(test)]
+mod parts_tests;
 mod plan;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use keys::{Index, Shape, put_normal, put_normal_cells};
 pub use owed::Owed;
+pub use parts::Parts;
 pub use plan::{Answer, Question};
 
 use crate::windows::Mode;
@@ -39,20 +46,30 @@ use drover_model::change::{Item, Reader, Widths};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
 use fold::TableFold;
+use links::Links;
 use std::sync::Arc;
 
 /// What compacting knows of all tables; index = table id.
 #[derive(Debug, Clone)]
-pub struct Shapes(Vec<Shape>);
+pub struct Shapes {
+    tables: Vec<Shape>,
+    /// Foreign keys of which the source's log lacks the effects.
+    pub links: Links,
+}
 
 impl Shapes {
     /// From the plans and the destination's unique keys (any order; a table that is not among them has its key only).
     pub fn new(plans: &[TablePlan], keys: &[Keys]) -> Self {
         let none = Keys::default();
-        Shapes(plans.iter().map(|p| Shape::new(p, keys.iter().find(|k| k.table == p.id).unwrap_or(&none))).collect())
+        let shape = |p: &TablePlan| Shape::new(p, keys.iter().find(|k| k.table == p.id).unwrap_or(&none));
+        Shapes { tables: plans.iter().map(shape).collect(), links: Links::default() }
+    }
+    /// With the foreign keys that act without a trace.
+    pub fn linked(self, links: Links) -> Self {
+        Shapes { links, ..self }
     }
     pub fn get(&self, table: u32) -> Option<&Shape> {
-        self.0.get(table as usize).filter(|s| s.table == table)
+        self.tables.get(table as usize).filter(|s| s.table == table)
     }
 }
 
@@ -115,6 +132,8 @@ impl Buffers {
 pub struct KeySet {
     /// Hashes of every unique value written or given up, sorted.
     pub keys: Vec<u64>,
+    /// Hashes of values that must not change beside the run, but may be read by others, sorted.
+    pub reads: Vec<u64>,
     /// Tables written, sorted.
     pub tables: Vec<u32>,
     /// Tables of which the run must be the only writer, sorted.
@@ -124,7 +143,22 @@ pub struct KeySet {
 impl KeySet {
     /// Whether two runs may not be executed beside each other.
     pub fn conflicts(&self, other: &KeySet) -> bool {
-        meet(&self.whole, &other.tables) || meet(&self.tables, &other.whole) || meet(&self.keys, &other.keys)
+        meet(&self.whole, &other.tables)
+            || meet(&self.tables, &other.whole)
+            || meet(&self.keys, &other.keys)
+            || meet(&self.keys, &other.reads)
+            || meet(&self.reads, &other.keys)
+    }
+
+    fn sort(&mut self) {
+        for list in [&mut self.keys, &mut self.reads] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        for list in [&mut self.tables, &mut self.whole] {
+            list.sort_unstable();
+            list.dedup();
+        }
     }
 }
 
@@ -158,57 +192,66 @@ impl Folded {
     /// LOG when a payload is damaged; ROW_COUNT when the run contradicts itself (a row changed after it was deleted);
     /// INTERNAL for what an extractor must not send.
     pub fn new(shapes: Arc<Shapes>, payloads: &[Bytes], mode: impl Fn(u32) -> Mode) -> Result<Self> {
-        let tables = (0..shapes.0.len()).map(|_| None).collect();
-        let buffers = Buffers { arena: Vec::new(), payloads: payloads.to_vec() };
-        let mut folded = Folded { shapes, buffers, tables, truncates: Vec::new(), changes: 0 };
+        let mut folded = Folded::empty(shapes.clone(), payloads);
         for (n, payload) in payloads.iter().enumerate() {
-            folded.payload(n as u32 + 1, payload, &mode)?;
+            let mut reader = Reader::new(payload, &*shapes);
+            while let Some(item) = reader.next_item().map_err(damaged)? {
+                folded.take(item, n as u32 + 1, reader.offset() as u32, &mode)?;
+            }
         }
         Ok(folded)
     }
 
-    fn payload(&mut self, buffer: u32, payload: &Bytes, mode: &impl Fn(u32) -> Mode) -> Result<()> {
+    /// Nothing yet of these payloads.
+    fn empty(shapes: Arc<Shapes>, payloads: &[Bytes]) -> Self {
+        let tables = (0..shapes.tables.len()).map(|_| None).collect();
+        let buffers = Buffers { arena: Vec::new(), payloads: payloads.to_vec() };
+        Folded { shapes, buffers, tables, truncates: Vec::new(), changes: 0 }
+    }
+
+    /// Takes the next item in: of payload `buffer` (counted from 1), ending there at `end`. A row ends where its item ends, an old image where
+    /// the new row begins: so slices become spans.
+    fn take(&mut self, item: Item<'_>, buffer: u32, end: u32, mode: &impl Fn(u32) -> Mode) -> Result<()> {
         let shapes = self.shapes.clone();
-        let mut reader = Reader::new(payload, &*shapes);
-        loop {
-            let item = reader.next_item().map_err(damaged)?;
-            // A row ends where its item ends, an old image where the new row begins: so slices become spans.
-            let end = reader.offset() as u32;
-            let span =
-                |end: u32, slice: &[u8]| Span { buffer, start: end - slice.len() as u32, len: slice.len() as u32 };
-            match item {
-                None => return Ok(()),
-                Some(Item::Begin(_) | Item::End) => {}
-                Some(Item::Truncate { tables }) => {
-                    let tables: Vec<u32> = tables.into_iter().filter(|&t| mode(t) != Mode::Drop).collect();
-                    for &t in &tables {
-                        if let Some(slot) = self.tables.get_mut(t as usize) {
-                            *slot = None;
-                        }
-                    }
-                    self.changes += tables.len() as u64;
-                    if !tables.is_empty() {
-                        self.truncates.push(tables);
+        let span = |end: u32, slice: &[u8]| Span { buffer, start: end - slice.len() as u32, len: slice.len() as u32 };
+        match item {
+            Item::Begin(_) | Item::End | Item::Alone => {}
+            Item::Truncate { tables } => {
+                let tables: Vec<u32> = tables.into_iter().filter(|&t| mode(t) != Mode::Drop).collect();
+                for &t in &tables {
+                    if let Some(slot) = self.tables.get_mut(t as usize) {
+                        *slot = None;
                     }
                 }
-                Some(Item::Insert { table, new }) => {
-                    if let Some((t, shape, b)) = self.table(table, &shapes, mode)? {
-                        t.insert(shape, b, span(end, new))?;
-                    }
+                self.changes += tables.len() as u64;
+                if !tables.is_empty() {
+                    self.truncates.push(tables);
                 }
-                Some(Item::Update { table, old, new }) => {
-                    if let Some((t, shape, b)) = self.table(table, &shapes, mode)? {
-                        let new_span = span(end, new);
-                        t.update(shape, b, fold::OldSpan::of(old, |s| span(new_span.start, s)), new_span)?;
-                    }
+            }
+            Item::Insert { table, new } => {
+                if let Some((t, shape, b)) = self.table(table, &shapes, mode)? {
+                    t.insert(shape, b, span(end, new))?;
                 }
-                Some(Item::Delete { table, old }) => {
-                    if let Some((t, shape, b)) = self.table(table, &shapes, mode)? {
-                        t.delete(shape, b, fold::OldSpan::of(old, |s| span(end, s)))?;
-                    }
+            }
+            Item::Update { table, old, new } => {
+                if let Some((t, shape, b)) = self.table(table, &shapes, mode)? {
+                    let new_span = span(end, new);
+                    t.update(shape, b, fold::OldSpan::of(old, |s| span(new_span.start, s)), new_span)?;
+                }
+            }
+            Item::Delete { table, old } => {
+                if let Some((t, shape, b)) = self.table(table, &shapes, mode)? {
+                    t.delete(shape, b, fold::OldSpan::of(old, |s| span(end, s)))?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Whether the run touched the key of this row of a table.
+    fn knows(&self, table: u32, row: &[u8]) -> bool {
+        let fold = self.tables.get(table as usize).and_then(Option::as_deref);
+        fold.zip(self.shapes.get(table)).is_some_and(|(f, shape)| f.knows(shape, &self.buffers, row))
     }
 
     fn table<'s>(
@@ -252,12 +295,7 @@ impl Folded {
             set.tables.push(table);
             set.whole.push(table);
         }
-        set.keys.sort_unstable();
-        set.keys.dedup();
-        for list in [&mut set.tables, &mut set.whole] {
-            list.sort_unstable();
-            list.dedup();
-        }
+        set.sort();
         set
     }
 }

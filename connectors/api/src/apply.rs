@@ -5,7 +5,8 @@
 //! row-by-row form, used where the order of single rows matters.
 
 use async_trait::async_trait;
-use drover_model::{Position, Result};
+use drover_model::error::codes;
+use drover_model::{Error, Fault, Position, Result, Retry};
 
 /// How key values are brought into a form in which equal means equal at the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,16 @@ pub enum Step<'a> {
     Truncate { tables: Vec<u32> },
 }
 
+/// What a foreign key does to rows, see [`ApplySession::follow`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow<'a> {
+    Delete,
+    /// The columns become null.
+    SetNull,
+    /// The columns get these cells.
+    Set(&'a [u8]),
+}
+
 /// How a commit ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
@@ -73,6 +84,22 @@ pub trait ApplySession: Send {
     /// Executes steps in order, in the batch's transaction (opened if need be). A wrong count of affected rows is an error
     /// ROW_COUNT with the key. After an `Err` only `rollback` may be called.
     async fn execute(&mut self, steps: &[Step<'_>]) -> Result<()>;
+    /// Does to rows what a foreign key did to them at the source without a trace in its log: to those rows of `table` of which `columns` equal
+    /// one of `values` (cells of these columns, none of them null). Any number of rows, also none. Gives for each the cells of columns
+    /// `give` before. In the batch's transaction, opened if need be. Values may be many, rows many more.
+    async fn follow(
+        &mut self,
+        table: u32,
+        columns: &[u16],
+        values: &[&[u8]],
+        what: Follow<'_>,
+        give: &[u16],
+    ) -> Result<Vec<Vec<u8>>> {
+        let _ = (columns, values, what, give);
+        let what = format!("this kind of destination cannot do what foreign keys of the source did to table {table}");
+        Err(Error::new(codes::UNSUPPORTED, Fault::Destination, Retry::Never, what)
+            .remedy("leave the tables out whose foreign keys cascade or set null, or drop these foreign keys at the source"))
+    }
     /// Moves the progress from `previous` to `next` and commits, all in the batch's transaction (opened if need be). The caller
     /// calls it only when the batch before is committed. Returns the outcome even when the answer to the commit was lost: it is
     /// then found out by reading the progress over a new connection.

@@ -9,7 +9,7 @@ pub mod apply;
 pub mod destination;
 pub mod source;
 
-pub use apply::{ApplySession, Committed, Keys, Norm, Step, UniqueColumns};
+pub use apply::{ApplySession, Committed, Follow, Keys, Norm, Step, UniqueColumns};
 pub use destination::{Destination, Existing, LoadOutcome, Loader, MappedTable, Progress, SchemaStep, SequenceValue};
 pub use source::{
     Batch, BlockSink, ChangeStream, ChunkRead, ChunkReader, Hold, Opened, Piece, Snapshot, Source, StreamSpec,

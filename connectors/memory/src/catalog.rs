@@ -86,6 +86,7 @@ pub fn definition(plan: &TablePlan, source: Option<&Table>) -> Table {
         bytes: 0,
         physical: "as created".into(),
         options: BTreeMap::new(),
+        unlogged: Vec::new(),
     }
 }
 

@@ -62,6 +62,7 @@ async fn pair() -> Result<Pair> {
         bytes: 0,
         physical: "as created".into(),
         options: BTreeMap::new(),
+        unlogged: Vec::new(),
     });
     let source = Memory.source(target(&host, migration)).await?;
     let destination = Memory.destination(target(&host, migration)).await?;

@@ -19,12 +19,13 @@ use crate::types::Kind;
 use crate::{keys, load, sql};
 use async_trait::async_trait;
 use drover_connectors_api::apply::Canceller;
-use drover_connectors_api::{ApplySession, Committed, Keys, Step};
+use drover_connectors_api::{ApplySession, Committed, Follow, Keys, Step};
 use drover_model::error::codes;
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
 use run::{Able, Run};
+use statements::Referring;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,6 +50,8 @@ pub struct MyApply {
     able: Able,
     shapes: HashMap<u32, Arc<Shape>>,
     keys: HashMap<u32, Keys>,
+    /// Indexes that begin with some columns, where there are any.
+    leading: HashMap<(u32, Vec<usize>), Option<String>>,
     state: State,
 }
 
@@ -80,6 +83,7 @@ impl MyApply {
             able,
             shapes: HashMap::new(),
             keys: HashMap::new(),
+            leading: HashMap::new(),
             state: State::Idle,
         })
     }
@@ -213,6 +217,64 @@ impl ApplySession for MyApply {
         run.send().await?;
         self.state = State::Open;
         Ok(())
+    }
+
+    async fn follow(
+        &mut self,
+        table: u32,
+        columns: &[u16],
+        values: &[&[u8]],
+        what: Follow<'_>,
+        give: &[u16],
+    ) -> Result<Vec<Vec<u8>>> {
+        self.usable()?;
+        self.learn(std::iter::once(table)).await?;
+        let unknown = || Error::internal(format!("a foreign key of unknown table {table}"));
+        let shape = self.shapes.get(&table).ok_or_else(unknown)?.clone();
+        let plan = self.plans.get(&table).ok_or_else(unknown)?;
+        let columns: Vec<usize> = columns.iter().map(|&c| usize::from(c)).collect();
+        let give: Vec<usize> = give.iter().map(|&c| usize::from(c)).collect();
+        let key = (table, columns.clone());
+        if !self.leading.contains_key(&key) {
+            let found = shape::leading_index(&mut self.session, plan, &columns).await?;
+            self.leading.insert(key.clone(), found);
+        }
+        let index = self.leading.get(&key).cloned().flatten();
+        let begun = self.state == State::Open;
+        self.state = State::Failed;
+        let fault = self.dialer.fault();
+        let failed = |e: mysql_async::Error| {
+            classify(&e, fault, "cannot do what a foreign key of the source did").table(&plan.destination)
+        };
+        if !begun {
+            self.session.query_drop("START TRANSACTION").await.map_err(failed)?;
+        }
+        let mut given = Vec::new();
+        for part in values.chunks(500) {
+            let referring = Referring::new(&shape, part, &columns, index.as_deref());
+            if !give.is_empty() {
+                let mut statement = Vec::new();
+                referring.select(&mut statement, &give)?;
+                let rows: Vec<mysql_async::Row> = self.session.query(statement).await.map_err(failed)?;
+                for row in rows {
+                    let mut cells = Vec::new();
+                    for (i, &column) in give.iter().enumerate() {
+                        let value: Option<Vec<u8>> = row.get(i).unwrap_or(None);
+                        put_shown(&mut cells, &shape.columns[column].kind, value.as_deref());
+                    }
+                    given.push(cells);
+                }
+            }
+            let mut statement = Vec::new();
+            match what {
+                Follow::Delete => referring.delete(&mut statement)?,
+                Follow::SetNull => referring.set(&mut statement, None)?,
+                Follow::Set(new) => referring.set(&mut statement, Some(new))?,
+            }
+            self.session.query_drop(statement).await.map_err(failed)?;
+        }
+        self.state = State::Open;
+        Ok(given)
     }
 
     async fn commit(&mut self, previous: &Position, next: &Position) -> Result<Committed> {

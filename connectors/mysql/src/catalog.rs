@@ -18,6 +18,7 @@ pub mod create;
 pub mod lex;
 mod objects;
 mod shows;
+mod unlogged;
 
 use crate::connect::Session;
 use crate::flavor::Version;
@@ -52,6 +53,7 @@ pub async fn read(session: &mut Session, database: Option<&str>) -> Result<Catal
     let image =
         session.first::<(Option<String>, Option<String>)>("SHOW VARIABLES LIKE 'binlog_row_image'", READING).await?;
     let full = image.and_then(|(_, v)| v).is_none_or(|v| v.eq_ignore_ascii_case("FULL"));
+    let silent = unlogged::silent(session).await?;
     let relations = relations(session).await?;
     let mut columns = columns(session, None).await?;
     let mut partitions = partition_times(session, None).await?;
@@ -85,6 +87,9 @@ pub async fn read(session: &mut Session, database: Option<&str>) -> Result<Catal
         let columns = columns.remove(&relation.name).unwrap_or_default();
         let partition = partitions.remove(&relation.name);
         let mut table = assemble(&session.version, relation, columns, definition, partition);
+        if !silent {
+            table.unlogged.clear();
+        }
         table.old_image = if full { OldImage::Full } else { OldImage::Key };
         table.parts.extend(triggers.remove(&relation.name).unwrap_or_default());
         out.push(table);
@@ -250,6 +255,12 @@ async fn columns(session: &mut Session, tables: Option<&[TableName]>) -> Result<
     let mut out: HashMap<TableName, Vec<ShapeColumn>> = HashMap::new();
     for (schema, table, name, column_type, charset, collation, nullable, extra) in rows {
         let extra = extra.unwrap_or_default().to_uppercase();
+        // MySQL does not tell the character set of labels that are bytes.
+        let labels = column_type.starts_with("enum(") || column_type.starts_with("set(");
+        let (charset, collation) = match charset {
+            None if labels => (Some("binary".to_owned()), Some("binary".to_owned())),
+            charset => (charset, collation),
+        };
         let origin_type = origin_type(&column_type, charset.as_deref());
         let generated = if extra.contains("VIRTUAL GENERATED") || extra == "VIRTUAL" {
             Some(false)
@@ -398,6 +409,7 @@ fn assemble(
         bytes: relation.bytes,
         physical,
         options: options(relation, &definition),
+        unlogged: unlogged::read(name, &definition),
     }
 }
 

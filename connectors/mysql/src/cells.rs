@@ -196,7 +196,7 @@ fn shortest(from: &str) -> Text<48> {
     // The point stands behind so many digits.
     let point = whole.len() as i32 - zeros as i32 + exponent.parse::<i32>().unwrap_or(0);
     let count = digits.len() as i32;
-    if point > PLAIN || point < 1 - PLAIN {
+    if !(1 - PLAIN..=PLAIN).contains(&point) {
         text.push(digits[0]);
         if count > 1 {
             text.push(b'.');

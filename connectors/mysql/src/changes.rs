@@ -10,6 +10,8 @@ mod open;
 mod pending;
 mod steer;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use open::open;
 
@@ -18,6 +20,7 @@ use crate::binlog::event::{Checksums, Event, Xid, kind};
 use crate::binlog::payload::Payload;
 use crate::binlog::query::SchemaChange;
 use crate::binlog::rows::Scratch;
+use crate::flavor::Flavor;
 use crate::gtid::{Gtid, GtidSet};
 use crate::position::{self, Place, Resume};
 use async_trait::async_trait;
@@ -28,6 +31,7 @@ use drover_model::error::codes;
 use drover_model::{Error, Fault, Position, Result, Retry};
 use drover_runtime::spill::SpillReader;
 use futures::FutureExt;
+use open::Start;
 use pending::{Pending, Room, Whole, spilled};
 use std::collections::{HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,8 +42,10 @@ use tokio::time::{Duration, Instant};
 const EMPTY_EVERY: Duration = Duration::from_secs(1);
 /// The same where not even the position moved: a sign of life.
 const ALIVE_EVERY: Duration = Duration::from_secs(3);
-/// Heartbeats come every second: without anything for so long the connection is dead.
+/// Heartbeats come every second: without anything for so long the connection is dead. (MySQL before 5.5 has none.)
 const SILENCE: Duration = Duration::from_secs(60);
+/// MariaDB: another dump was begun under the same number, by who took over. (MySQL has the number of lost positions for that, too.)
+const SAME_REPLICA: u16 = 4052;
 /// Bytes of an unpacked transaction that are worked off at once, before others have their turn.
 const TURN: usize = 256 << 10;
 
@@ -93,7 +99,7 @@ pub struct Changes {
     start: Position,
     dump: Dump,
     /// The server, as positions name it.
-    flavor: crate::flavor::Flavor,
+    flavor: Flavor,
     server: String,
     lineage: u32,
     /// By how much the server's clock is ahead of ours, in microseconds.
@@ -145,6 +151,8 @@ pub struct Changes {
     moved: bool,
     /// A heartbeat came since the last batch.
     alive: bool,
+    /// One ever came.
+    beats: bool,
     transactions: u32,
     changes: u64,
     commit_micros: i64,
@@ -155,6 +163,68 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// A stream that goes on behind `from`, whose place is `place`, as `start` says.
+    fn new(
+        dump: Dump,
+        from: Position,
+        flavor: Flavor,
+        server: String,
+        start: Start,
+        tables: Tables,
+        room: Room,
+        skew: i64,
+        place: Place,
+    ) -> Changes {
+        // A new lineage is told at once.
+        let raised = start.lineage != from.lineage;
+        let empty = Position { lineage: start.lineage, order: Vec::new(), resume: Vec::new(), text: String::new() };
+        Changes {
+            dump,
+            flavor,
+            server,
+            lineage: start.lineage,
+            skew,
+            tables,
+            checksums: Checksums::Unknown,
+            table_map_head: 8,
+            mariadb: flavor == Flavor::MariaDb,
+            to: if raised { start.read.clone() } else { place },
+            place: start.read,
+            unplaced: 0,
+            born: None,
+            expected_born: start.born,
+            current: None,
+            payload: None,
+            open: None,
+            held: HashMap::new(),
+            gtids: start.gtids,
+            behind: start.behind,
+            known: start.known,
+            passing: start.passing,
+            near: 4,
+            spare: Vec::new(),
+            packed: Vec::new(),
+            scratch: Scratch::default(),
+            giving: None,
+            early: None,
+            failed: None,
+            out: Vec::with_capacity(room.batch_bytes + room.batch_bytes / 4),
+            room,
+            start: from.clone(),
+            from,
+            moved: raised,
+            alive: false,
+            beats: false,
+            transactions: 0,
+            changes: 0,
+            commit_micros: now() + skew,
+            given: Instant::now(),
+            begin: change::Begin { position: empty, commit_micros: 0 },
+            skipped: Skipped::default(),
+            last_schema_change: None,
+        }
+    }
+
     /// The first batch's `from`.
     pub fn start(&self) -> &Position {
         &self.start
@@ -353,7 +423,7 @@ impl Changes {
         if let Some(mut payload) = self.payload.take() {
             let mut done = 0;
             while done < TURN && !self.full() {
-                match payload.next() {
+                match payload.event() {
                     Ok(Some(event)) => self.on_event(&event, true)?,
                     Ok(None) => return Ok(true),
                     Err(e) => {
@@ -420,7 +490,7 @@ impl Changes {
             DumpError::Server { number, message } => {
                 let server = mysql_async::ServerError { code: number, message, state: "HY000".into() };
                 let error = crate::errors::classify(&mysql_async::Error::Server(server), Fault::Source, what);
-                if error.code == codes::POSITION_LOST {
+                if error.code == codes::POSITION_LOST || number == SAME_REPLICA {
                     return Error { code: codes::CONNECTION.into(), retry: Retry::Other, ..error };
                 }
                 error
@@ -435,13 +505,11 @@ impl Changes {
     async fn arrive(&mut self) -> Result<Option<Arrived>> {
         let due = self.empty_due();
         tokio::select! {
-            arrived = tokio::time::timeout(SILENCE, self.dump.next()) => match arrived {
-                Ok(arrived) => arrived.map(Some).map_err(|e| self.broken(e)),
-                Err(_) => {
-                    let what = format!("the source has been silent for {} s, heartbeats included", SILENCE.as_secs());
-                    Err(Error::new(codes::CONNECTION, Fault::Source, Retry::Connection, what))
-                }
-            },
+            arrived = self.dump.next() => arrived.map(Some).map_err(|e| self.broken(e)),
+            () = tokio::time::sleep(SILENCE), if self.beats => {
+                let what = format!("the source has been silent for {} s, heartbeats included", SILENCE.as_secs());
+                Err(Error::new(codes::CONNECTION, Fault::Source, Retry::Connection, what))
+            }
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Ok(None),
         }
     }

@@ -181,8 +181,8 @@ pub async fn before(session: &mut Session) -> Result<Before> {
     Ok(Before { place: status(session).await?.place, prepared })
 }
 
-/// The position of this moment; exact under a lock that keeps commits out. With `before`, a stream can be resumed from it.
-/// An XA transaction that has been prepared since then is read again from there; one that is older makes an error worth another try.
+/// The position of this moment; exact under a lock that keeps commits out. With `before`, a stream can be resumed from it: it reads from there on, for an XA
+/// transaction that has been prepared since then may still be open; one that is older makes an error worth another try.
 pub async fn here(session: &mut Session, before: Option<&Before>, lineage: u32) -> Result<Position> {
     let status = status(session).await?;
     let mut reread = None;
@@ -198,9 +198,8 @@ pub async fn here(session: &mut Session, before: Option<&Before>, lineage: u32) 
             return Err(Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, what)
                 .remedy("end them: XA RECOVER lists them, XA COMMIT or XA ROLLBACK ends one"));
         }
-        if !open.is_empty() {
-            reread = Some(before.place.clone());
-        }
+        // Whether one is open now or not: the account may not be allowed to see them, and the caller may know of an earlier moment.
+        reread = Some(before.place.clone()).filter(|place| *place != status.place);
     }
     let resume = Resume {
         flavor: session.version.flavor,
@@ -213,6 +212,22 @@ pub async fn here(session: &mut Session, before: Option<&Before>, lineage: u32) 
         passing: None,
     };
     position(lineage, &resume)
+}
+
+/// The position of this moment, in the history that `seen` belongs to: the last position that the stream has given out.
+///
+/// # Errors
+/// Worth another try if this is another server than the one that the stream is at: positions of the two cannot be compared before the stream
+/// has followed.
+pub async fn mark(session: &mut Session, seen: &Position) -> Result<Position> {
+    let resume = resume_of(seen)?;
+    let server = server(session).await?;
+    if resume.server != server {
+        let what = format!("the change stream is at the server {} still, this one is {server}", resume.server);
+        return Err(Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, what)
+            .remedy("wait until the stream has followed to the server that took over"));
+    }
+    here(session, None, seen.lineage).await
 }
 
 /// Ids of prepared XA transactions; `None` where the account may not see them. The stream stops loudly when one of them commits

@@ -117,6 +117,32 @@ async fn key_index(session: &mut Session, plan: &TablePlan) -> Result<Option<Str
     Ok(found.map(|(name, _)| sql::name(&name)))
 }
 
+/// An index (quoted name) that begins with these columns of the plan, in whatever order.
+pub(crate) async fn leading_index(
+    session: &mut Session,
+    plan: &TablePlan,
+    columns: &[usize],
+) -> Result<Option<String>> {
+    let sql = format!(
+        "SELECT INDEX_NAME, COLUMN_NAME FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {} \
+         AND INDEX_TYPE = 'BTREE' AND SEQ_IN_INDEX <= {} ORDER BY INDEX_NAME, SEQ_IN_INDEX",
+        sql::text(&plan.destination.schema),
+        sql::text(&plan.destination.name),
+        columns.len()
+    );
+    let rows: Vec<(String, Option<String>)> = session.all(sql, "cannot read a table's indexes").await?;
+    let mut wanted: Vec<String> = columns.iter().map(|&c| plan.columns[c].destination.to_lowercase()).collect();
+    wanted.sort_unstable();
+    let names: Vec<&String> = rows.iter().map(|r| &r.0).collect();
+    let found = names.iter().find(|name| {
+        let mut columns: Vec<String> =
+            rows.iter().filter(|r| r.0 == ***name).map(|r| r.1.as_deref().unwrap_or_default().to_lowercase()).collect();
+        columns.sort_unstable();
+        columns == wanted
+    });
+    Ok(found.map(|name| sql::name(name)))
+}
+
 impl Column {
     /// The expression of a key's value, made of its literal: of the column's own type, so that the server compares like the column's index
     /// and can look it up there. `single`: the literal itself, else a column of many literals.

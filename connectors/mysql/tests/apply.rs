@@ -3,7 +3,7 @@
 mod place;
 
 use anyhow::{Context, Result, bail, ensure};
-use drover_connectors_api::{ApplySession, Committed, Step};
+use drover_connectors_api::{ApplySession, Committed, Follow, Step};
 use drover_connectors_mysql::apply::MyApply;
 use drover_connectors_mysql::{keys, progress};
 use drover_harness::mysql::Release;
@@ -391,6 +391,33 @@ async fn unique_values_swap_by_single_steps_and_holders_are_found(release: Relea
     Ok(())
 }
 
+async fn what_foreign_keys_did_is_done_to_all_rows_that_refer(release: Release) -> Result<()> {
+    let place = Place::start(release).await?;
+    place
+        .exec("CREATE TABLE c (id int primary key, p varchar(9), q int, f float, KEY (q, p)); \
+               CREATE TABLE d (id int primary key, p varchar(9), q int, f float); \
+               INSERT INTO c VALUES (1, 'a', 1, 0.1), (2, 'A', 1, 0.2), (3, 'b', 1, 0.3), (4, 'a', 2, 0.4), (5, NULL, 1, 0.5); \
+               INSERT INTO d SELECT * FROM c")
+        .await?;
+    for table in ["c", "d"] {
+        let plan = place.plan(1, table, &["id"]).await?;
+        let mut s = if table == "c" { place.apply(&[plan]).await? } else { place.session(vec![plan]).await? };
+        let from = if table == "c" { 0 } else { 1 };
+        let (a1, b1, x1) = (row(&["a", "1"]), row(&["b", "1"]), row(&["x", "7"]));
+        // By the server's own idea of what is equal.
+        let mut gone = s.follow(1, &[1, 2], &[&a1], Follow::Set(&x1), &[0, 3]).await?;
+        gone.sort();
+        ensure!(gone == [row(&["1", "0.1"]), row(&["2", "0.2"])], "{gone:?}");
+        ensure!(s.follow(1, &[1, 2], &[&b1, &row(&["c", "1"])], Follow::SetNull, &[]).await?.is_empty());
+        ensure!(s.follow(1, &[1, 2], &[&x1, &a1], Follow::Delete, &[0]).await?.len() == 2);
+        ensure!(s.follow(1, &[1, 2], &[&x1], Follow::Delete, &[0]).await?.is_empty(), "none is fine");
+        ensure!(s.commit(&at(from), &at(from + 1)).await? == Committed::Yes);
+        let all = format!("SELECT concat_ws(' ', id, coalesce(p, '-'), coalesce(q, '-')) FROM {table} ORDER BY id");
+        ensure!(place.list(&all).await? == ["3 - -", "4 a 2", "5 - 1"], "{:?}", place.list(&all).await?);
+    }
+    Ok(())
+}
+
 async fn a_former_holder_is_ended_and_fenced(release: Release) -> Result<()> {
     let (place, plan) = t(release).await?;
     let proxy = Proxy::start(place.server.port()).await?;
@@ -593,6 +620,7 @@ on_each!(
     rows_without_a_key_are_counted,
     keys_of_every_type_are_looked_up,
     unique_values_swap_by_single_steps_and_holders_are_found,
+    what_foreign_keys_did_is_done_to_all_rows_that_refer,
     a_former_holder_is_ended_and_fenced,
     a_holder_frozen_within_its_commit_is_ended,
     the_progress_moves_only_from_where_it_stands,

@@ -330,6 +330,7 @@ impl Reader {
                 bytes,
                 physical: self.physical.get(&oid).cloned().unwrap_or_default(),
                 options,
+                unlogged: Vec::new(),
             });
         }
         let mut found = objects::all(&self, &mut needs, &indexes, &triggers)?;

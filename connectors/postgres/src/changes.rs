@@ -662,4 +662,8 @@ impl ChangeStream for Changes {
     async fn confirm(&mut self, position: &Position) -> Result<()> {
         self.session.confirm(lsn_of(position)?, false).await.map_err(failed)
     }
+
+    async fn alive(&mut self) -> Result<()> {
+        self.session.confirm(self.session.confirmed(), false).await.map_err(failed)
+    }
 }

@@ -375,6 +375,8 @@ impl Follower {
                     ensure!(begin.position > *last && begin.position <= batch.to, "{} is out of order", begin.position);
                     self.open = Some(Transaction { position: begin.position, changes: vec![] });
                 }
+                // Says something about the change behind it.
+                Item::Alone => {}
                 Item::End => out.push(self.open.take().context("an end without a begin")?),
                 change => {
                     changes += 1;

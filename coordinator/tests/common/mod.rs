@@ -45,6 +45,7 @@ pub fn catalog() -> Catalog {
         bytes: 100 + u64::from(id),
         physical: format!("p{id}"),
         options: Default::default(),
+        unlogged: Vec::new(),
     };
     Catalog {
         scope: None,

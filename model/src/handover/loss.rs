@@ -4,6 +4,10 @@
 //! A chunk that was copied counts as read even before it is loaded: its rows are durable in the log. (If they are not, as
 //! after the loss of a log in memory, the caller says [`Stage::Unread`].)
 
+use crate::TablePlan;
+use crate::schema::Catalog;
+use std::collections::BTreeSet;
+
 /// How far a chunk has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -94,6 +98,28 @@ pub fn decide<P: Ord + Clone>(table: &Table<'_, P>) -> Decision<P> {
     }
 }
 
+/// Tables that must come from one snapshot, by number of their plan: those tied to each other by foreign keys that act without a trace
+/// in the source's log ([`crate::schema::Unlogged`]). What a parent's change did to children of children can be done again only where all of them
+/// stand at one position.
+pub fn tied(catalog: &Catalog, plans: &[TablePlan]) -> Vec<BTreeSet<u32>> {
+    let mut groups: Vec<BTreeSet<u32>> = Vec::new();
+    for child in plans {
+        for key in catalog.table(&child.source).map_or(&[][..], |t| &t.unlogged) {
+            let Some(parent) = plans.iter().find(|p| p.source == key.parent) else { continue };
+            let mut group = BTreeSet::from([child.id, parent.id]);
+            groups.retain(|other| {
+                let apart = !other.contains(&child.id) && !other.contains(&parent.id);
+                if !apart {
+                    group.extend(other);
+                }
+                apart
+            });
+            groups.push(group);
+        }
+    }
+    groups
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,5 +190,69 @@ mod tests {
         assert_eq!(why(&Table { same_shape: false, ..good.clone() }), Some(Why::Reshaped));
         assert_eq!(why(&Table { incremental: false, ..good.clone() }), Some(Why::NothingBridges));
         assert_eq!(why(&Table { chunks: &chunks(false), ..good }), Some(Why::Physical));
+    }
+
+    #[test]
+    fn tables_tied_by_foreign_keys_stand_together() {
+        use crate::plan::{Operations, RowFormat};
+        use crate::schema::{Effect, OldImage, TableName, Unlogged};
+        let name = |id: u32| TableName::new("s", format!("t{id}"));
+        let plan = |id: u32| TablePlan {
+            id,
+            version: 1,
+            source: name(id),
+            destination: name(id),
+            columns: vec![],
+            left_out: vec![],
+            key: vec![0],
+            filter: None,
+            operations: Operations::ALL,
+            format: RowFormat::Canonical,
+            physical: String::new(),
+            rows: 0,
+            bytes: 0,
+        };
+        let parents = |id: u32| match id {
+            1 => vec![0],
+            4 => vec![3],
+            5 => vec![4, 9],
+            6 => vec![6],
+            2 => vec![1],
+            _ => vec![],
+        };
+        let key = |parent| Unlogged {
+            name: "k".into(),
+            parent: name(parent),
+            columns: vec![],
+            references: vec![],
+            on_delete: Some(Effect::Cascade),
+            on_update: None,
+        };
+        let table = |id: u32| crate::schema::Table {
+            name: name(id),
+            columns: vec![],
+            keys: vec![],
+            old_image: OldImage::Full,
+            parts: vec![],
+            rows: 0,
+            bytes: 0,
+            physical: String::new(),
+            options: Default::default(),
+            unlogged: parents(id).into_iter().map(key).collect(),
+        };
+        let catalog = Catalog {
+            origin: "a".into(),
+            version: 1,
+            version_text: String::new(),
+            database: String::new(),
+            identity: String::new(),
+            scope: None,
+            tables: (0..8).map(table).collect(),
+            objects: vec![],
+        };
+        let plans: Vec<TablePlan> = (0..8).map(plan).collect();
+        let mut groups = tied(&catalog, &plans);
+        groups.sort();
+        assert_eq!(groups, [BTreeSet::from([0, 1, 2]), BTreeSet::from([3, 4, 5]), BTreeSet::from([6])]);
     }
 }

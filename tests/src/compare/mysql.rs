@@ -174,7 +174,7 @@ async fn catalog(conn: &mut Conn) -> Result<Vec<String>> {
         ),
         (
             "routine",
-            "SELECT concat_ws(' ', routine_type, routine_name, routine_definition, is_deterministic, sql_data_access)
+            "SELECT concat_ws(' ', routine_type, routine_name, trim(trailing ';' from routine_definition), is_deterministic, sql_data_access)
             FROM information_schema.routines WHERE routine_schema = database()",
         ),
         (

@@ -229,6 +229,63 @@ pub(super) fn holding(
     Ok(())
 }
 
+/// Rows of a table of which some columns have one of these values (cells of just these columns); `index` begins with the columns.
+pub(super) struct Referring<'a, 'f> {
+    given: Given<'a, 'f>,
+    columns: &'a [usize],
+    index: Option<&'a str>,
+}
+
+impl<'a, 'f> Referring<'a, 'f> {
+    pub fn new(shape: &'a Shape, values: &'a [&'f [u8]], columns: &'a [usize], index: Option<&'a str>) -> Self {
+        let given = Given { shape, rows: values, fields: columns.iter().copied().enumerate().collect() };
+        Referring { given, columns, index }
+    }
+
+    fn here(&self, column: usize) -> String {
+        format!("{}.{}", self.given.shape.table, self.given.column(column).name)
+    }
+
+    fn put_from(&self, out: &mut Vec<u8>) -> Result<()> {
+        self.given.put_derived(out)?;
+        let on: Vec<String> = self
+            .columns
+            .iter()
+            .map(|&c| format!("{} = {}", self.here(c), self.given.column(c).comparable(&format!("m.c{c}"), false)))
+            .collect();
+        let force = self.index.map_or(String::new(), |i| format!(" FORCE INDEX ({i})"));
+        put(out, &format!(" STRAIGHT_JOIN {}{force} ON {}", self.given.shape.table, on.join(" AND ")));
+        Ok(())
+    }
+
+    /// Reads columns of them, as texts, and locks them.
+    pub fn select(&self, out: &mut Vec<u8>, give: &[usize]) -> Result<()> {
+        let shown: Vec<String> = give.iter().map(|&c| self.given.column(c).shown(&self.here(c))).collect();
+        put(out, &format!("SELECT {} FROM ", shown.join(", ")));
+        self.put_from(out)?;
+        put(out, " FOR UPDATE");
+        Ok(())
+    }
+
+    pub fn delete(&self, out: &mut Vec<u8>) -> Result<()> {
+        put(out, &format!("DELETE {} FROM ", self.given.shape.table));
+        self.put_from(out)
+    }
+
+    /// Sets the columns to these cells, or to null.
+    pub fn set(&self, out: &mut Vec<u8>, new: Option<&[u8]>) -> Result<()> {
+        put(out, "UPDATE ");
+        self.put_from(out)?;
+        let new: Vec<Cell<'_>> = new.map(|n| cells(n).collect()).unwrap_or_default();
+        for (i, &column) in self.columns.iter().enumerate() {
+            put(out, &format!("{} {} = ", if i == 0 { " SET" } else { "," }, self.here(column)));
+            let cell = new.get(i).copied().unwrap_or(Cell::Null);
+            self.given.column(column).encoder.put_value(out, cell)?;
+        }
+        Ok(())
+    }
+}
+
 impl Column {
     /// Appends the expression of [`Column::comparable`] around a literal of bytes.
     fn put_comparable(&self, out: &mut Vec<u8>, literal: &[u8], single: bool) {

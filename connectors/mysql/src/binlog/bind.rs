@@ -76,15 +76,23 @@ pub struct Binding {
 /// Character sets by the numbers of their collations, as the server lists them.
 pub type Collations = HashMap<u16, String>;
 
-/// Binds a plan to the columns of a TABLE_MAP.
-pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations) -> Result<Binding, Misfit> {
+/// Binds a plan to the columns of a TABLE_MAP. `mariadb`: the server that wrote it is one.
+pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations, mariadb: bool) -> Result<Binding, Misfit> {
     let plan = &shape.plan;
     let places = places(shape, columns)?;
     let mut widths = Vec::with_capacity(columns.len());
     for (i, column) in columns.iter().enumerate() {
-        widths.push(width(column).ok_or_else(|| {
-            let name = column.name.clone().unwrap_or_else(|| format!("number {}", i + 1));
-            let how = format!("column {name} is of a type that cannot be read from the log (code {})", column.code);
+        let planned = places.iter().position(|&p| p == i);
+        let known = planned.is_some_and(|p| !has_fraction(&shape.types[p]));
+        let width = width(column).filter(|_| !(mariadb && is_old_temporal(column.code)) || known);
+        widths.push(width.ok_or_else(|| {
+            let name = column.name.clone().or_else(|| Some(plan.columns[planned?].source.clone()));
+            let name = name.unwrap_or_else(|| format!("number {}", i + 1));
+            let how = if is_old_temporal(column.code) {
+                format!("column {name} is stored in the form of old servers, whose fractions the log does not tell")
+            } else {
+                format!("column {name} is of a type that cannot be read from the log (code {})", column.code)
+            };
             Misfit { how, column: Some(name), unreadable: true }
         })?);
     }
@@ -106,6 +114,16 @@ pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations) -> Resul
         key: plan.key.iter().map(|&k| usize::from(k)).collect(),
         operations: plan.operations,
     })
+}
+
+/// Types that MySQL 5.6 and MariaDB 10.1 replaced. Those of MariaDB could have fractions, of which the log says nothing.
+fn is_old_temporal(code: u8) -> bool {
+    use table_map::code::{DATETIME, TIME, TIMESTAMP};
+    matches!(code, TIME | DATETIME | TIMESTAMP)
+}
+
+fn has_fraction(my: &MyType) -> bool {
+    matches!(my.kind, Kind::Time { digits } | Kind::DateTime { digits } | Kind::Timestamp { digits } if digits > 0)
 }
 
 /// Where each column of the plan is in the table.
@@ -150,21 +168,14 @@ fn places(shape: &Shape, columns: &[Column]) -> Result<Vec<usize>, Misfit> {
 fn same_details(column: &Column, my: &MyType, collations: &Collations) -> bool {
     if let Some(collation) = column.collation {
         let binary = matches!(my.kind, Kind::Binary { .. } | Kind::VarBinary { .. } | Kind::Blob { .. });
-        let ours = my.charset.as_deref();
-        match collations.get(&collation) {
-            Some(set) if binary => {
-                if set != "binary" {
-                    return false;
-                }
-            }
+        let same = match collations.get(&collation) {
+            Some(set) if binary => set == "binary",
             // Types that have no character set of their own are told as binary ones or ASCII.
-            Some(set) if my.is_text() || ours.is_some() => {
-                if ours.is_some_and(|ours| !same_set(ours, set)) {
-                    return false;
-                }
-            }
-            None if binary && collation != BINARY => return false,
-            _ => {}
+            Some(set) => my.charset.as_deref().is_none_or(|ours| same_set(ours, set)),
+            None => !binary || collation == BINARY,
+        };
+        if !same {
+            return false;
         }
     }
     let labels = match &my.kind {

@@ -143,6 +143,12 @@ impl Dump {
         Ok(dump)
     }
 
+    /// A dump that has begun already.
+    #[cfg(test)]
+    pub(crate) fn over(stream: Pin<Box<dyn Stream>>, spill: &Path) -> Dump {
+        Dump { stream, input: BytesMut::new(), parts: None, spill: spill.to_owned(), spilled: 0 }
+    }
+
     async fn command(&mut self, payload: &[u8]) -> Result<(), Error> {
         let head = (payload.len() as u32).to_le_bytes();
         self.stream.write_all(&[&head, payload].concat()).await?;
@@ -304,8 +310,7 @@ mod tests {
     use super::*;
 
     fn dump(spill: &Path) -> Dump {
-        let stream = Box::pin(io::Cursor::new(Vec::new()));
-        Dump { stream, input: BytesMut::new(), parts: None, spill: spill.to_owned(), spilled: 0 }
+        Dump::over(Box::pin(io::Cursor::new(Vec::new())), spill)
     }
 
     fn packets(payload: &[u8]) -> Vec<u8> {

@@ -72,7 +72,7 @@ impl Payload {
     }
 
     /// The next event; `None` at the end. It has no checksum: that of the whole covers it.
-    pub fn next(&mut self) -> io::Result<Option<Event<'_>>> {
+    pub fn event(&mut self) -> io::Result<Option<Event<'_>>> {
         if self.reader.fill_buf()?.is_empty() {
             return Ok(None);
         }
@@ -109,7 +109,7 @@ mod tests {
 
     fn all(mut payload: Payload) -> io::Result<Vec<(u8, Vec<u8>)>> {
         let mut out = Vec::new();
-        while let Some(event) = payload.next()? {
+        while let Some(event) = payload.event()? {
             out.push((event.head.kind, event.body.to_vec()));
         }
         Ok(out)

@@ -29,6 +29,8 @@ pub struct Rows<'a> {
     partial: bool,
     /// The statement ends here: its TABLE_MAPs do, too.
     pub ends: bool,
+    /// No foreign key did anything for these changes that the log lacks.
+    alone: bool,
     /// Rows are compressed (MariaDB).
     packed: bool,
     columns: usize,
@@ -57,6 +59,10 @@ impl<'a> Present<'a> {
 fn bit(bits: &[u8], i: usize) -> bool {
     bits.get(i / 8).is_some_and(|b| b >> (i % 8) & 1 == 1)
 }
+
+/// Flags of a row event: the session had foreign keys off; the server (MySQL 9.6 and later) did what they do itself and logged it.
+const NO_FOREIGN_KEY_CHECKS: u16 = 2;
+const USE_SQL_FOREIGN_KEY: u16 = 16;
 
 /// Reads the head of a row event; `head` is the description's `table_map_head`. `None` if it is damaged.
 pub fn parse<'a>(event: &Event<'a>, head: u8) -> Option<Rows<'a>> {
@@ -91,7 +97,8 @@ pub fn parse<'a>(event: &Event<'a>, head: u8) -> Option<Rows<'a>> {
         _ => (first, first),
     };
     let partial = event.head.kind == PARTIAL_UPDATE_ROWS;
-    Some(Rows { id, action, partial, ends: flags & 1 == 1, packed, columns, before, after, body: f.0 })
+    let alone = flags & (NO_FOREIGN_KEY_CHECKS | USE_SQL_FOREIGN_KEY) != 0;
+    Some(Rows { id, action, partial, ends: flags & 1 == 1, alone, packed, columns, before, after, body: f.0 })
 }
 
 impl<'a> Rows<'a> {
@@ -236,6 +243,9 @@ pub fn put_change(
         Action::Delete => {
             let end = read(before, rows.before, at)?;
             let old = old_kind(binding, before).ok_or(Refused::Partial(Action::Delete))?;
+            if rows.alone {
+                change::put_alone(out);
+            }
             change::put_delete(out, binding.table, old);
             put_old(out, binding, bytes, before, old, text)?;
             end
@@ -250,6 +260,9 @@ pub fn put_change(
                 read(after, rows.after, middle)?
             };
             let old = old_kind(binding, before).ok_or(Refused::Partial(Action::Update))?;
+            if rows.alone {
+                change::put_alone(out);
+            }
             change::put_update(out, binding.table, old);
             put_old(out, binding, bytes, before, old, text)?;
             put_image(out, binding, bytes, after, Some(before), text)?;

@@ -151,9 +151,10 @@ fn metadata(code: u8, f: &mut Fields<'_>) -> Option<(u8, [u8; 2])> {
     })
 }
 
+/// To servers YEAR is a number as well, without a sign.
 fn is_number(code: u8) -> bool {
     use self::code::*;
-    matches!(code, TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE)
+    matches!(code, TINY | SHORT | INT24 | LONG | LONGLONG | NEWDECIMAL | FLOAT | DOUBLE | YEAR)
 }
 
 fn is_text(code: u8) -> bool {
@@ -275,6 +276,16 @@ mod tests {
                 let _ = super::columns(name.rest, true);
             }
         }
+    }
+
+    /// What servers of both flavors wrote for `(y year, n int, u int unsigned)`.
+    #[test]
+    fn a_year_has_a_place_among_the_signs() {
+        use self::code::*;
+        let body = [3, YEAR, LONG, LONG, 0, 0b111, 1, 1, 0b1010_0000, 4, 6, 1, b'y', 1, b'n', 1, b'u'];
+        let columns = columns(&body, false).unwrap();
+        let signs: Vec<_> = columns.iter().map(|c| c.unsigned).collect();
+        assert_eq!(signs, [Some(true), Some(false), Some(true)]);
     }
 
     proptest! {

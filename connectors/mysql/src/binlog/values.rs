@@ -261,7 +261,7 @@ fn put_time(out: &mut Vec<u8>, bytes: &[u8], digits: u8) {
 
 fn put_datetime(out: &mut Vec<u8>, bytes: &[u8], digits: u8) -> Option<()> {
     let (whole, fraction) = bytes.split_at_checked(5)?;
-    let n = (big(whole) & 0x7f_ffff_ffff) as u64;
+    let n = big(whole) & 0x7f_ffff_ffff;
     let months = (n >> 22) as u32;
     let bits = |shift: u32, count: u32| (n >> shift & ((1 << count) - 1)) as u32;
     let date = (months / 13, months % 13, bits(17, 5));

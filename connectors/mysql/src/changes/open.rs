@@ -10,8 +10,6 @@ use super::tables::Tables;
 use super::{Changes, now};
 use crate::binlog::bind::{Collations, Shape};
 use crate::binlog::dump::Dump;
-use crate::binlog::event::Checksums;
-use crate::binlog::rows::Scratch;
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
 use crate::flavor::Flavor;
@@ -23,22 +21,20 @@ use crate::wire::Wire;
 use drover_connectors_api::StreamSpec;
 use drover_model::error::codes;
 use drover_model::plan::RowFormat;
-use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan, change};
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::Row;
-use std::collections::HashMap;
-use tokio::time::Instant;
 
 /// How a stream goes on.
-struct Start {
-    lineage: u32,
+pub(super) struct Start {
+    pub lineage: u32,
     /// Where reading begins.
-    read: Place,
+    pub read: Place,
     /// What is behind: places before this one, on the same server.
-    behind: Option<Place>,
-    born: Option<u32>,
-    known: Option<GtidSet>,
-    passing: Option<GtidSet>,
-    gtids: Option<GtidSet>,
+    pub behind: Option<Place>,
+    pub born: Option<u32>,
+    pub known: Option<GtidSet>,
+    pub passing: Option<GtidSet>,
+    pub gtids: Option<GtidSet>,
 }
 
 fn lost(why: impl Into<String>) -> Error {
@@ -62,56 +58,9 @@ pub async fn open(dialer: &Dialer, spec: &StreamSpec, from: &Position) -> Result
     let tables = tables(&mut session, &spec.tables).await?;
     let skew = skew(&mut session).await?;
     let dump = dump(dialer, &session, spec, &start.read).await?;
-    let wanted = spec.batch_bytes;
+    let room = Room::new(spec.spill.clone(), spec.batch_bytes);
     let flavor = session.version.flavor;
-    let raised = start.lineage != from.lineage;
-    let to = if raised { start.read.clone() } else { resume.place.clone() };
-    let empty = Position { lineage: start.lineage, order: Vec::new(), resume: Vec::new(), text: String::new() };
-    Ok(Changes {
-        start: from.clone(),
-        dump,
-        flavor,
-        server,
-        lineage: start.lineage,
-        skew,
-        tables,
-        room: Room::new(spec.spill.clone(), wanted),
-        checksums: Checksums::Unknown,
-        table_map_head: 8,
-        mariadb: flavor == Flavor::MariaDb,
-        place: start.read,
-        unplaced: 0,
-        born: None,
-        expected_born: start.born,
-        current: None,
-        payload: None,
-        open: None,
-        held: HashMap::new(),
-        gtids: start.gtids,
-        behind: start.behind,
-        known: start.known,
-        passing: start.passing,
-        near: 4,
-        spare: Vec::new(),
-        packed: Vec::new(),
-        scratch: Scratch::default(),
-        giving: None,
-        early: None,
-        failed: None,
-        out: Vec::with_capacity(wanted + wanted / 4),
-        from: from.clone(),
-        to,
-        // A new lineage is told at once.
-        moved: raised,
-        alive: false,
-        transactions: 0,
-        changes: 0,
-        commit_micros: now() + skew,
-        given: Instant::now(),
-        begin: change::Begin { position: empty, commit_micros: 0 },
-        skipped: Default::default(),
-        last_schema_change: None,
-    })
+    Ok(Changes::new(dump, from.clone(), flavor, server, start, tables, room, skew, resume.place))
 }
 
 /// What cannot be followed is refused before anything is read.

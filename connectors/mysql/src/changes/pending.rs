@@ -90,6 +90,19 @@ impl Pending {
         Ok(())
     }
 
+    /// It will wait, perhaps beside many others: no more than a little of it stays in memory.
+    pub fn park(&mut self, room: &mut Room) -> Result<()> {
+        const LITTLE: usize = 16 << 10;
+        if self.buffer.len() > LITTLE {
+            if self.file.is_none() {
+                self.file = Some(room.file()?);
+            }
+            self.write_out()?;
+        }
+        self.buffer.shrink_to_fit();
+        Ok(())
+    }
+
     fn write_out(&mut self) -> Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let mut end = self.buffer.len();

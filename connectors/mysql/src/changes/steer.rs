@@ -16,7 +16,9 @@ use std::borrow::Cow;
 impl Changes {
     /// Moves to the end of an event.
     pub(super) fn move_to(&mut self, head: &Head) {
-        if head.flags & ARTIFICIAL != 0 || head.kind == kind::FORMAT_DESCRIPTION && head.end == 0 {
+        // A dump from the middle of a file has the file's description ahead.
+        let again = head.kind == kind::FORMAT_DESCRIPTION && self.place.offset > 4;
+        if head.flags & ARTIFICIAL != 0 || again {
             return;
         }
         self.unplaced += u64::from(head.length);
@@ -26,16 +28,11 @@ impl Changes {
         }
     }
 
-    /// To an offset of which the lower 32 bits are known: a file may be larger.
+    /// To an offset of which the lower 32 bits are known, for a file may be larger: the one nearest to where we must be by the events' lengths. Never back.
     fn move_to_end(&mut self, end: u32) {
-        // An offset below is one of the same lower half and the next higher one.
-        let length = std::mem::take(&mut self.unplaced);
-        let least = if length > u64::from(u32::MAX) { self.place.offset + length } else { self.place.offset };
-        let mut end = least & !u64::from(u32::MAX) | u64::from(end);
-        if end < least {
-            end += 1 << 32;
-        }
-        self.place.offset = end;
+        let expected = self.place.offset + std::mem::take(&mut self.unplaced);
+        let off = end.wrapping_sub(expected as u32) as i32;
+        self.place.offset = expected.saturating_add_signed(i64::from(off)).max(self.place.offset);
     }
 
     /// One event; `inner`: of a compressed transaction, which has moved to its end already.
@@ -46,7 +43,7 @@ impl Changes {
         }
         let unreadable = |s: &Self| s.fail(codes::INTERNAL, event.bad());
         match event.head.kind {
-            rows if rows::is_rows(rows) => self.on_rows(event),
+            rows if rows::is_rows(rows) => self.on_rows(event, before),
             kind::TABLE_MAP => match self.tables.map(event.body, self.table_map_head, self.mariadb) {
                 Some(Ok(())) => Ok(()),
                 Some(Err(_)) if self.passes_over() => Ok(()),
@@ -156,6 +153,7 @@ impl Changes {
 
     /// Nothing is under way at the source: its log ends where the heartbeat says.
     fn on_heartbeat(&mut self, event: &Event<'_>) -> Result<()> {
+        self.beats = true;
         let (file, offset) = event::heartbeat(event).ok_or_else(|| self.fail(codes::INTERNAL, event.bad()))?;
         if self.open.is_some() || self.payload.is_some() {
             return Ok(());
@@ -271,7 +269,9 @@ impl Changes {
             return Err(self.fail(codes::INTERNAL, "a preparation without a transaction"));
         };
         self.note(open.gtid.as_ref());
-        self.held.insert(xid, Held { pending: open.pending, start: open.start, gtid: open.gtid });
+        let mut pending = open.pending;
+        pending.park(&mut self.room)?;
+        self.held.insert(xid, Held { pending, start: open.start, gtid: open.gtid });
         self.reach(self.place.clone());
         Ok(())
     }
@@ -300,8 +300,15 @@ impl Changes {
         }
     }
 
-    fn on_rows(&mut self, event: &Event<'_>) -> Result<()> {
+    fn on_rows(&mut self, event: &Event<'_>, before: Option<u64>) -> Result<()> {
         let rows = rows::parse(event, self.table_map_head).ok_or_else(|| self.fail(codes::INTERNAL, event.bad()))?;
+        // Old servers do not enclose changes of tables without transactions.
+        self.opened(before)?;
+        self.take_rows(event, &rows)?;
+        if rows.ends { self.end_statement(&event.head) } else { Ok(()) }
+    }
+
+    fn take_rows(&mut self, event: &Event<'_>, rows: &rows::Rows<'_>) -> Result<()> {
         let binding = match self.tables.binding(rows.id) {
             Some(Some(binding)) => binding.clone(),
             Some(None) => return Ok(()),
@@ -317,12 +324,10 @@ impl Changes {
         if !wanted || self.passes_over() {
             return Ok(());
         }
-        let Some(mut open) = self.open.take() else {
-            return Err(self.fail(codes::INTERNAL, "rows outside of any transaction"));
-        };
+        let Some(mut open) = self.open.take() else { return Ok(()) };
         let mut packed = std::mem::take(&mut self.packed);
         let outcome = match rows.bytes(&mut packed) {
-            Some(bytes) => self.read_rows(&rows, &binding, bytes, &mut open.pending),
+            Some(bytes) => self.read_rows(rows, &binding, bytes, &mut open.pending),
             None => Err(self.fail(codes::INTERNAL, event.bad())),
         };
         self.packed = packed;
@@ -375,7 +380,10 @@ impl Changes {
 
     fn changed(&self, table: &TableName, misfit: &Misfit) -> Error {
         let error = if misfit.unreadable {
-            self.fail(codes::UNSUPPORTED, &misfit.how).remedy("leave the column's table out")
+            self.fail(codes::UNSUPPORTED, &misfit.how).remedy(
+                "rebuild the table at the source (ALTER TABLE … FORCE; on MariaDB with mysql56_temporal_format = ON) and migrate it again, \
+                 or leave it out",
+            )
         } else {
             self.fail(codes::TABLE_CHANGED, format!("the table's columns changed: {}", misfit.how)).remedy(REMEDY)
         };

@@ -81,7 +81,7 @@ impl Tables {
             None => None,
             Some(&at) => {
                 let shape = &self.shapes[at];
-                match bind(shape, &table_map::columns(name.rest, mariadb)?, &self.collations) {
+                match bind(shape, &table_map::columns(name.rest, mariadb)?, &self.collations, mariadb) {
                     Ok(binding) => Some(Arc::new(binding)),
                     Err(misfit) => return Some(Err(NoFit { table: shape.plan.source.clone(), misfit })),
                 }

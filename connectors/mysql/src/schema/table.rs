@@ -52,7 +52,7 @@ impl Work<'_> {
         }
         let mut sql = format!("CREATE TABLE {} (\n  {}\n)", sql::qualified(&plan.destination), lines.join(",\n  "));
         let partitioning = self.partitioning(plan, table, &columns);
-        sql.push_str(&self.table_options(plan, table, partitioning.is_some()));
+        sql.push_str(&self.table_options(plan, table));
         if let Some(partitioning) = partitioning {
             sql.push('\n');
             sql.push_str(&partitioning);
@@ -87,7 +87,9 @@ impl Work<'_> {
         let packed = definition.others.iter().any(|o| o.eq_ignore_ascii_case("COMPRESSED"))
             && v.is_mariadb()
             && self.origin == Flavor::MariaDb;
-        let mut out = format!("{} {}", sql::name(&name), self.typed(table, column, &type_text, &my_type, packed));
+        let named = definition.charset.is_some();
+        let mut out =
+            format!("{} {}", sql::name(&name), self.typed(table, column, &type_text, &my_type, packed, named));
         let note = |work: &mut Self, what: &str, why: &str| work.note(plan, &column.name, what, why);
         if let Some((expression, stored)) = &definition.generated {
             let expression = match rewrite::columns(expression, &columns.renamed, &columns.dropped, false) {
@@ -110,7 +112,10 @@ impl Work<'_> {
             out.push_str(" NULL");
         }
         if definition.invisible {
-            if v.mysql(80_023) || v.is_mariadb() {
+            let fed = column.nullable || column.default.is_some() || column.identity.is_some();
+            if v.is_mariadb() && !fed && definition.generated.is_none() {
+                note(self, "INVISIBLE", "an invisible column of MariaDB needs a default");
+            } else if v.mysql(80_023) || v.is_mariadb() {
                 out.push_str(" INVISIBLE");
             } else {
                 note(self, "INVISIBLE", "the destination has no invisible columns");
@@ -165,8 +170,16 @@ impl Work<'_> {
         Some((set, collation))
     }
 
-    /// The type, with character set and collation where they are not the table's.
-    fn typed(&self, table: &Table, column: &Column, type_text: &str, my_type: &MyType, packed: bool) -> String {
+    /// The type, with character set and collation where they are not the table's, or the source `named` them.
+    fn typed(
+        &self,
+        table: &Table,
+        column: &Column,
+        type_text: &str,
+        my_type: &MyType,
+        packed: bool,
+        named: bool,
+    ) -> String {
         let bare = match my_type.charset {
             Some(_) => &type_text[..type_text.rfind(" character set ").unwrap_or(type_text.len())],
             None => type_text,
@@ -181,7 +194,7 @@ impl Work<'_> {
             _ if charset == "ascii" => "ascii_general_ci".to_owned(),
             _ => format!("{charset}_bin"),
         };
-        if self.table_charset(table).is_some_and(|(s, c)| s == *charset && c == collation) {
+        if !named && self.table_charset(table).is_some_and(|(s, c)| s == *charset && c == collation) {
             return bare;
         }
         format!("{bare} CHARACTER SET {charset} COLLATE {collation}")
@@ -357,8 +370,22 @@ impl Work<'_> {
                     {
                         return Err(format!("MySQL has no unique keys over whole values as long as those of {name}"));
                     }
+                    let virtual_one = || {
+                        let mut parts = table.parts.iter().filter(|p| p.kind == "column");
+                        let definition = parts.find(|p| p.name.eq_ignore_ascii_case(name));
+                        let parsed = definition.and_then(|p| ColumnDefinition::parse(&p.definition));
+                        parsed.and_then(|d| d.generated).is_some_and(|(_, stored)| !stored)
+                    };
+                    if !v.is_mariadb() && !self.is_innodb(table) && virtual_one() {
+                        return Err(format!("this engine of MySQL has no indexes over virtual columns such as {name}"));
+                    }
                     let prefix = prefix.map(|n| format!("({n})")).unwrap_or_default();
-                    parts.push(format!("{}{prefix}{}", sql::name(&new), if *descending { " DESC" } else { "" }));
+                    let mut order = if *descending { " DESC" } else { "" };
+                    if *descending && !v.is_mariadb() && !self.is_innodb(table) {
+                        self.note(plan, &part.name, "DESC", "this engine of MySQL has ascending indexes only");
+                        order = "";
+                    }
+                    parts.push(format!("{}{prefix}{order}", sql::name(&new)));
                 }
                 KeyPart::Expression { text } if text.starts_with('(') => {
                     if !v.mysql(80_013) {
@@ -370,6 +397,11 @@ impl Work<'_> {
                 KeyPart::Expression { text } if v.is_mariadb() => parts.push(text.clone()),
                 KeyPart::Expression { .. } => return Err("MySQL has no periods".into()),
             }
+        }
+        if matches!(kind, PartKind::FullText | PartKind::Spatial)
+            && table.parts.iter().any(|p| p.kind == "partitioning")
+        {
+            return Err("servers have no such indexes over partitioned tables".into());
         }
         let options = self.index_options(plan, part, &index.options);
         let word = match kind {
@@ -429,9 +461,14 @@ impl Work<'_> {
         out.join(" ")
     }
 
-    fn table_options(&mut self, plan: &TablePlan, table: &Table, partitioned: bool) -> String {
+    fn table_options(&mut self, plan: &TablePlan, table: &Table) -> String {
         let option = |name: &str| table.options.get(name).map(String::as_str);
-        let mut out = format!(" ENGINE={}", self.engine(plan, option("engine").unwrap_or("InnoDB"), partitioned));
+        let engine = self.engine_at(table);
+        let own = option("engine").unwrap_or("InnoDB");
+        if !engine.eq_ignore_ascii_case(own) {
+            self.note(plan, "", &format!("ENGINE={own}"), "the destination cannot use it here: InnoDB takes its place");
+        }
+        let mut out = format!(" ENGINE={engine}");
         if let Some((set, collation)) = self.table_charset(table) {
             out.push_str(&format!(" DEFAULT CHARSET={set} COLLATE={collation}"));
         }
@@ -474,17 +511,16 @@ impl Work<'_> {
         out
     }
 
-    /// The engine, or InnoDB where the destination lacks it.
-    fn engine(&mut self, plan: &TablePlan, engine: &str, partitioned: bool) -> String {
-        let v = self.known.version.clone();
+    /// The engine that a table gets: InnoDB where the destination lacks the source's, or has it without partitions.
+    fn engine_at<'t>(&self, table: &'t Table) -> &'t str {
+        let engine = table.options.get("engine").map_or("InnoDB", String::as_str);
+        let partitioned = table.parts.iter().any(|p| p.kind == "partitioning");
         let has = self.known.engines.contains(&engine.to_uppercase());
-        // From version 8 on partitions are InnoDB's own.
-        let unpartitioned = partitioned && v.mysql(80_000) && !engine.eq_ignore_ascii_case("InnoDB");
-        if has && !unpartitioned {
-            return engine.to_owned();
-        }
-        self.note(plan, "", &format!("ENGINE={engine}"), "the destination cannot use it here: InnoDB takes its place");
-        "InnoDB".into()
+        if has && !(partitioned && self.known.version.mysql(80_000)) { engine } else { "InnoDB" }
+    }
+
+    fn is_innodb(&self, table: &Table) -> bool {
+        self.engine_at(table).eq_ignore_ascii_case("InnoDB")
     }
 
     fn partitioning(&mut self, plan: &TablePlan, table: &Table, columns: &Columns) -> Option<String> {
@@ -501,6 +537,11 @@ impl Work<'_> {
         if mysql && default {
             return leave(self, "MySQL has no DEFAULT partitions");
         }
+        let mut types = table.columns.iter().filter_map(|c| MyType::parse(&c.origin_type));
+        // MariaDB takes such a table, but not its own definition of it.
+        if types.any(|t| matches!(t.kind, Kind::Geometry { .. })) {
+            return leave(self, "servers do not partition tables that have geometry");
+        }
         if words.get(2).is_some_and(|t| t.is("SYSTEM_TIME")) {
             return leave(self, "the table's history is not carried");
         }
@@ -514,12 +555,7 @@ impl Work<'_> {
         };
         let mut out = head;
         // Engines and places of partitions.
-        let own = table.options.get("engine").map_or("InnoDB", String::as_str);
-        let engine = if self.known.engines.contains(&own.to_uppercase()) && !self.known.version.mysql(80_000) {
-            own.to_owned()
-        } else {
-            "InnoDB".to_owned()
-        };
+        let engine = self.engine_at(table);
         let tokens = lex::words(tail);
         let (mut copied, mut i) = (0, 0);
         while i < tokens.len() {
@@ -529,7 +565,7 @@ impl Work<'_> {
                 let at = value(i + 1);
                 let Some(name) = tokens.get(at) else { break };
                 out.push_str(&tail[copied..name.at]);
-                out.push_str(&engine);
+                out.push_str(engine);
                 copied = name.end();
                 i = at + 1;
             } else if t.is("TABLESPACE")

@@ -199,7 +199,7 @@ pub async fn described(server: &MySql, database: &str) -> BTreeMap<String, Vec<S
     let sql = format!(
         "SELECT c.table_name, CONCAT_WS('/', column_name, IF(column_type = 'json', 'longtext', data_type), \
            IF(column_type LIKE '%unsigned%', 'unsigned', ''), IF(column_type LIKE '%zerofill%', 'zerofill', ''), is_nullable, \
-           IF(column_type = 'json' OR data_type = 'longtext', '', COALESCE(character_set_name, '')), \
+           IF(column_type = 'json' OR data_type = 'longtext' OR character_set_name = 'binary', '', COALESCE(character_set_name, '')), \
            IF(data_type IN ('enum', 'set'), column_type, ''), COALESCE(IF(data_type = 'varchar', character_maximum_length, ''), ''), \
            COALESCE(IF(data_type = 'decimal', CONCAT(numeric_precision, ',', numeric_scale), ''), ''), COALESCE(datetime_precision, ''), \
            IF(extra LIKE '%auto_increment%', 'counter', ''), IF(extra LIKE '%on update%', 'on update', ''), \
@@ -208,10 +208,10 @@ pub async fn described(server: &MySql, database: &str) -> BTreeMap<String, Vec<S
          WHERE table_schema = '{database}' AND table_type = 'BASE TABLE' ORDER BY table_name, ordinal_position"
     );
     for (table, text) in s.query::<(String, String), _>(sql).await.unwrap() {
-        out.entry(table).or_default().push(text);
+        out.entry(table).or_default().push(text.replace("/geomcollection/", "/geometrycollection/"));
     }
     let sql = format!(
-        "SELECT table_name, CONCAT_WS('/', index_name, non_unique, seq_in_index, COALESCE(column_name, '?'), COALESCE(sub_part, ''), COALESCE(collation, ''), index_type) \
+        "SELECT table_name, CONCAT_WS('/', index_name, non_unique, seq_in_index, COALESCE(column_name, '?'), COALESCE(sub_part, ''), IF(index_type = 'BTREE', COALESCE(collation, ''), ''), index_type) \
          FROM information_schema.statistics WHERE table_schema = '{database}' ORDER BY table_name, index_name, seq_in_index"
     );
     for (table, text) in s.query::<(String, String), _>(sql).await.unwrap() {

@@ -180,3 +180,43 @@ async fn left_out_columns_without_metadata() {
         }
     }
 }
+
+/// Names that statements write in other ways than the catalogue.
+#[tokio::test]
+async fn names_however_they_are_written() {
+    for release in [Release::MySql9, Release::MariaDb10] {
+        for (setting, sql) in [
+            ("set sql_mode = 'ANSI_QUOTES'", "alter table \"Größer`\" drop column \"c\""),
+            ("set names latin1", "alter table `Gr\u{f6}\u{df}er```  drop column c"),
+            ("set @a = 1", "alter /* x */ table d . `Größer``` -- y\n drop column c"),
+            ("set @a = 1", "/*!40000 alter table */ `Größer``` drop column c"),
+        ] {
+            let mut bench = Bench::new(release, "create table `Größer``` (id int primary key, c int)", &[]).await;
+            let from = bench.here().await;
+            let mut follower = bench.follow(&from).await;
+            bench.run(setting).await;
+            let bytes: Vec<u8> = if setting.contains("latin1") {
+                sql.chars().map(|c| c as u8).collect()
+            } else {
+                sql.as_bytes().to_vec()
+            };
+            mysql_async::prelude::Queryable::query_drop(&mut bench.sql, bytes).await.unwrap();
+            let (_, error) = bench.end(&mut follower).await;
+            assert_eq!(error.code, codes::TABLE_CHANGED, "{release:?} {sql}: {error}");
+            assert_eq!(error.table.as_deref(), Some("d.Größer`"));
+        }
+    }
+    // A server that knows no case.
+    let mut bench = Bench::new(
+        Release::MariaDb10,
+        "create table Folded (id int primary key, c int)",
+        &[("lower-case-table-names", "1")],
+    )
+    .await;
+    let from = bench.here().await;
+    let mut follower = bench.follow(&from).await;
+    bench.run("insert into FOLDED values (1, 1); alter table D.fOLDED drop column c").await;
+    let (before, error) = bench.end(&mut follower).await;
+    assert_eq!(before.len(), 1);
+    assert_eq!(error.code, codes::TABLE_CHANGED, "{error}");
+}

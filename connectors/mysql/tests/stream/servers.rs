@@ -283,3 +283,43 @@ async fn ids_of_other_kinds() {
     let mut follower = bench.follow(&from).await;
     assert_eq!(inserted(&bench.changes(&mut follower).await), [vec![0], vec![1]]);
 }
+
+/// Who takes the stream over ends the former holder's session at the server.
+#[tokio::test]
+async fn one_holder_at_a_time() {
+    for release in Release::ALL {
+        let mut bench = Bench::new(release, TABLE, &[]).await;
+        let from = bench.here().await;
+        let mut former = bench.follow(&from).await;
+        insert(&mut bench, 0..2).await;
+        assert_eq!(bench.changes(&mut former).await.len(), 2);
+        let mut holder = bench.follow(&former.at).await;
+        insert(&mut bench, 2..4).await;
+        let (_, error) = bench.end(&mut former).await;
+        assert_eq!(error.code, codes::CONNECTION, "{release:?}: {error}");
+        assert_ne!(error.retry, Retry::Never, "{error}");
+        assert_eq!(bench.changes(&mut holder).await.len(), 2, "{release:?}");
+    }
+}
+
+/// The server waits while nobody reads, however short its own patience is.
+#[tokio::test]
+async fn a_reader_that_stands_still() {
+    for release in Release::ALL {
+        let mut bench = Bench::new(release, "create table t (id int primary key, a longblob)", &[]).await;
+        bench.batch_bytes = 1 << 20;
+        bench.run("set global net_write_timeout = 1").await;
+        let from = bench.here().await;
+        let mut follower = bench.follow(&from).await;
+        for i in 0..60 {
+            bench.run(&format!("insert into t values ({i}, repeat('x', 1000000))")).await;
+        }
+        // Far more than the buffers between hold; several times as long as its patience.
+        let state = "select count(*) from information_schema.processlist where command like 'Binlog Dump%'";
+        for _ in 0..4 {
+            another_second(&bench.server).await;
+            assert_eq!(bench.server.query_one_text("d", state).await.unwrap().as_deref(), Some("1"), "{release:?}");
+        }
+        assert_eq!(inserted(&bench.changes(&mut follower).await).len(), 60, "{release:?}");
+    }
+}

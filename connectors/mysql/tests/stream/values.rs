@@ -482,3 +482,63 @@ async fn every_type_without_metadata() {
     every_type(Release::MySql9, &[("binlog-row-metadata", "MINIMAL")]).await;
     every_type(Release::MariaDb10, &[("binlog-row-metadata", "NO_LOG")]).await;
 }
+
+/// Dates and times in the forms of before MySQL 5.6 and MariaDB 10.1, which live on in tables from then.
+#[tokio::test]
+async fn old_forms_of_dates_and_times() {
+    let ddl = "create table t0 (id int primary key, a time, b datetime, c timestamp null, d date); create table f (id int primary key, a time(3))";
+    let mut bench = Bench::new(Release::MariaDb10, ddl, &[("mysql56-temporal-format", "OFF")]).await;
+    let from = bench.here().await;
+    for (i, (a, b, c, d)) in [
+        ("-12:34:56", "2024-02-29 23:59:59", "2038-01-19 03:14:07", "9999-12-31"),
+        ("838:59:59", "0000-00-00 00:00:00", "0000-00-00 00:00:00", "0000-00-00"),
+        ("-838:59:59", "9999-12-31 23:59:59", "1970-01-01 00:00:01", "2024-00-01"),
+        ("00:00:00", "2023-02-31 01:02:03", "2000-02-29 12:00:00", "2023-02-30"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        bench.run(&format!("insert into t0 values ({i}, '{a}', '{b}', '{c}', '{d}')")).await;
+    }
+    let plan = bench.plan("t0").clone();
+    let mut stream = bench.open(&from).await.unwrap();
+    let found = images(&mut stream, &bench.plans, plan.id, &bench.here().await).await;
+    compare(&plan, &selected(&bench, &plan).await, &found.into_iter().map(|(k, (_, new))| (k, new.unwrap())).collect());
+    // With fractions nobody can tell their length.
+    bench.run("insert into f values (1, '12:00:00.5')").await;
+    let error = loop {
+        if let Err(error) = stream.next().await {
+            break error;
+        }
+    };
+    assert!(error.code == drover_model::error::codes::UNSUPPORTED && error.message.contains("column a"), "{error}");
+}
+
+/// Columns that nobody sees, and tables in parts.
+#[tokio::test]
+async fn odd_tables() {
+    let ddl = "create table t0 (id int, a int, g int generated always as (a * 2) virtual, s int generated always as (a * 3) stored, j json, \
+                 primary key (id), index f ((a + 1)), index m ((cast(j->'$[*]' as unsigned array)))); \
+               create table t1 (id int primary key, a int invisible, b int) partition by hash (id) partitions 4; \
+               create table t2 (id int, a int) partition by range (a) (partition p0 values less than (10), partition p1 values less than maxvalue); \
+               set sql_generate_invisible_primary_key = on; create table t3 (a int)";
+    for metadata in ["FULL", "MINIMAL"] {
+        let mut bench = Bench::new(Release::MySql9, ddl, &[("binlog-row-metadata", metadata)]).await;
+        let from = bench.here().await;
+        bench.run("insert into t0 (id, a, j) values (1, 5, '[1, 2]'), (2, null, null)").await;
+        bench.run("insert into t1 (id, a, b) values (1, 2, 3), (2, 3, 4), (3, 4, 5); insert into t2 values (1, 1), (2, 20)").await;
+        bench.run("insert into t3 values (7), (8)").await;
+        // Rows move to another part.
+        bench.run("update t2 set a = a + 9; update t1 set id = id + 10").await;
+        let mark = bench.here().await;
+        for plan in bench.plans.clone() {
+            let mut stream = bench.open(&from).await.unwrap();
+            let found = images(&mut stream, &bench.plans, plan.id, &mark).await;
+            let wanted = selected(&bench, &plan).await;
+            let last = found.into_iter().filter_map(|(k, (_, new))| Some((k, new?)));
+            // What was updated later has another key by now.
+            let found = last.filter(|(k, _)| wanted.contains_key(k)).collect();
+            compare(&plan, &wanted, &found);
+        }
+    }
+}
