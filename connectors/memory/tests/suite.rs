@@ -103,6 +103,7 @@ impl Fixture for InMemory {
             bytes: 0,
             physical: "as created".into(),
             options: BTreeMap::from([("large".to_owned(), large.join(","))]),
+            unlogged: Vec::new(),
         });
         Ok(())
     }

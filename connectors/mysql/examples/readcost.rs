@@ -60,9 +60,10 @@ async fn main() {
             operations: Operations::ALL,
         };
         let plan = typemap::map_table(&cat, table, &choice, &known).plan;
-        let set = take(&Wanted { dialer: &dialer, readers: 1, tables: std::slice::from_ref(&plan), lineage: 0, exact: true })
-            .await
-            .unwrap();
+        let set =
+            take(&Wanted { dialer: &dialer, readers: 1, tables: std::slice::from_ref(&plan), lineage: 0, exact: true })
+                .await
+                .unwrap();
         let hold = set.hold();
         let mut r = Reader::open(&hold.snapshot()).await.unwrap();
         for round in 0..3 {
