@@ -104,6 +104,18 @@ impl Destination for MyDestination {
         progress::begin_at(&self.dialer, migration, epoch, start).await
     }
 
+    async fn note_consistent(&self, migration: MigrationId, epoch: u64, from: &Position) -> Result<()> {
+        progress::note_consistent(&self.dialer, migration, epoch, from).await
+    }
+
+    async fn consistent_from(&self, migration: MigrationId) -> Result<Option<Position>> {
+        progress::consistent_from(&self.dialer, migration).await
+    }
+
+    async fn forget_position(&self, migration: MigrationId) -> Result<u32> {
+        progress::forget_position(&self.dialer, migration).await
+    }
+
     async fn loader(&self, migration: MigrationId) -> Result<Box<dyn Loader>> {
         Ok(Box::new(MyLoader::open(&self.dialer, migration).await?))
     }

@@ -22,7 +22,7 @@ const TABLES: [(&str, &str); 4] = [
         "drover_progress",
         "migration CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY, \
          name VARCHAR(190) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL UNIQUE, epoch BIGINT UNSIGNED NOT NULL, \
-         position LONGBLOB, place BLOB, position_text LONGTEXT CHARACTER SET utf8mb4, \
+         position LONGBLOB, place BLOB, position_text LONGTEXT CHARACTER SET utf8mb4, consistent LONGBLOB, \
          updated_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6)",
     ),
     (
@@ -302,6 +302,43 @@ pub async fn begin_at(dialer: &Dialer, migration: MigrationId, epoch: u64, start
         Some(p) if p == *start => Ok(()),
         p => Err(Error::internal(format!("changes are to begin at {start}, but the progress stands at {p:?} already"))),
     }
+}
+
+/// Notes from which position on no table has a tolerant stretch any more.
+pub async fn note_consistent(dialer: &Dialer, migration: MigrationId, epoch: u64, from: &Position) -> Result<()> {
+    let mut session = dialer.session("begin").await?;
+    let home = Home::of(&mut session, dialer, migration).await?;
+    let mut statement = format!("UPDATE {} SET consistent = ", home.table("drover_progress")).into_bytes();
+    sql::put_hex(&mut statement, &from.to_bytes());
+    statement.extend_from_slice(format!(" WHERE migration = '{migration}' AND epoch = {epoch}").as_bytes());
+    let noted = session.query_drop(statement).await;
+    noted.map_err(|e| classify(&e, dialer.fault(), "cannot note from where on the destination is consistent"))
+}
+
+/// What was noted by [`note_consistent`].
+pub async fn consistent_from(dialer: &Dialer, migration: MigrationId) -> Result<Option<Position>> {
+    let mut session = dialer.session("progress").await?;
+    let Some(home) = find(&mut session, dialer, &format!("migration = '{migration}'")).await? else { return Ok(None) };
+    let sql = format!("SELECT consistent FROM {} WHERE migration = '{migration}'", home.table("drover_progress"));
+    decode(session.first::<Option<Vec<u8>>>(sql, "cannot read the progress").await?.flatten())
+}
+
+/// Forgets the position of a migration that begins its tables again; gives the highest generation of its copies.
+pub async fn forget_position(dialer: &Dialer, migration: MigrationId) -> Result<u32> {
+    take_over(dialer, migration).await?;
+    let what = "cannot forget the position";
+    let mut session = dialer.session("begin").await?;
+    let home = Home::of(&mut session, dialer, migration).await?;
+    let sql = format!(
+        "UPDATE {} SET position = NULL, place = NULL, position_text = NULL, consistent = NULL WHERE migration = '{migration}'",
+        home.table("drover_progress")
+    );
+    session.run(sql, what).await?;
+    let highest = |table: &str| {
+        format!("COALESCE((SELECT MAX(generation) FROM {} WHERE migration = '{migration}'), 0)", home.table(table))
+    };
+    let sql = format!("SELECT GREATEST({}, {})", highest("drover_table"), highest("drover_chunk"));
+    Ok(session.first::<u32>(sql, what).await?.unwrap_or(0))
 }
 
 /// `position = …, place = …, position_text = …`. The same under any character set of the session.

@@ -489,12 +489,30 @@ async fn the_progress_moves_only_from_where_it_stands(release: Release) -> Resul
     s.execute(&[insert(&[partial(&["2", "x", "a", "1", "-"])])]).await?;
     ensure!(s.commit(&at(0), &at(1)).await.is_err(), "the same step twice");
     ensure!(place.text("SELECT count(*) FROM t").await?.as_deref() == Some("1"));
+    // A migration that begins its tables again forgets where it stood, and knows its generations.
+    progress::note_consistent(&place.dialer, place.migration, 1, &at(40)).await?;
+    ensure!(progress::consistent_from(&place.dialer, place.migration).await? == Some(at(40)));
+    place
+        .exec(&format!(
+            "INSERT INTO drover.drover_table (migration, table_id, generation) VALUES ('{}', 3, 7)",
+            place.migration
+        ))
+        .await?;
+    let other = place::dialer(uuid_of(3), place.server.port());
+    progress::prepare(&other, uuid_of(3), "another").await?;
+    progress::take_over(&other, uuid_of(3)).await?;
+    ensure!(progress::forget_position(&other, uuid_of(3)).await? == 0);
+    ensure!(progress::consistent_from(&other, uuid_of(3)).await?.is_none());
+    ensure!(progress::consistent_from(&other, uuid_of(4)).await?.is_none());
     // The row is gone: nothing is committed either.
     place.exec("DELETE FROM drover.drover_progress").await?;
     s.execute(&[insert(&[partial(&["2", "x", "a", "1", "-"])])]).await?;
     let error = s.commit(&at(1), &at(2)).await.err().context("committed without a progress")?;
     ensure!(error.code == codes::STATE_LOST, "{error}");
     ensure!(place.text("SELECT count(*) FROM t").await?.as_deref() == Some("1"));
+    progress::prepare(&place.dialer, place.migration, "test").await?;
+    ensure!(progress::forget_position(&place.dialer, place.migration).await? == 7);
+    ensure!(progress::progress(&place.dialer, "test").await?.is_some_and(|p| p.position.is_none() && p.epoch == 1));
     Ok(())
 }
 
