@@ -1,5 +1,7 @@
 //! Applying at real servers.
 
+#![allow(clippy::unwrap_used)] // tests may: a panic is their way to fail
+
 mod place;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -232,7 +234,7 @@ async fn values_that_do_not_fit_are_refused(release: Release) -> Result<()> {
     place.exec("CREATE TABLE t (id int primary key, d decimal(5,1), v varchar(3), l varchar(9) character set latin1, e enum('a','b'))").await?;
     let mut plan = place.plan(1, "t", &["id"]).await?;
     plan.columns[3].origin_type = "varchar(9) character set utf8mb4".into();
-    let mut s = place.apply(&[plan.clone()]).await?;
+    let mut s = place.apply(std::slice::from_ref(&plan)).await?;
     let good = partial(&["1", "1.5", "abc", "ä", "a"]);
     apply(&mut s, 0, &[insert(std::slice::from_ref(&good))]).await?;
     for bad in [
@@ -545,7 +547,7 @@ async fn the_outcome_of_a_lost_commit_is_found_out(release: Release) -> Result<(
 async fn statements_that_wait_are_broken_off_and_deadlocks_can_be_tried_again(release: Release) -> Result<()> {
     let (place, plan) = t(release).await?;
     place.exec("INSERT INTO t (id, part) VALUES (1, 'x'), (2, 'x')").await?;
-    let mut a = place.apply(&[plan.clone()]).await?;
+    let mut a = place.apply(std::slice::from_ref(&plan)).await?;
     let mut b = place.session(vec![plan]).await?;
     let of = |id: &str, v: &str| [partial(&[id, "x", v, "1", "-"])];
     let (a1, a2, b1, b2) = (of("1", "a"), of("2", "a"), of("1", "b"), of("2", "b"));
@@ -600,7 +602,7 @@ async fn progress_sessions_end(place: &Place) -> Result<()> {
 
 async fn cleanup_leaves_nothing_and_home_moves_beside_the_data(release: Release) -> Result<()> {
     let (place, plan) = t(release).await?;
-    let mut s = place.apply(&[plan.clone()]).await?;
+    let mut s = place.apply(std::slice::from_ref(&plan)).await?;
     apply(&mut s, 0, &[insert(&[partial(&["1", "x", "a", "1", "-"])])]).await?;
     place.exec("CREATE TABLE drover.not_ours (id int)").await?;
     let other = place::dialer(uuid_of(9), place.server.port());

@@ -1,5 +1,7 @@
 //! Loading at real servers: every type's extremes by either way, what must be refused, attempts that meet.
 
+#![allow(clippy::unwrap_used)] // tests may: a panic is their way to fail
+
 mod place;
 
 use anyhow::{Context, Result, ensure};

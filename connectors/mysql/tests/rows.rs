@@ -1,5 +1,7 @@
 //! Reading for comparison: the same values give the same bytes on every member of the family, whichever side they are on.
 
+#![allow(clippy::unwrap_used)] // tests may: a panic is their way to fail
+
 mod reading;
 
 use bytes::Bytes;

@@ -1,6 +1,8 @@
 //! The connectors' suite on real servers of each release. Each case has two servers of its own, source and destination, since a schema is a database
 //! here and has one name on both sides.
 
+#![allow(clippy::unwrap_used)] // tests may: a panic is their way to fail
+
 use anyhow::Context;
 use async_trait::async_trait;
 use drover_connectors_api::{Connector, Side, Target};
