@@ -1,6 +1,8 @@
 //! Snapshots against real servers: that their position is exact while others write, on every way to one; that an application is not held up;
 //! and what becomes of sessions that die.
 
+#![allow(clippy::unwrap_used)] // tests may: a panic is their way to fail
+
 mod reading;
 
 use drover_connectors_api::ChunkReader;

@@ -1,5 +1,7 @@
 //! Values of every type, extreme and odd ones: what a chunk holds is what the server itself says of them.
 
+#![allow(clippy::unwrap_used)] // tests may: a panic is their way to fail
+
 mod reading;
 
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! The reading session's own protocol against real servers: ways to log in, encryption, long answers, errors.
 
+#![allow(clippy::unwrap_used)] // tests may: a panic is their way to fail
+
 mod reading;
 
 use drover_connectors_mysql::connect::{Dialer, Settings, Tls, TlsMode};
