@@ -275,7 +275,9 @@ impl State {
     pub fn may_take(&self, key: &OrderKey, worker: &str) -> bool {
         match key {
             OrderKey::Hold { worker: only, .. } => only == worker,
-            OrderKey::Plan { .. } | OrderKey::Copy { .. } => self.snapshot.as_ref().is_none_or(|s| s.may_read(worker)),
+            OrderKey::Plan { .. } | OrderKey::Copy { .. } | OrderKey::Fetch { .. } => {
+                self.snapshot.as_ref().is_none_or(|s| s.may_read(worker))
+            }
             _ => true,
         }
     }
