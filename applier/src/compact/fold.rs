@@ -56,8 +56,8 @@ pub(super) struct Row {
     pub base: Span,
     /// It was inserted in the run, although (in the tolerant stretch) it may have been there before.
     pub entered: bool,
-    /// It had another key meanwhile: in the tolerant stretch another row may be found under its key.
-    pub wandered: bool,
+    /// Another row had its key meanwhile: in the tolerant stretch that one may be found under it.
+    pub displaced: bool,
 }
 
 /// A unique value that the run touches. Index 0 is the identity, `i + 1` the table's other index `i`.
@@ -186,8 +186,9 @@ impl TableFold {
         }
         let last = entry.last;
         let (origin, origin_entry) = if self.tolerant { (key, at) } else { (Span::NONE, NONE) };
-        self.rows.push(Row { origin, origin_entry, current: new, base: Span::NONE, entered: true, wandered: false });
+        self.rows.push(Row { origin, origin_entry, current: new, base: Span::NONE, entered: true, displaced: false });
         self.parents.push(row);
+        self.displace(at, row);
         self.union(row, last);
         let entry = &mut self.entries[at as usize];
         (entry.now, entry.last) = (row, row);
@@ -243,7 +244,7 @@ impl TableFold {
             let last = std::mem::replace(&mut entry.last, row);
             entry.now = row;
             self.union(row, last);
-            self.rows[row as usize].wandered = true;
+            self.displace(to, row);
         }
         if !shape.others.is_empty() && !self.tolerant {
             scan(b.get(new), &mut self.scan);
@@ -280,6 +281,14 @@ impl TableFold {
         Ok(())
     }
 
+    /// `row` takes a key: whoever had it before the run cannot count on what lies there.
+    fn displace(&mut self, entry: u32, row: u32) {
+        let origin = self.entries[entry as usize].origin;
+        if origin != NONE && origin != row {
+            self.rows[origin as usize].displaced = true;
+        }
+    }
+
     /// The row that holds a key now; one that the run has not touched yet was there before it.
     fn holder(&mut self, shape: &Shape, b: &mut Buffers, at: u32, key: Span, base: Span) -> Result<u32> {
         let entry = &self.entries[at as usize];
@@ -297,7 +306,7 @@ impl TableFold {
             current: Span::NONE,
             base,
             entered: false,
-            wandered: false,
+            displaced: false,
         });
         self.parents.push(row);
         self.union(row, last);

@@ -112,7 +112,7 @@ impl TableFold {
                 match (same, r.entered) {
                     (true, true) => Fate::Inserted,
                     // What lies under its key need not be it.
-                    (true, false) if self.tolerant && r.wandered => Fate::Moved,
+                    (true, false) if self.tolerant && r.displaced => Fate::Moved,
                     (true, false) => Fate::Updated,
                     (false, _) => Fate::Moved,
                 }
