@@ -38,7 +38,7 @@ macro_rules! pair_table {
             main postgres = Postgres(15) => Postgres(15);
             more postgres_15_to_17 = Postgres(15) => Postgres(17);
             more postgres_17_to_15 = Postgres(17) => Postgres(15);
-            main mysql_9 = MySql(MySql9) => MySql(MySql9);
+            second mysql_9 = MySql(MySql9) => MySql(MySql9);
             second mariadb_11 = MySql(MariaDb11) => MySql(MariaDb11);
             more mariadb_10 = MySql(MariaDb10) => MySql(MariaDb10);
             more mysql_9_to_mariadb_11 = MySql(MySql9) => MySql(MariaDb11);

@@ -5,6 +5,9 @@ use drover_connectors_api::ChangeStream;
 use drover_harness::mysql::Release;
 use drover_model::change::{Item, Reader};
 
+/// Memory is the process's: one test at a time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 const TABLE: &str = "create table t (id int primary key, a longblob)";
 
 /// Peak memory of this process, in bytes.
@@ -62,6 +65,7 @@ async fn huge(bench: &mut Bench, rows: u64, bytes: u64) -> u64 {
 
 #[tokio::test]
 async fn large_transactions_go_through_a_file() {
+    let _alone = ALONE.lock().await;
     for (release, settings) in [
         (Release::MySql9, &[][..]),
         (Release::MariaDb10, &[][..]),
@@ -77,6 +81,7 @@ async fn large_transactions_go_through_a_file() {
 /// 100 MiB that compress to a few: and ones that compress to more than a packet holds.
 #[tokio::test]
 async fn large_compressed_transactions_too() {
+    let _alone = ALONE.lock().await;
     let settings = [
         ("binlog-transaction-compression", "ON"),
         ("max-allowed-packet", "256M"),
@@ -93,6 +98,7 @@ async fn large_compressed_transactions_too() {
 /// A row larger than a packet of the protocol, and small compressed transactions among others.
 #[tokio::test]
 async fn large_rows_and_small_compressed_ones() {
+    let _alone = ALONE.lock().await;
     for (release, compression) in [
         (Release::MySql9, "binlog-transaction-compression"),
         (Release::MariaDb10, "log-bin-compress"),
