@@ -18,7 +18,7 @@ async fn many(pair: Pair, form: Form) -> Result<Scene> {
 }
 
 suite! {
-    wide failpoints_in_process;
+    main failpoints_in_process;
     main failpoints_in_a_cluster;
     wide random_kills_of_run;
     wide snapshot_lost_in_process;

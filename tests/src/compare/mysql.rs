@@ -108,6 +108,7 @@ async fn definitions(conn: &mut Conn) -> Result<Vec<String>> {
         UNION ALL SELECT routine_type, routine_name FROM information_schema.routines WHERE routine_schema = database()
         UNION ALL SELECT 'DATABASE', database() ORDER BY 1, 2";
     let objects: Vec<(String, String)> = conn.query(list).await?;
+    let qualifier = format!("`{}`.", one::<String>(conn, "SELECT database()").await?);
     let mut lines = Vec::new();
     for (kind, name) in objects {
         let sql = format!("SHOW CREATE {kind} `{}`", name.replace('`', "``"));
@@ -119,7 +120,12 @@ async fn definitions(conn: &mut Conn) -> Result<Vec<String>> {
             String::from_utf8(bytes).unwrap_or_else(|e| e.as_bytes().iter().map(|b| *b as char).collect())
         };
         let texts = columns.map(|i| exact(row.get::<Option<Vec<u8>>, usize>(i).flatten().unwrap_or_default()));
-        lines.push(format!("{kind} {name}: {}", plain(&texts.collect::<Vec<_>>().join(" "))));
+        let mut text = plain(&texts.collect::<Vec<_>>().join(" "));
+        if kind == "TRIGGER" {
+            // Kept as it was written, with its names qualified and quoted or not.
+            text = text.replace(&qualifier, "").replace('`', "");
+        }
+        lines.push(format!("{kind} {name}: {text}"));
     }
     Ok(lines)
 }
