@@ -21,7 +21,7 @@ suite! {
     main failpoints_in_process;
     main failpoints_in_a_cluster;
     wide random_kills_of_run;
-    wide snapshot_lost_in_process;
+    main snapshot_lost_in_process;
     main snapshot_lost_in_a_cluster;
     wide servers_restart_under_load;
 }
