@@ -4,7 +4,6 @@
 mod basics;
 mod bench;
 mod json;
-mod probe;
 mod refusals;
 mod servers;
 mod values;
