@@ -66,6 +66,14 @@ struct Open {
     behind: bool,
 }
 
+/// What a transaction that has ended is known by.
+#[derive(Default)]
+struct Ids {
+    gtid: Option<Gtid>,
+    /// The prepared transaction that it ends.
+    xid: Option<Xid>,
+}
+
 /// A prepared transaction that waits for its end.
 struct Held {
     pending: Pending,
@@ -380,10 +388,12 @@ impl Changes {
         Ok(Some(batch))
     }
 
-    /// A transaction has ended at `place`. Small ones join the batch; for a spilled one the batch so far is given out first, then its pieces.
-    fn give(&mut self, pending: Pending, place: Place, micros: i64) -> Result<()> {
+    /// A transaction has ended at `place`. Small ones join the batch; for a spilled one the batch so far is given out first, then its pieces. `ids` are
+    /// what is behind from then on, and not before: a batch that ends ahead of it must not say so.
+    fn give(&mut self, pending: Pending, place: Place, micros: i64, ids: Ids) -> Result<()> {
         match pending.into_whole()? {
             Whole::Memory { bytes, changes } => {
+                self.note(ids);
                 self.reach(place);
                 self.commit_micros = micros;
                 if !bytes.is_empty() {
@@ -402,6 +412,7 @@ impl Changes {
                 if ahead.is_some() && !self.out.is_empty() {
                     self.early = Some(self.cut()?);
                 }
+                self.note(ids);
                 self.reach(place);
                 self.commit_micros = micros;
                 if ahead.is_some() {
@@ -412,6 +423,25 @@ impl Changes {
             }
         }
         Ok(())
+    }
+
+    /// A transaction is behind.
+    fn note(&mut self, ids: Ids) {
+        if let Some(xid) = &ids.xid {
+            self.held.remove(xid);
+        }
+        let Some(gtid) = &ids.gtid else { return };
+        if let Some(set) = &mut self.gtids {
+            set.add(gtid);
+        }
+        if let Some(passing) = &mut self.passing
+            && passing.is_last(gtid)
+        {
+            passing.remove_domain(gtid);
+            if passing.is_empty() {
+                self.passing = None;
+            }
+        }
     }
 
     fn full(&self) -> bool {

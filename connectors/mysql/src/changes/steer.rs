@@ -1,7 +1,7 @@
 //! What each event does to the stream: transactions begin and end, tables are described, rows are read, statements are told apart.
 
 use super::pending::Pending;
-use super::{Changes, Held, Open, now};
+use super::{Changes, Held, Ids, Open, now};
 use crate::binlog::bind::Misfit;
 use crate::binlog::event::{self, ARTIFICIAL, Event, Head, MAY_BE_IGNORED, Query, Start, Xid, kind};
 use crate::binlog::query::{SchemaChange, Statement, classify};
@@ -186,15 +186,7 @@ impl Changes {
         if let Some(known) = &self.known {
             return known.holds(gtid);
         }
-        let Some(passing) = &mut self.passing else { return false };
-        let behind = passing.holds(gtid);
-        if passing.is_last(gtid) {
-            passing.remove_domain(gtid);
-            if passing.is_empty() {
-                self.passing = None;
-            }
-        }
-        behind
+        self.passing.as_ref().is_some_and(|passing| passing.holds(gtid))
     }
 
     fn begin_at(&mut self, before: Option<u64>) -> Place {
@@ -236,15 +228,9 @@ impl Changes {
         self.open.as_mut().ok_or_else(|| Error::internal("a transaction that is not open"))
     }
 
-    fn note(&mut self, gtid: Option<&crate::gtid::Gtid>) {
-        if let (Some(set), Some(gtid)) = (&mut self.gtids, gtid) {
-            set.add(gtid);
-        }
-    }
-
     /// A transaction ended that has nothing for us.
     fn end_without(&mut self, open: Open) {
-        self.note(open.gtid.as_ref());
+        self.note(Ids { gtid: open.gtid, xid: None });
         self.reach(self.place.clone());
         self.spare = open.pending.buffer;
         self.spare.clear();
@@ -259,18 +245,17 @@ impl Changes {
             self.end_without(open);
             return Ok(());
         }
-        self.note(open.gtid.as_ref());
         let micros = open.micros.unwrap_or(i64::from(head.timestamp) * 1_000_000);
-        self.give(open.pending, self.place.clone(), micros)
+        self.give(open.pending, self.place.clone(), micros, Ids { gtid: open.gtid, xid: None })
     }
 
     fn on_prepared(&mut self, xid: Xid) -> Result<()> {
         let Some(open) = self.open.take() else {
             return Err(self.fail(codes::INTERNAL, "a preparation without a transaction"));
         };
-        self.note(open.gtid.as_ref());
         let mut pending = open.pending;
         pending.park(&mut self.room)?;
+        self.note(Ids { gtid: open.gtid.clone(), xid: None });
         self.held.insert(xid, Held { pending, start: open.start, gtid: open.gtid });
         self.reach(self.place.clone());
         Ok(())
@@ -279,13 +264,11 @@ impl Changes {
     fn on_xa_end(&mut self, head: &Head, xid: &Xid, commits: bool, before: Option<u64>) -> Result<()> {
         self.opened(before)?;
         let Some(open) = self.open.take() else { return Ok(()) };
-        let held = self.held.remove(xid);
         let micros = open.micros.unwrap_or(i64::from(head.timestamp) * 1_000_000);
+        let ids = Ids { gtid: open.gtid, xid: Some(xid.clone()) };
+        let held = self.held.get_mut(xid).map(|held| std::mem::replace(&mut held.pending, Pending::new(Vec::new())));
         match held {
-            Some(held) if commits && !open.behind => {
-                self.note(open.gtid.as_ref());
-                self.give(held.pending, self.place.clone(), micros)
-            }
+            Some(pending) if commits && !open.behind => self.give(pending, self.place.clone(), micros, ids),
             None if commits && !open.behind => {
                 let what =
                     format!("the XA transaction {xid} was prepared before the stream began: its changes are not known");
@@ -294,7 +277,8 @@ impl Changes {
                 ))
             }
             _ => {
-                self.end_without(open);
+                self.note(ids);
+                self.reach(self.place.clone());
                 Ok(())
             }
         }

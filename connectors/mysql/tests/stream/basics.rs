@@ -165,6 +165,55 @@ async fn each_end_is_a_place_to_go_on_from() {
     }
 }
 
+/// The same among transactions that go through a file: a small batch ahead of one must not say that it is behind.
+#[tokio::test]
+async fn each_end_ahead_of_a_large_transaction() {
+    for release in Release::ALL {
+        let mut bench = Bench::new(release, TABLE, &[]).await;
+        bench.batch_bytes = 500;
+        let from = bench.here().await;
+        let mut wanted = Vec::new();
+        for i in 0..20u64 {
+            bench.run(&format!("insert into t values ({i}, 'small', {i})")).await;
+            wanted.push(vec![i]);
+            let large: Vec<u64> = (0..40).map(|n| 1000 * (i + 1) + n).collect();
+            let rows: Vec<String> = large.iter().map(|n| format!("({n}, repeat('x', 20), 1)")).collect();
+            if i % 3 == 0 {
+                // As a prepared one, whose end is what counts.
+                let rows = rows.join(", ");
+                bench
+                    .server
+                    .exec(
+                        "d",
+                        &format!("xa start 'x{i}'; insert into t values {rows}; xa end 'x{i}'; xa prepare 'x{i}'"),
+                    )
+                    .await
+                    .unwrap();
+                bench.run(&format!("insert into t values ({}, 'between', 1); xa commit 'x{i}'", 500 + i)).await;
+                wanted.push(vec![500 + i]);
+            } else {
+                bench.run(&format!("insert into t values {}", rows.join(", "))).await;
+            }
+            wanted.push(large);
+        }
+        let mark = bench.here().await;
+        let (mut at, mut all, mut large) = (from, Vec::new(), 0);
+        while at < mark {
+            let mut follower = bench.follow(&at).await;
+            // Up to the end of a batch, or of a transaction in pieces.
+            let before = follower.at.clone();
+            while follower.at == before {
+                all.extend(follower.once().await.unwrap());
+            }
+            large += follower.pieces;
+            at = follower.at.clone();
+        }
+        assert_eq!(inserted(&all), wanted, "{release:?}");
+        assert!(large >= 40, "{large} pieces");
+        assert_eq!(bench.spilled(), 0);
+    }
+}
+
 /// Changes elsewhere move the position on, and a source without any says that it is alive.
 #[tokio::test]
 async fn stretches_without_changes_for_us() {
