@@ -1,6 +1,7 @@
 //! What drover talks about: rows, changes, positions, tables, plans, digests, errors. Everything here is pure: no I/O, no
 //! clock, no async, and nothing names a database. What the parts of drover send each other is made of these types.
 
+pub mod canonical;
 pub mod change;
 pub mod check;
 pub mod chunk;
