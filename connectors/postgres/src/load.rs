@@ -7,6 +7,7 @@
 use crate::apply::{copy_in, copytext, silence_triggers};
 use crate::connect::{Dialer, Session};
 use crate::errors::{classify, is};
+use crate::typemap::CELLS;
 use crate::{progress, sql};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -21,7 +22,7 @@ use tokio_postgres::error::SqlState;
 
 /// COPY's binary format, passed on undecoded. Blocks of a chunk concatenate: the first begins with the format's header, the last
 /// ends with its trailer.
-pub const BINARY: &str = "postgres-copy-binary";
+pub use crate::typemap::COPY_BINARY as BINARY;
 
 /// How often a lock of another attempt is waited for before it is given up.
 const TRIES: u32 = 6;
@@ -167,6 +168,7 @@ impl Loader for PgLoader {
         let binary = match &plan.format {
             RowFormat::Canonical => false,
             RowFormat::Native(name) if name == BINARY => true,
+            RowFormat::Native(name) if name == CELLS => false,
             RowFormat::Native(name) => return Err(Error::internal(format!("rows in the unknown format {name}"))),
         };
         let copy = copy_in(&sql::table(&plan.destination), &sql::destination_columns(plan), binary);
@@ -187,8 +189,8 @@ impl Loader for PgLoader {
         let fault = self.fault();
         let chunk = self.chunk.as_mut().ok_or_else(|| Error::internal("a block came without a chunk"))?;
         let data = match chunk.plan.format {
-            RowFormat::Native(_) => data,
-            RowFormat::Canonical => {
+            RowFormat::Native(ref name) if name == BINARY => data,
+            _ => {
                 let mut rows = &data[..];
                 let mut lines = BytesMut::with_capacity(data.len() + (data.len() >> 3));
                 while !rows.is_empty() {

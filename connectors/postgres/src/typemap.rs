@@ -10,6 +10,9 @@ use drover_model::selection::TableChoice;
 /// Name of the native row format: COPY's binary form, header and trailer included in the chunk's byte stream.
 pub const COPY_BINARY: &str = "postgres-copy-binary";
 
+/// Name of the native format of all other tables: cells that hold what the server shows of values under drover's session settings.
+pub const CELLS: &str = "postgres-cells";
+
 /// Columns of type `bit` (and arrays of it), which cannot be followed by changes (R152). The check refuses them when incremental is selected
 /// and lets them pass otherwise; [`map_table`] does not know the stages and says nothing about them.
 pub fn bit_columns(table: &Table, plan: &TablePlan) -> Vec<String> {
@@ -116,6 +119,8 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version
     }
     let formats = if builtin && !columns.is_empty() {
         vec![RowFormat::Native(COPY_BINARY.into()), RowFormat::Canonical]
+    } else if same_kind {
+        vec![RowFormat::Native(CELLS.into()), RowFormat::Canonical]
     } else {
         vec![RowFormat::Canonical]
     };
