@@ -323,7 +323,7 @@ impl ChunkReader for Reader {
     }
 
     async fn read(&mut self, plan: &TablePlan, bounds: &Bounds, sink: &mut dyn BlockSink) -> Result<ChunkRead> {
-        let native = plan.format != RowFormat::Canonical;
+        let native = plan.format == RowFormat::Native(COPY_BINARY.into());
         let whole = matches!(
             bounds,
             Bounds::Whole | Bounds::Keys { from: None, to: None } | Bounds::Physical { from: None, to: None }
