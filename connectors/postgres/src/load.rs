@@ -22,7 +22,7 @@ use tokio_postgres::error::SqlState;
 
 /// COPY's binary format, passed on undecoded. Blocks of a chunk concatenate: the first begins with the format's header, the last
 /// ends with its trailer.
-pub use crate::typemap::COPY_BINARY as BINARY;
+pub const BINARY: &str = "postgres-copy-binary";
 
 /// How often a lock of another attempt is waited for before it is given up.
 const TRIES: u32 = 6;
@@ -167,8 +167,8 @@ impl Loader for PgLoader {
         }
         let binary = match &plan.format {
             RowFormat::Canonical => false,
-            RowFormat::Native(name) if name == BINARY => true,
             RowFormat::Native(name) if name == CELLS => false,
+            RowFormat::Native(name) if name == BINARY => true,
             RowFormat::Native(name) => return Err(Error::internal(format!("rows in the unknown format {name}"))),
         };
         let copy = copy_in(&sql::table(&plan.destination), &sql::destination_columns(plan), binary);
@@ -188,8 +188,8 @@ impl Loader for PgLoader {
     async fn block(&mut self, data: Bytes) -> Result<()> {
         let fault = self.fault();
         let chunk = self.chunk.as_mut().ok_or_else(|| Error::internal("a block came without a chunk"))?;
-        let data = match chunk.plan.format {
-            RowFormat::Native(ref name) if name == BINARY => data,
+        let data = match &chunk.plan.format {
+            RowFormat::Native(name) if name == BINARY => data,
             _ => {
                 let mut rows = &data[..];
                 let mut lines = BytesMut::with_capacity(data.len() + (data.len() >> 3));
