@@ -30,3 +30,4 @@ mod writer;
 pub use desk::Tuning;
 pub use service::{Coordinator, Options};
 pub use view::{SnapshotView, TableView};
+pub use writer::Pace;
