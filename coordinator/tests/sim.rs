@@ -134,6 +134,7 @@ impl Sim {
                 Order::Stream { .. } => Progress::Stream {
                     migration,
                     published: place.clone(),
+                    reaching: None,
                     changes: 1,
                     bytes: 1,
                     commit_micros: 0,
