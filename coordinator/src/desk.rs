@@ -76,6 +76,8 @@ pub struct Live {
 #[derive(Debug, Clone)]
 pub struct StreamNews {
     pub published: Position,
+    /// The end of a transaction that is published in part.
+    pub reaching: Option<Position>,
     pub changes: u64,
     pub bytes: u64,
     pub commit_micros: i64,
@@ -430,12 +432,13 @@ impl Desk {
                     entry.live.loads.insert((table, chunk), (rows, bytes));
                 }
             }
-            Progress::Stream { published, changes, bytes, commit_micros, log_bytes, .. } => {
+            Progress::Stream { published, reaching, changes, bytes, commit_micros, log_bytes, .. } => {
                 if entry.live.went_beyond(&OrderKey::Stream, &published, &entry.state) {
                     events.extend(entry.state.on_progress(&OrderKey::Stream));
                 }
                 let at_ms = now.mono_ms;
-                entry.live.stream = Some(StreamNews { published, changes, bytes, commit_micros, log_bytes, at_ms });
+                let news = StreamNews { published, reaching, changes, bytes, commit_micros, log_bytes, at_ms };
+                entry.live.stream = Some(news);
             }
             Progress::Apply { applied, rows, transactions, commit_micros, consistent, from, changed, .. } => {
                 if entry.live.went_beyond(&OrderKey::Apply, &applied, &entry.state) {
