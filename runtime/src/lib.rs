@@ -3,6 +3,7 @@
 //! runs, who owns it and how it ends.
 
 pub mod failpoint;
+pub mod process;
 pub mod rate;
 pub mod retry;
 pub mod secret;

@@ -25,6 +25,7 @@ pub(crate) fn plan(id: u32, width: usize, key: &[u16]) -> TablePlan {
         destination_type: "text".into(),
         identity_always: false,
         ordinal: None,
+        misfit: Default::default(),
     };
     TablePlan {
         id,

@@ -24,6 +24,7 @@ use drover_model::error::codes;
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
+pub(crate) use run::too_large;
 use run::{Able, Run};
 use statements::Referring;
 use std::collections::HashMap;

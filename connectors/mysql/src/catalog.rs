@@ -410,6 +410,8 @@ fn assemble(
         physical,
         options: options(relation, &definition),
         unlogged: unlogged::read(name, &definition),
+        plain_indexes: Vec::new(),
+        plain_foreign_keys: Vec::new(),
     }
 }
 
@@ -418,7 +420,7 @@ fn column(version: &Version, shape: ShapeColumn, printed: &HashMap<&str, &create
     let default = definition.and_then(|d| d.default.clone()).filter(|d| !d.eq_ignore_ascii_case("NULL"));
     let json = version.is_mariadb() && definition.is_some_and(|d| is_json_check(d, &shape.name));
     let data_type = match &shape.my_type {
-        Some(_) if json => DataType::Json,
+        Some(_) if json => DataType::JsonText,
         Some(t) => t.data_type(),
         None => DataType::Other,
     };
@@ -432,6 +434,8 @@ fn column(version: &Version, shape: ShapeColumn, printed: &HashMap<&str, &create
         generated: definition.and_then(|d| d.generated.clone()).map(|(e, _)| e),
         collation: shape.collation,
         comment: definition.and_then(|d| d.comment.as_deref()).map(lex::unescape),
+        plain_default: None,
+        folds: false,
         name: shape.name,
     }
 }

@@ -271,6 +271,7 @@ mod tests {
             destination_type: to.into(),
             identity_always: false,
             ordinal: None,
+            misfit: Default::default(),
         };
         Encoder::new(&column, &RowFormat::Native(CELLS.into()), &MyType::parse(to).unwrap())
     }

@@ -4,8 +4,6 @@
 //! shortest text. JSON is taken apart and written anew, with keys in order and numbers by their value, wherever one of the two sides has a type of
 //! its own for it: that side does not keep the text.
 
-mod json;
-
 use crate::chunks::range::{key_columns, within};
 use crate::connect::Dialer;
 use crate::reader::decode::{Decoder, decoders, put_row};
@@ -16,6 +14,7 @@ use crate::wire::{Flow, Wire};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::{RowSink, Rows, Side};
+use drover_model::canonical;
 use drover_model::chunk::Bounds;
 use drover_model::plan::PlanColumn;
 use drover_model::row::{Cell, put_cell, take_cell};
@@ -105,7 +104,7 @@ fn put_normal(
     let mut rest = &scratch[..];
     for is_json in json {
         match take_cell(&mut rest)? {
-            Cell::Value(text) if *is_json => match json::normal(text) {
+            Cell::Value(text) if *is_json => match canonical::json(text) {
                 Some(normal) => put_cell(out, Cell::Value(normal.as_bytes())),
                 // Whatever it is, it is the same on both sides or it is not.
                 None => put_cell(out, Cell::Value(text)),

@@ -184,6 +184,7 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
             destination_type,
             identity_always: column.identity == Some(Identity::Always),
             ordinal: None,
+            misfit: chosen.misfit,
         });
     }
     for ((from, to), columns) in nearest {
@@ -262,7 +263,7 @@ fn of_family(
     let my_type = MyType::parse(&column.origin_type);
     if origin == Flavor::MariaDb
         && matches!(my_type.as_ref().map(|t| &t.kind), Some(Kind::Text { .. }))
-        && column.data_type == drover_model::schema::DataType::Json
+        && column.data_type == drover_model::schema::DataType::JsonText
         && !known.version.is_mariadb()
     {
         let note = "JSON of MariaDB is a text: it stays LONGTEXT with its check, so that every value stays what it is";

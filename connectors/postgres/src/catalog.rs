@@ -331,6 +331,8 @@ impl Reader {
                 physical: self.physical.get(&oid).cloned().unwrap_or_default(),
                 options,
                 unlogged: Vec::new(),
+                plain_indexes: Vec::new(),
+                plain_foreign_keys: Vec::new(),
             });
         }
         let mut found = objects::all(&self, &mut needs, &indexes, &triggers)?;
@@ -410,6 +412,8 @@ fn column(c: &Row, types: &Types) -> Rowed<Column> {
         generated: if generated { expression } else { None },
         collation: c.try_get("collation")?,
         comment: c.try_get("comment")?,
+        plain_default: None,
+        folds: false,
     })
 }
 

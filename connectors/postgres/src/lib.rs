@@ -1,6 +1,7 @@
 //! PostgreSQL 10 and later, and its cloud kin, as source and destination.
 
 pub mod apply;
+mod bytea;
 pub mod catalog;
 pub mod changes;
 pub mod check;

@@ -7,6 +7,7 @@
 use crate::apply::{copy_in, copytext, silence_triggers};
 use crate::connect::{Dialer, Session};
 use crate::errors::{classify, is};
+use crate::typemap::CELLS;
 use crate::{progress, sql};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -166,6 +167,7 @@ impl Loader for PgLoader {
         }
         let binary = match &plan.format {
             RowFormat::Canonical => false,
+            RowFormat::Native(name) if name == CELLS => false,
             RowFormat::Native(name) if name == BINARY => true,
             RowFormat::Native(name) => return Err(Error::internal(format!("rows in the unknown format {name}"))),
         };
@@ -186,9 +188,9 @@ impl Loader for PgLoader {
     async fn block(&mut self, data: Bytes) -> Result<()> {
         let fault = self.fault();
         let chunk = self.chunk.as_mut().ok_or_else(|| Error::internal("a block came without a chunk"))?;
-        let data = match chunk.plan.format {
-            RowFormat::Native(_) => data,
-            RowFormat::Canonical => {
+        let data = match &chunk.plan.format {
+            RowFormat::Native(name) if name == BINARY => data,
+            _ => {
                 let mut rows = &data[..];
                 let mut lines = BytesMut::with_capacity(data.len() + (data.len() >> 3));
                 while !rows.is_empty() {

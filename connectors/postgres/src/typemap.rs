@@ -10,6 +10,10 @@ use drover_model::selection::TableChoice;
 /// Name of the native row format: COPY's binary form, header and trailer included in the chunk's byte stream.
 pub const COPY_BINARY: &str = "postgres-copy-binary";
 
+/// Name of the format of cells that hold each value's own text, for types that are other ones at another server. Canonical cells are for other
+/// kinds of databases.
+pub const CELLS: &str = "postgres-cells";
+
 /// Columns of type `bit` (and arrays of it), which cannot be followed by changes (R152). The check refuses them when incremental is selected
 /// and lets them pass otherwise; [`map_table`] does not know the stages and says nothing about them.
 pub fn bit_columns(table: &Table, plan: &TablePlan) -> Vec<String> {
@@ -81,6 +85,7 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version
             destination_type,
             identity_always: column.identity == Some(Identity::Always),
             ordinal: None,
+            misfit: chosen.misfit,
         });
     }
     names(&object, choice, &columns, &mut items);
@@ -114,11 +119,14 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version
             "select at least one column",
         ));
     }
-    let formats = if builtin && !columns.is_empty() {
-        vec![RowFormat::Native(COPY_BINARY.into()), RowFormat::Canonical]
-    } else {
-        vec![RowFormat::Canonical]
-    };
+    let mut formats = Vec::new();
+    if builtin && !columns.is_empty() {
+        formats.push(RowFormat::Native(COPY_BINARY.into()));
+    }
+    if same_kind {
+        formats.push(RowFormat::Native(CELLS.into()));
+    }
+    formats.push(RowFormat::Canonical);
     let left_out =
         table.columns.iter().filter(|c| !columns.iter().any(|p| p.source == c.name)).map(|c| c.name.clone()).collect();
     let plan = TablePlan {
@@ -210,6 +218,8 @@ fn foreign_type(t: &DataType) -> Option<String> {
         DataType::Interval => "interval".into(),
         DataType::Uuid => "uuid".into(),
         DataType::Json | DataType::Document => "jsonb".into(),
+        // As it was written: order and repetition of keys, blanks.
+        DataType::JsonText => "json".into(),
         DataType::Bit { max, varying } => {
             let length = max.map(|n| format!("({n})")).unwrap_or_default();
             format!("bit{}{length}", if *varying { " varying" } else { "" })

@@ -46,6 +46,8 @@ pub fn catalog() -> Catalog {
         physical: format!("p{id}"),
         options: Default::default(),
         unlogged: Vec::new(),
+        plain_indexes: Vec::new(),
+        plain_foreign_keys: Vec::new(),
     };
     Catalog {
         scope: None,

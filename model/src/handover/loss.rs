@@ -238,6 +238,8 @@ mod tests {
             bytes: 0,
             physical: String::new(),
             options: Default::default(),
+            plain_indexes: Vec::new(),
+            plain_foreign_keys: Vec::new(),
             unlogged: parents(id).into_iter().map(key).collect(),
         };
         let catalog = Catalog {

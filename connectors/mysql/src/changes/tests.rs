@@ -23,6 +23,7 @@ fn plan(columns: &[(&str, &str)]) -> TablePlan {
         destination_type: (*kind).to_owned(),
         identity_always: false,
         ordinal: None,
+        misfit: Default::default(),
     };
     TablePlan {
         id: 0,
