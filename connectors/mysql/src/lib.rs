@@ -24,6 +24,7 @@ pub mod cells;
 pub mod changes;
 pub mod check;
 pub mod chunks;
+pub mod condition;
 pub mod connect;
 pub mod connector;
 pub mod destination;
