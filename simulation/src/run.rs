@@ -7,6 +7,7 @@ use crate::log::{self, Broker};
 use crate::net::{Link, Net, Peer, Weather};
 use crate::node::Node;
 use crate::sim::Report;
+use crate::workload::Habits;
 use crate::{machine, note, sim, workload};
 use drover_applier::Applier;
 use drover_connectors_memory::{self as memory, Database};
@@ -49,11 +50,15 @@ struct Plan {
     alone: bool,
     extractors: usize,
     appliers: usize,
-    rows: u64,
+    /// Transactions before drover begins, and while it works.
+    before: u64,
     transactions: u64,
-    /// Statements of a transaction at most.
-    statements: u64,
+    habits: Habits,
     batch: u64,
+    /// The copy is limited to so many rows a second; 0: unlimited.
+    rate: u64,
+    /// A snapshot is given up after so long; zero: never.
+    snapshot: Duration,
     tuning: Tuning,
     weather: Weather,
     /// Faults of processes and servers come about so often.
@@ -70,12 +75,14 @@ impl Plan {
             alone,
             extractors: if alone { 1 } else { sim::between(1, 4) as usize },
             appliers: if alone { 1 } else { sim::between(1, 4) as usize },
-            rows: sim::between(5, 80),
+            before: sim::between(5, 120),
             transactions: sim::between(20, 150),
-            statements: sim::between(1, 8),
+            habits: Habits { ids: sim::between(10, 150), statements: sim::between(1, 8), bytes: sim::between(4, 60) },
+            rate: if sim::chance(500_000) { 0 } else { sim::between(20, 400) },
+            snapshot: if sim::chance(700_000) { Duration::ZERO } else { sim::ms(1_000, 20_000) },
             batch: sim::between(200, 6_000),
             tuning: Tuning {
-                chunk_bytes: sim::between(200, 4_000),
+                chunk_bytes: sim::between(80, 2_500),
                 bulk_bytes: sim::between(2_000, 50_000),
                 bulk_partitions: sim::between(2, 9) as u32,
                 keep_state_every: sim::between(5, 60),
@@ -88,7 +95,11 @@ impl Plan {
                 slow_disk: often(100_000),
                 twice: often(100_000),
             },
-            every: Duration::from_millis(sim::between(300, 15_000)),
+            every: Duration::from_millis(if sim::chance(300_000) {
+                sim::between(50, 1_000)
+            } else {
+                sim::between(500, 15_000)
+            }),
             dies: often(60_000),
         }
     }
@@ -106,7 +117,11 @@ fn migration(plan: &Plan) -> Migration {
          [destination]\nkind = \"memory\"\nurl = \"memory://u@destination:1/b\"\n{kafka}"
     );
     match Migration::parse(&text, Path::new("simulation.toml"), &[memory::KIND]) {
-        Ok(migration) => migration,
+        Ok(mut migration) => {
+            migration.limits.full.rows_per_second = plan.rate;
+            migration.limits.snapshot = plan.snapshot;
+            migration
+        }
         Err(findings) => panic!("the simulation's own migration file is wrong: {findings:?}"),
     }
 }
@@ -136,14 +151,20 @@ pub fn run(options: Options) -> Report {
 
 /// A place for a process: whoever is there is replaced when it dies.
 #[derive(Clone, Default)]
-struct Seat(Arc<Mutex<Option<Arc<Node>>>>);
+struct Seat(Arc<Mutex<Option<(Arc<Node>, CancellationToken)>>>);
 
 impl Seat {
     fn get(&self) -> Option<Arc<Node>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|s| s.0.clone())
     }
-    fn set(&self, node: Option<Arc<Node>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = node;
+    fn set(&self, who: Option<(Arc<Node>, CancellationToken)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = who;
+    }
+    /// Asks for a shutdown.
+    fn stop(&self) {
+        if let Some((_, stop)) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            stop.cancel();
+        }
     }
 }
 
@@ -206,7 +227,7 @@ impl World {
     }
 
     async fn run(self: Arc<World>) {
-        workload::fill(&self.source, self.plan.rows);
+        workload::fill(&self.source, self.plan.habits, self.plan.before);
         for (name, role, seat) in &self.seats {
             let (world, name, role, seat) = (self.clone(), name.clone(), *role, seat.clone());
             tokio::spawn(async move { world.keep(&name, role, &seat).await });
@@ -236,7 +257,7 @@ impl World {
     async fn work(&self) {
         let quick = sim::chance(500_000);
         for _ in 0..self.plan.transactions {
-            workload::transact(&self.source, self.plan.statements);
+            workload::transact(&self.source, self.plan.habits);
             self.checker.look();
             if sim::is_violated() {
                 return;
@@ -302,13 +323,22 @@ impl World {
     async fn keep(&self, name: &str, role: Option<Role>, seat: &Seat) {
         for life in 1u64.. {
             let node = Node::new(name.to_owned(), if self.is_calm() { 0 } else { self.plan.dies });
-            seat.set(Some(node.clone()));
+            let stop = CancellationToken::new();
+            seat.set(Some((node.clone(), stop.clone())));
             note!("{name} starts for the {life}. time");
-            let tasks = match role {
-                None => self.start_coordinator(&node).await,
-                Some(role) => vec![self.start_worker(&node, role)],
+            let mut tasks = match role {
+                None => self.start_coordinator(&node, &stop).await,
+                Some(role) => vec![self.start_worker(&node, role, &stop)],
             };
-            node.died().await;
+            tokio::select! {
+                biased;
+                () = node.died() => {}
+                // A shutdown that was asked for comes to its end.
+                () = async { stop.cancelled().await; ended(&mut tasks).await } => {
+                    note!("{name} has shut down");
+                    node.kill();
+                }
+            }
             seat.set(None);
             if role.is_none() {
                 self.desk.stop();
@@ -326,7 +356,7 @@ impl World {
         }
     }
 
-    async fn start_coordinator(&self, node: &Arc<Node>) -> Vec<tokio::task::JoinHandle<()>> {
+    async fn start_coordinator(&self, node: &Arc<Node>, stop: &CancellationToken) -> Vec<tokio::task::JoinHandle<()>> {
         let (alone, tuning) = (self.plan.alone, self.plan.tuning);
         let started = self.desk.start(node.clone(), self.disk.clone(), alone, tuning, self.net.clone()).await;
         if let Err(error) = started {
@@ -349,13 +379,13 @@ impl World {
         });
         let mut tasks = vec![tokio::spawn(create)];
         if alone {
-            tasks.push(self.start_worker(node, Role::Extractor));
-            tasks.push(self.start_worker(node, Role::Applier));
+            tasks.push(self.start_worker(node, Role::Extractor, stop));
+            tasks.push(self.start_worker(node, Role::Applier, stop));
         }
         tasks
     }
 
-    fn start_worker(&self, node: &Arc<Node>, role: Role) -> tokio::task::JoinHandle<()> {
+    fn start_worker(&self, node: &Arc<Node>, role: Role, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
         let link = Link { peer: Peer::Source, ..way(&self.net, node) };
         let factories = Arc::new(Factories {
             link,
@@ -375,12 +405,21 @@ impl World {
             checker: self.checker.clone(),
         });
         let options = worker::Options { control, role, name: node.name.clone(), slots: 2 };
-        let work = worker::run(options, handler, CancellationToken::new());
+        let work = worker::run(options, handler, stop.clone());
         tokio::spawn(Within::new(node.clone(), async move {
             if let Err(error) = work.await {
                 note!("a worker ended: {error}");
             }
         }))
+    }
+}
+
+/// Waits until all tasks have ended, and lets go of each that has.
+async fn ended(tasks: &mut Vec<tokio::task::JoinHandle<()>>) {
+    while let Some(task) = tasks.last_mut() {
+        // However it ends, it has ended.
+        let _ = task.await;
+        tasks.pop();
     }
 }
 
@@ -395,7 +434,12 @@ async fn nemesis(world: Arc<World>) {
         let Some((name, _, seat)) = sim::pick(&world.seats) else { return };
         let peers = [Peer::Source, Peer::Destination, Peer::Log, Peer::Coordinator];
         let Some(peer) = sim::pick(&peers).copied() else { return };
-        match sim::below(13) {
+        match sim::below(14) {
+            13 => {
+                sim::fault("process stopped");
+                note!("{name} is asked to stop");
+                seat.stop();
+            }
             0..3 => {
                 if let Some(node) = seat.get() {
                     sim::fault("process killed");

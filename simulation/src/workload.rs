@@ -95,27 +95,45 @@ fn filler(most: u64) -> Value {
     Some(vec![letter; n])
 }
 
-/// Keys that rows move among: few, so that they meet.
-const IDS: u64 = 60;
+/// How the application is.
+#[derive(Debug, Clone, Copy)]
+pub struct Habits {
+    /// Keys that rows move among: few, so that they meet.
+    pub ids: u64,
+    /// Statements of a transaction at most.
+    pub statements: u64,
+    /// Bytes of small values at most.
+    pub bytes: u64,
+}
 
 struct Work<'a> {
     tx: &'a mut Transaction,
+    ids: u64,
     large: u64,
 }
 
 /// Fills the tables, so that there is something to copy.
-pub fn fill(db: &Database, rows: u64) {
-    for _ in 0..rows {
-        transact(db, 3);
+pub fn fill(db: &Database, habits: Habits, transactions: u64) {
+    for _ in 0..transactions {
+        // What is refused is passed over.
+        let _ = db.transact(|tx| {
+            let mut work = Work { tx, ids: habits.ids, large: habits.bytes };
+            (0..4).try_for_each(|_| match sim::below(8) {
+                0..3 => work.attempt(Work::insert_account),
+                3 => work.attempt(Work::heap),
+                4 => work.attempt(Work::pair),
+                5 => work.attempt(Work::whole),
+                _ => work.attempt(Work::entry),
+            })
+        });
     }
 }
 
-/// One transaction of the application, with up to so many statements; rolled back if one is refused, and sometimes anyway. Says
-/// whether it was committed.
-pub fn transact(db: &Database, most: u64) -> bool {
-    let statements = sim::between(1, most + 1);
+/// One transaction of the application, sometimes rolled back. Says whether it was committed.
+pub fn transact(db: &Database, habits: Habits) -> bool {
+    let statements = sim::between(1, habits.statements + 1);
     let done = db.transact(|tx| {
-        let mut work = Work { tx, large: 40 };
+        let mut work = Work { tx, ids: habits.ids, large: habits.bytes };
         for _ in 0..statements {
             work.statement()?;
         }
@@ -134,41 +152,44 @@ impl Work<'_> {
         Ok(sim::pick(&self.rows(table)?).cloned())
     }
 
-    /// One statement; what the database refuses is passed over, as an application does that carries on.
-    fn statement(&mut self) -> Result<()> {
+    /// What the database refuses is passed over, as an application does that carries on.
+    fn attempt(&mut self, statement: fn(&mut Self) -> Result<()>) -> Result<()> {
         let before = self.tx.savepoint();
-        let done = match sim::below(100) {
-            0..20 => self.insert_account(),
-            20..32 => self.update_account(),
-            32..42 => self.swap(),
-            42..50 => self.move_account(),
-            50..55 => self.delete_account(),
-            55..68 => self.entry(),
-            68..80 => self.heap(),
-            80..88 => self.pair(),
-            88..97 => self.whole(),
-            97..98 => self.truncate(),
-            98..99 => self.rotate(),
-            _ => self.many(),
-        };
-        if done.is_err() {
+        if statement(self).is_err() {
             self.tx.rollback_to(before);
         }
         Ok(())
     }
 
+    fn statement(&mut self) -> Result<()> {
+        self.attempt(match sim::below(200) {
+            0..40 => Work::insert_account,
+            40..64 => Work::update_account,
+            64..84 => Work::swap,
+            84..100 => Work::move_account,
+            100..110 => Work::delete_account,
+            110..136 => Work::entry,
+            136..160 => Work::heap,
+            160..176 => Work::pair,
+            176..194 => Work::whole,
+            194..195 => Work::truncate,
+            195..197 => Work::rotate,
+            _ => Work::many,
+        })
+    }
+
     fn insert_account(&mut self) -> Result<()> {
-        let id = sim::below(IDS);
-        let nick = if sim::chance(300_000) { None } else { text(sim::below(IDS)) };
-        let row = vec![text(id), text(sim::below(IDS)), nick, text(sim::below(1000)), filler(self.large * 4)];
+        let id = sim::below(self.ids);
+        let nick = if sim::chance(300_000) { None } else { text(sim::below(self.ids)) };
+        let row = vec![text(id), text(sim::below(self.ids)), nick, text(sim::below(1000)), filler(self.large * 4)];
         self.tx.insert(&name("account"), row)
     }
 
     fn update_account(&mut self) -> Result<()> {
         let Some(row) = self.some("account")? else { return Ok(()) };
         let set: (&str, Value) = match sim::below(4) {
-            0 => ("email", text(sim::below(IDS))),
-            1 => ("nick", if sim::chance(400_000) { None } else { text(sim::below(IDS)) }),
+            0 => ("email", text(sim::below(self.ids))),
+            1 => ("nick", if sim::chance(400_000) { None } else { text(sim::below(self.ids)) }),
             2 => ("note", filler(self.large * 4)),
             _ => ("balance", text(sim::below(1000))),
         };
@@ -192,7 +213,7 @@ impl Work<'_> {
     /// A row gets another key; its entries follow.
     fn move_account(&mut self) -> Result<()> {
         let Some(row) = self.some("account")? else { return Ok(()) };
-        self.tx.update(&name("account"), &row[..1], &[("id", text(sim::below(IDS)))])
+        self.tx.update(&name("account"), &row[..1], &[("id", text(sim::below(self.ids)))])
     }
 
     fn delete_account(&mut self) -> Result<()> {
@@ -205,14 +226,18 @@ impl Work<'_> {
         match sim::below(5) {
             0..3 => {
                 let Some(account) = self.some("account")? else { return Ok(()) };
-                let row =
-                    vec![text(sim::below(3 * IDS)), account[0].clone(), text(sim::below(6)), filler(self.large * 8)];
+                let row = vec![
+                    text(sim::below(3 * self.ids)),
+                    account[0].clone(),
+                    text(sim::below(6)),
+                    filler(self.large * 8),
+                ];
                 self.tx.insert(&entry, row)
             }
             3 => {
                 let Some(row) = self.some("entry")? else { return Ok(()) };
                 let set = match sim::below(3) {
-                    0 => ("id", text(sim::below(3 * IDS))),
+                    0 => ("id", text(sim::below(3 * self.ids))),
                     1 => ("number", text(sim::below(6))),
                     _ => ("text", filler(self.large * 8)),
                 };
@@ -252,12 +277,12 @@ impl Work<'_> {
         let some = self.some("whole")?;
         match (sim::below(6), some) {
             (0, Some(row)) => self.tx.delete(&whole, &row[..1]),
-            (1, Some(row)) => self.tx.update(&whole, &row[..1], &[("id", text(sim::below(IDS)))]),
-            (2, Some(row)) => self.tx.update(&whole, &row[..1], &[("code", text(sim::below(IDS)))]),
+            (1, Some(row)) => self.tx.update(&whole, &row[..1], &[("id", text(sim::below(self.ids)))]),
+            (2, Some(row)) => self.tx.update(&whole, &row[..1], &[("code", text(sim::below(self.ids)))]),
             (3, Some(row)) => self.tx.update(&whole, &row[..1], &[("value", filler(self.large))]),
             _ => {
-                let code = if sim::chance(200_000) { None } else { text(sim::below(IDS)) };
-                self.tx.insert(&whole, vec![text(sim::below(IDS)), code, filler(self.large)])
+                let code = if sim::chance(200_000) { None } else { text(sim::below(self.ids)) };
+                self.tx.insert(&whole, vec![text(sim::below(self.ids)), code, filler(self.large)])
             }
         }
     }
@@ -289,16 +314,12 @@ impl Work<'_> {
     /// A large transaction: it comes in pieces.
     fn many(&mut self) -> Result<()> {
         for _ in 0..sim::between(30, 120) {
-            let before = self.tx.savepoint();
-            let done = match sim::below(4) {
-                0 => self.heap(),
-                1 => self.entry(),
-                2 => self.insert_account(),
-                _ => self.update_account(),
-            };
-            if done.is_err() {
-                self.tx.rollback_to(before);
-            }
+            self.attempt(match sim::below(4) {
+                0 => Work::heap,
+                1 => Work::entry,
+                2 => Work::insert_account,
+                _ => Work::update_account,
+            })?;
         }
         Ok(())
     }
