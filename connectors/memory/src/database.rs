@@ -186,6 +186,12 @@ pub struct Transaction {
     foreign_keys: Vec<ForeignKey>,
 }
 
+/// A place in a transaction to which it can go back.
+pub struct Savepoint {
+    tables: Tables,
+    changes: usize,
+}
+
 pub(crate) fn no_table(name: &TableName) -> Error {
     Error::new(codes::STATEMENT, Fault::Source, Retry::Never, "there is no such table").table(name)
 }
@@ -205,6 +211,22 @@ impl Transaction {
         };
         let missing = || Error::new(codes::ROW_COUNT, Fault::User, Retry::Never, "there is no such row").table(name);
         data.find(&columns, key).first().copied().ok_or_else(missing)
+    }
+
+    /// All rows of a table as the transaction sees them, in order of place.
+    pub fn rows(&self, name: &TableName) -> Result<Vec<Row>> {
+        Ok(self.tables.get(name).ok_or_else(|| no_table(name))?.rows.values().cloned().collect())
+    }
+
+    /// A place to which [`Transaction::rollback_to`] goes back.
+    pub fn savepoint(&self) -> Savepoint {
+        Savepoint { tables: self.tables.clone(), changes: self.changes.len() }
+    }
+
+    /// Undoes what was done since.
+    pub fn rollback_to(&mut self, savepoint: Savepoint) {
+        self.tables = savepoint.tables;
+        self.changes.truncate(savepoint.changes);
     }
 
     /// Inserts a row, in the order of the table's columns.
