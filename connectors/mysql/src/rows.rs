@@ -16,8 +16,9 @@ use bytes::Bytes;
 use drover_connectors_api::{RowSink, Rows, Side};
 use drover_model::canonical;
 use drover_model::chunk::Bounds;
-use drover_model::plan::PlanColumn;
+use drover_model::plan::{PlanColumn, RowFormat};
 use drover_model::row::{Cell, put_cell, take_cell};
+use drover_model::schema::DataType;
 use drover_model::{Error, Result, TablePlan};
 
 /// Blocks are about so large.
@@ -70,13 +71,18 @@ impl MyRows {
         let decoders = decoders(own, &statement.columns)?;
         let json: Vec<bool> = plan.columns.iter().map(is_json).collect();
         let any_json = json.contains(&true);
+        let kinds: Option<Vec<&DataType>> =
+            (plan.format == RowFormat::Canonical).then(|| plan.columns.iter().map(|c| &c.data_type).collect());
         self.wire.execute(&statement, READING).await.map_err(|e| e.table(table))?;
         let (mut block, mut rows, mut scratch) = (Vec::with_capacity(BLOCK + (BLOCK >> 2)), 0, Vec::new());
         loop {
             let mut put = |row: &[u8]| {
                 rows += 1;
-                put_normal(row, &decoders, any_json.then_some(&json[..]), &mut scratch, &mut block)
-                    .ok_or_else(|| Error::internal("the server sent a damaged row"))
+                let put = match &kinds {
+                    Some(kinds) => put_canonical(row, &decoders, kinds, &mut scratch, &mut block),
+                    None => put_normal(row, &decoders, any_json.then_some(&json[..]), &mut scratch, &mut block),
+                };
+                put.ok_or_else(|| Error::internal("the server sent a damaged row"))
             };
             let flow = self.wire.rows(&mut put, READING).await.map_err(|e| e.table(table))?;
             if block.len() >= BLOCK || (flow == Flow::End && rows > 0) {
@@ -109,6 +115,26 @@ fn put_normal(
                 // Whatever it is, it is the same on both sides or it is not.
                 None => put_cell(out, Cell::Value(text)),
             },
+            cell => put_cell(out, cell),
+        }
+    }
+    Some(())
+}
+
+/// A row in the normal form that other kinds of databases give as well.
+fn put_canonical(
+    row: &[u8],
+    decoders: &[Decoder],
+    kinds: &[&DataType],
+    scratch: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    scratch.clear();
+    put_row(row, decoders, scratch)?;
+    let mut rest = &scratch[..];
+    for kind in kinds {
+        match take_cell(&mut rest)? {
+            Cell::Value(value) => canonical::put_normal(out, kind, value),
             cell => put_cell(out, cell),
         }
     }
