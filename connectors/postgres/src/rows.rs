@@ -1,19 +1,24 @@
 //! Reading rows for comparison, as canonical texts: equal values have equal bytes on every version of the server.
 //!
 //! A value is shown by its type's output form under drover's session settings. Floating point numbers are shown by the bits that the server
-//! sends, in hexadecimal, for versions before 12 print other digits; `NaN` is one value whatever its bits.
+//! sends, in hexadecimal, for versions before 12 print other digits; `NaN` is one value whatever its bits. Where the other side is of another kind, values
+//! have the normal form that `drover_model::canonical` defines for both.
 
 use crate::apply::copytext;
 use crate::apply::params::{Grid, Param};
 use crate::apply::shape::{self, Shape, Wanted};
+use crate::bytea;
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
 use crate::sql;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use drover_connectors_api::{RowSink, Rows, Side};
+use drover_model::canonical;
 use drover_model::chunk::Bounds;
-use drover_model::row::{Cell, put_cell};
+use drover_model::plan::RowFormat;
+use drover_model::row::{Cell, cells, put_cell};
+use drover_model::schema::DataType;
 use drover_model::{Error, Result, TablePlan};
 use futures::TryStreamExt;
 use std::pin::pin;
@@ -54,6 +59,35 @@ fn special(column: &shape::Column) -> Option<String> {
         "_float4" | "_float8" => Some(format!("encode(array_send({name}), 'hex')")),
         _ => None,
     }
+}
+
+/// What the values are, where rows of another kind of database are the other side: then they are shown in the form that both have.
+fn kinds(plan: &TablePlan) -> Option<Vec<&DataType>> {
+    (plan.format == RowFormat::Canonical).then(|| plan.columns.iter().map(|c| &c.data_type).collect())
+}
+
+/// Appends what the server shows of a value in normal form.
+fn put_normal(out: &mut Vec<u8>, kind: &DataType, cell: Cell<'_>) -> Result<()> {
+    match (cell, kind) {
+        (Cell::Value(shown), DataType::Bytes { .. }) if shown.starts_with(b"\\x") => bytea::put_raw(out, shown)?,
+        (Cell::Value(shown), kind) => canonical::put_normal(out, kind, shown),
+        (cell, _) => put_cell(out, cell),
+    }
+    Ok(())
+}
+
+/// A key of canonical cells as the server takes it.
+fn own_key(plan: &TablePlan, key: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(key.len());
+    for (cell, &k) in cells(key).zip(&plan.key) {
+        match cell {
+            Cell::Value(raw) if matches!(plan.columns[usize::from(k)].data_type, DataType::Bytes { .. }) => {
+                put_cell(&mut out, Cell::Value(bytea::shown(raw).as_bytes()));
+            }
+            cell => put_cell(&mut out, cell),
+        }
+    }
+    Bytes::from(out)
 }
 
 fn tuple(items: impl Iterator<Item = String>) -> String {
@@ -99,7 +133,10 @@ impl Rows for PgRows {
         let failed = |e: tokio_postgres::Error| {
             classify(&e, self.dialer.fault(), "cannot read rows for comparison").table(&shape.name)
         };
-        let columns = shape.columns.iter().map(|c| special(c).unwrap_or_else(|| format!("d.{}", c.name)));
+        let kinds = kinds(plan);
+        let shown =
+            |c: &shape::Column| special(c).filter(|_| kinds.is_none()).unwrap_or_else(|| format!("d.{}", c.name));
+        let columns = shape.columns.iter().map(shown);
         let copy = format!(
             "copy (select {} from {} as d where {}) to stdout",
             sql::list(columns),
@@ -109,12 +146,21 @@ impl Rows for PgRows {
         let stream = self.session.copy_out(&copy).await.map_err(failed)?;
         let mut stream = pin!(stream);
         let (mut block, mut rows, mut scratch) = (Vec::with_capacity(BLOCK + (BLOCK >> 3)), 0, Vec::new());
+        let mut raw = Vec::new();
         while let Some(data) = stream.try_next().await.map_err(failed)? {
             // The server sends each line as one message.
             let line =
                 data.chunk().strip_suffix(b"\n").ok_or_else(|| Error::internal("a COPY message is not a line"))?;
-            if copytext::take_line(&mut block, line, &mut scratch) != plan.columns.len() {
+            let normal = kinds.is_some();
+            if copytext::take_line(if normal { &mut raw } else { &mut block }, line, &mut scratch) != plan.columns.len()
+            {
                 return Err(Error::internal("a COPY line has another number of columns").table(&shape.name));
+            }
+            if let Some(kinds) = &kinds {
+                for (cell, kind) in cells(&raw).zip(kinds) {
+                    put_normal(&mut block, kind, cell)?;
+                }
+                raw.clear();
             }
             rows += 1;
             if block.len() >= BLOCK {
@@ -139,6 +185,13 @@ impl Rows for PgRows {
         let failed = |e: tokio_postgres::Error| {
             classify(&e, self.dialer.fault(), "cannot read rows by key for comparison").table(&shape.name)
         };
+        let kinds = kinds(plan);
+        let special = |c: &shape::Column| special(c).filter(|_| kinds.is_none());
+        let own: Vec<Bytes> = match kinds {
+            Some(_) => keys.iter().map(|key| own_key(plan, key)).collect(),
+            None => Vec::new(),
+        };
+        let keys = if kinds.is_some() { &own[..] } else { keys };
         let keys: Vec<&[u8]> = keys.iter().map(|k| &k[..]).collect();
         let grid = Grid::read(&keys, plan.key.len())?;
         // `concat` gives the output form; nulls are told apart without regard to what is within a composite.
@@ -171,7 +224,11 @@ impl Rows for PgRows {
         let (mut block, mut rows) = (Vec::new(), 0);
         while let Some(row) = stream.try_next().await.map_err(failed)? {
             for c in 0..shape.columns.len() {
-                put_cell(&mut block, row.get::<_, Option<&str>>(c).map_or(Cell::Null, |v| Cell::Value(v.as_bytes())));
+                let cell = row.get::<_, Option<&str>>(c).map_or(Cell::Null, |v| Cell::Value(v.as_bytes()));
+                match &kinds {
+                    Some(kinds) => put_normal(&mut block, kinds[c], cell)?,
+                    None => put_cell(&mut block, cell),
+                }
             }
             rows += 1;
             if block.len() >= BLOCK {
