@@ -8,6 +8,7 @@ use super::table_map::{self, BINARY, Column};
 use super::values::{Decode, Width, width};
 use crate::types::{Kind, MyType};
 use drover_model::TablePlan;
+use drover_model::plan::RowFormat;
 use std::collections::HashMap;
 
 /// Why a table's rows do not fit its plan.
@@ -104,6 +105,15 @@ pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations, mariadb:
             let how = format!("{} has another type than {}", planned.source, planned.origin_type);
             misfit(how, Some(&planned.source))
         })?;
+        let decode = if plan.format == RowFormat::Canonical {
+            decode.canonical(my).ok_or_else(|| Misfit {
+                how: format!("{} has the type {}, whose text cannot be converted", planned.source, planned.origin_type),
+                column: Some(planned.source.clone()),
+                unreadable: true,
+            })?
+        } else {
+            decode
+        };
         bound.push((place, decode));
     }
     Ok(Binding {
