@@ -404,7 +404,7 @@ impl World {
             alone: self.plan.alone,
             checker: self.checker.clone(),
         });
-        let options = worker::Options { control, role, name: node.name.clone(), slots: 2 };
+        let options = worker::Options { control, role, name: node.name.clone(), slots: 2, vitals: Arc::default() };
         let work = worker::run(options, handler, stop.clone());
         tokio::spawn(Within::new(node.clone(), async move {
             if let Err(error) = work.await {
