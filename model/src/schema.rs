@@ -292,6 +292,10 @@ pub struct Catalog {
     /// that its URL names. `None`: everything.
     #[serde(default)]
     pub scope: Option<String>,
+    /// The schema in which names without one are looked for, where a database has several: what another kind has in the database that its URL
+    /// names.
+    #[serde(default)]
+    pub home: Option<String>,
     /// Which server this is: system identifier and lineage, in the connector's own form.
     pub identity: String,
     pub tables: Vec<Table>,

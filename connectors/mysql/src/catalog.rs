@@ -108,6 +108,7 @@ pub async fn read(session: &mut Session, database: Option<&str>) -> Result<Catal
         version_text: session.version.text.clone(),
         database: database.unwrap_or_default().to_owned(),
         scope: database.map(str::to_owned),
+        home: None,
         identity,
         tables: out,
         objects: objects::ordered(found),

@@ -32,6 +32,7 @@ pub mod connector;
 pub mod destination;
 pub mod encode;
 pub mod errors;
+pub mod fit;
 pub mod flavor;
 pub mod gtid;
 pub mod keys;

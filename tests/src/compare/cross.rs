@@ -56,7 +56,10 @@ fn in_postgres(name: &str, form: Form) -> String {
         Form::Bytes => format!("encode({name}, 'hex')"),
         // Of the MySQL side's single precision, too: there it is widened to read it whole.
         Form::Float | Form::Double => format!("{name}::float8::text"),
-        _ => format!("{name}::text"),
+        // A cast shows more of a network's address than its column does.
+        _ => format!(
+            "CASE WHEN {name} IS NULL THEN NULL WHEN pg_typeof({name})::text = 'inet' THEN concat({name}) ELSE {name}::text END"
+        ),
     }
 }
 
