@@ -66,6 +66,21 @@ macro_rules! mysql_to_postgres {
     };
 }
 
+/// The same the other way.
+#[macro_export]
+macro_rules! postgres_to_mysql {
+    ($($scenario:ident;)*) => {
+        $(
+            mod $scenario {
+                $crate::pair_tests! { everywhere $scenario
+                    second postgres_17_to_mysql_9 = Postgres(17) => MySql(MySql9);
+                    second postgres_17_to_mariadb_11 = Postgres(17) => MySql(MariaDb11);
+                }
+            }
+        )*
+    };
+}
+
 /// `suite! { everywhere copies_all; main survives_kills; }`: each scenario is an `async fn(Pair) -> anyhow::Result<()>` beside it.
 #[macro_export]
 macro_rules! suite {
