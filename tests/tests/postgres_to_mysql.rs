@@ -16,6 +16,7 @@ postgres_to_mysql! {
     values_without_a_place;
     under_load_in_process;
     under_load_in_a_cluster;
+    under_load_with_kills;
 }
 
 /// Both sides hold the same rows.
@@ -203,7 +204,7 @@ async fn values_without_a_place(pair: Pair) -> Result<()> {
 const POLICIES: &str = "[[objects]]\ninclude = \"*.*\"\n[[objects]]\ninclude = \"public.kinds\"\n\
     columns = { on_misfit = { n = \"text\", f4 = \"text\" } }\n";
 
-async fn under_load(pair: Pair, form: Form) -> Result<()> {
+async fn under_load(pair: Pair, form: Form, kills: usize) -> Result<()> {
     let (source, destination) = scene::servers(pair).await?;
     let database = pair.source.database();
     let options = workload::Options { seed: 1, rate: Some(60.0), ..workload::Options::default() };
@@ -215,6 +216,11 @@ async fn under_load(pair: Pair, form: Form) -> Result<()> {
     drover.wait_consistent().await?;
     let there = scene::there(&source, &destination);
     let observer = Observer::start(&destination.url(there), options).await?;
+    for _ in 0..kills {
+        running.advance(60, SOON).await?;
+        drover.kill9_all()?;
+        drover.start().await?;
+    }
     running.advance(400, SOON).await?;
     let transactions = running.stop().await.context("a statement of the application failed")?;
     drover.wait_caught_up().await?;
@@ -228,9 +234,13 @@ async fn under_load(pair: Pair, form: Form) -> Result<()> {
 }
 
 async fn under_load_in_process(pair: Pair) -> Result<()> {
-    under_load(pair, Form::InProcess).await
+    under_load(pair, Form::InProcess, 0).await
 }
 
 async fn under_load_in_a_cluster(pair: Pair) -> Result<()> {
-    under_load(pair, Form::Cluster).await
+    under_load(pair, Form::Cluster, 0).await
+}
+
+async fn under_load_with_kills(pair: Pair) -> Result<()> {
+    under_load(pair, Form::InProcess, 4).await
 }

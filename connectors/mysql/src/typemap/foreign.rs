@@ -121,7 +121,7 @@ fn natural(t: &DataType, known: &Known) -> (Natural, Option<String>, bool) {
         DataType::Interval => {
             (Natural::Chars(Some(255)), Some("becomes a text: no type here has intervals".to_owned()), false)
         }
-        DataType::Uuid if v.mariadb(100_700) => fixed("uuid", 16),
+        // UUID of MariaDB refuses what has a version without its variant.
         DataType::Uuid => fixed("char(36) character set ascii", 36),
         DataType::Json | DataType::Document if v.mysql(50_708) => {
             (Natural::Fixed("json".into(), KEY_BYTES + 1), None, true)
