@@ -14,3 +14,4 @@ mod stream;
 
 pub use inspect::select;
 pub use roles::{Extractor, SourceFactory};
+pub use stream::End;
