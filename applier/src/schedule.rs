@@ -285,8 +285,14 @@ mod tests {
         ];
         for footprints in cases {
             for sessions in 1..=4 {
-                let mut world =
-                    World { footprints: footprints.clone(), sessions, failures: 3, seen: HashSet::new(), ends: 0, unordered: false };
+                let mut world = World {
+                    footprints: footprints.clone(),
+                    sessions,
+                    failures: 3,
+                    seen: HashSet::new(),
+                    ends: 0,
+                    unordered: false,
+                };
                 world.explore(&mut Vec::new());
                 assert!(world.ends > 0);
             }

@@ -68,7 +68,19 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(calm: bool) -> Plan {
+    fn new(options: Options) -> Plan {
+        let mut plan = Plan::random(options.calm);
+        if options.sabotage == Sabotage::Destination(memory::Broken::Epoch) {
+            // Whoever stands still between two steps of a commit is what this is about.
+            plan = Plan { alone: false, extractors: 2, appliers: 3, dies: 150_000, ..plan };
+        }
+        if options.sabotage == Sabotage::Log(log::Broken::Early) {
+            plan = Plan { alone: true, extractors: 1, appliers: 1, ..plan };
+        }
+        plan
+    }
+
+    fn random(calm: bool) -> Plan {
         let often = |n: u64| if calm || sim::chance(300_000) { 0 } else { sim::below(n) };
         let alone = sim::chance(300_000);
         Plan {
@@ -185,7 +197,7 @@ struct World {
 
 impl World {
     fn new(options: Options) -> Arc<World> {
-        let plan = Plan::new(options.calm);
+        let plan = Plan::new(options);
         note!("{plan:?}");
         let (source, destination) = (memory::database("source"), memory::database("destination"));
         workload::create(&source);
@@ -452,11 +464,7 @@ async fn nemesis(world: Arc<World>) {
                     sim::fault("process frozen");
                     let time = if sim::chance(500_000) { sim::ms(100, 5_000) } else { sim::ms(5_000, 40_000) };
                     note!("{name} is frozen for {time:?}");
-                    node.freeze();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(time).await;
-                        node.thaw();
-                    });
+                    node.freeze(time);
                 }
             }
             5..7 => {

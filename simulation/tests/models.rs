@@ -389,7 +389,10 @@ impl Model for Lease {
                     self.appliers[i].lease = None;
                 } else if self.position == previous || self.broken == Broken::Order {
                     if epoch != self.fence {
-                        return Err(format!("a commit of epoch {epoch} was taken, the destination's is {}", self.fence));
+                        return Err(format!(
+                            "a commit of epoch {epoch} was taken, the destination's is {}",
+                            self.fence
+                        ));
                     }
                     if next != self.position + 1 {
                         return Err(format!("batch {next} was committed at {}", self.position));
@@ -397,7 +400,10 @@ impl Model for Lease {
                     self.position = next;
                     self.appliers[i].stands = Some((Some(epoch), next));
                 } else if self.appliers[i].stands.is_some_and(|s| s.0 == Some(epoch)) {
-                    return Err(format!("the holder of epoch {epoch} goes on from {previous}, the progress is {}", self.position));
+                    return Err(format!(
+                        "the holder of epoch {epoch} goes on from {previous}, the progress is {}",
+                        self.position
+                    ));
                 }
             }
         }
