@@ -13,7 +13,9 @@ use drover_applier::Applier;
 use drover_connectors_memory::{self as memory, Database};
 use drover_coordinator::Tuning;
 use drover_extractor::Extractor;
+use drover_model::error::codes;
 use drover_model::migration::Migration;
+use drover_model::{Error, Fault};
 use drover_proto::v1::Role;
 use drover_runtime::CancellationToken;
 use drover_runtime::process::Within;
@@ -271,6 +273,7 @@ impl World {
         for _ in 0..self.plan.transactions {
             workload::transact(&self.source, self.plan.habits);
             self.checker.look();
+            self.look_at_state();
             if sim::is_violated() {
                 return;
             }
@@ -283,10 +286,18 @@ impl World {
         }
     }
 
+    /// Nothing that goes wrong for a while makes the migration fail; but for a limit that an operator has to raise.
+    fn look_at_state(&self) {
+        let Some(view) = self.desk.get().and_then(|(_, desk)| desk.snapshot_view("shop").ok()) else { return };
+        let limited = |e: &Error| e.code == codes::SNAPSHOT_LOST && e.fault == Fault::User;
+        if let Some(error) = view.error.filter(|e| view.state == "failed" && !limited(e)) {
+            sim::violated(format!("the migration failed: {error}"));
+        }
+    }
+
     /// Without faults all comes to its end.
     async fn finish(&self) {
         let until = tokio::time::Instant::now() + PATIENCE;
-        let mut resumed = 0;
         loop {
             tokio::time::sleep(Duration::from_millis(200)).await;
             let view = self.desk.get().and_then(|(_, desk)| desk.snapshot_view("shop").ok());
@@ -297,13 +308,15 @@ impl World {
                 if view.consistent && view.copied && self.checker.caught_up() {
                     break;
                 }
-                if matches!(view.state, "failed" | "precheck_failed") {
-                    let error = view.error.as_ref().map_or_else(String::new, ToString::to_string);
-                    return sim::violated(format!("the migration failed: {error}"));
-                }
-                if view.state == "paused" && resumed < 100 {
-                    resumed += 1;
-                    self.act("resume").await;
+                // What an operator is asked to do: raise a limit that the faults made too low, or go on.
+                match view.state {
+                    "failed" => {
+                        self.look_at_state();
+                        self.act("limits", Some(serde_json::json!({"snapshot": "0s"}))).await;
+                        self.act("resume", None).await;
+                    }
+                    "paused" | "draft" | "precheck_failed" | "passed" => self.act("resume", None).await,
+                    _ => {}
                 }
             }
             if tokio::time::Instant::now() > until {
@@ -321,11 +334,11 @@ impl World {
         note!("equal after {} steps", sim::steps());
     }
 
-    async fn act(&self, action: &str) {
+    async fn act(&self, action: &str, argument: Option<serde_json::Value>) {
         if let Some((node, desk)) = self.desk.get() {
             let action = action.to_owned();
             let name = action.clone();
-            let act = Within::new(node, async move { desk.act("shop", &action, None).await.map(drop) });
+            let act = Within::new(node, async move { desk.act("shop", &action, argument).await.map(drop) });
             let done = tokio::time::timeout(Duration::from_secs(20), act).await;
             note!("operator: {name}: {}", matches!(done, Ok(Ok(()))));
         }
@@ -506,9 +519,9 @@ async fn nemesis(world: Arc<World>) {
                 sim::fault("paused");
                 let world = world.clone();
                 tokio::spawn(async move {
-                    world.act("pause").await;
+                    world.act("pause", None).await;
                     tokio::time::sleep(sim::ms(100, 10_000)).await;
-                    world.act("resume").await;
+                    world.act("resume", None).await;
                 });
             }
         }
