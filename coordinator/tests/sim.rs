@@ -134,6 +134,7 @@ impl Sim {
                 Order::Stream { .. } => Progress::Stream {
                     migration,
                     published: place.clone(),
+                    reaching: None,
                     changes: 1,
                     bytes: 1,
                     commit_micros: 0,
@@ -805,6 +806,37 @@ fn what_is_owed_is_fetched_on_the_snapshot_which_is_kept_until_then() {
     assert_eq!(sim.journal.iter().filter(taken).count(), 2);
     (0..20).for_each(|_| (0..4).for_each(|i| sim.poll(i)));
     assert!(sim.state().snapshot.is_none(), "then it is let go");
+    sim.verify();
+}
+
+#[test]
+fn a_snapshot_for_owed_rows_is_held_no_longer_than_the_limit_but_while_some_are_owed() {
+    let mut sim = Sim::new(ALL, true);
+    let (lease, _) = owing(&mut sim);
+    let number = sim.state().snapshot.as_ref().unwrap().number;
+    let turn = sim.desk.limits("shop", &serde_json::json!({"snapshot": "10s"}), sim.now).unwrap();
+    sim.store(turn);
+    for _ in 0..20 {
+        (0..4).for_each(|i| sim.poll(i));
+        sim.pass(1_000);
+    }
+    assert_eq!(sim.state().snapshot.as_ref().map(|s| s.number), Some(number), "somebody waits for rows on it");
+    'fetching: loop {
+        for i in 0..4 {
+            sim.poll(i);
+            if let Some(n) = sim.workers[i].running.iter().position(|r| matches!(r.1, Order::Fetch { .. }) && !r.2) {
+                sim.work(i, n, 9);
+            }
+            if sim.state().owed.is_empty() {
+                break 'fetching;
+            }
+        }
+        sim.pass(100);
+    }
+    // Now nobody does, but somebody may.
+    assert!(sim.fetched.contains(&lease) && sim.state().may_owe() && sim.state().snapshot.is_none());
+    sim.calm();
+    assert!(sim.state().consistent);
     sim.verify();
 }
 
