@@ -109,8 +109,8 @@ async fn as_asked(pair: Pair, form: Form) -> Result<()> {
 }
 
 suite! {
-    main as_asked_in_process;
-    main as_asked_in_a_cluster;
+    wide as_asked_in_process;
+    wide as_asked_in_a_cluster;
 }
 
 async fn as_asked_in_process(pair: Pair) -> Result<()> {
