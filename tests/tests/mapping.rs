@@ -110,7 +110,7 @@ async fn as_asked(pair: Pair, form: Form) -> Result<()> {
 
 suite! {
     wide as_asked_in_process;
-    wide as_asked_in_a_cluster;
+    main as_asked_in_a_cluster;
 }
 
 async fn as_asked_in_process(pair: Pair) -> Result<()> {

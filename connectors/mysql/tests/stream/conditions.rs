@@ -139,7 +139,7 @@ async fn agree(
 
 #[tokio::test]
 async fn the_same_rows_as_the_server_selects() {
-    for release in Release::ALL {
+    for release in [Release::MySql9, Release::MariaDb11] {
         let mut bench = Bench::new(release, TABLE, &[]).await;
         let plan = bench.plan("t").clone();
         let mut session = bench.dialer.session("test").await.unwrap();
