@@ -28,4 +28,7 @@ demo:  ## a live migration on this machine, from nothing to compared
 bench:  ## speed, CPU and memory beside the raw COPY pipe, pgcopydb and native replication
 	@deploy/bench/run
 
-.PHONY: help test lint simulate demo bench
+bench-mysql:  ## the same for MySQL or MariaDB (SERVER=mariadb) beside mydumper+myloader and native replication
+	@deploy/bench/mysql
+
+.PHONY: help test lint simulate demo bench bench-mysql
