@@ -8,6 +8,7 @@ pub mod connect;
 pub mod connector;
 pub mod destination;
 pub mod errors;
+pub mod guard;
 pub mod keys;
 pub mod load;
 pub mod lsn;
