@@ -222,8 +222,9 @@ impl Applier {
                 done(names)
             }
             Order::Digest { table, side: drover_proto::order::Side::Destination } => {
-                let mut rows = self.destination(d).await?.rows().await?;
-                let plan = plan_of(d, *table)?;
+                let destination = self.destination(d).await?;
+                let mut rows = destination.rows().await?;
+                let plan = &crate::evolve::latest_plan(&*destination, d, *table)?;
                 // A cancelled reading goes with its session.
                 let summary = tokio::select! {
                     () = job.cancel.cancelled() => return Ok(None),

@@ -9,6 +9,7 @@ use crate::key::OrderKey;
 use crate::settings::Settings;
 use crate::table::{ChunkPlan, TableStage, TableState};
 use drover_model::check::{self, CheckItem};
+use drover_model::ddl::Dated;
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
@@ -138,6 +139,9 @@ pub struct State {
     /// What the running apply order owes and waits for.
     #[serde(default)]
     pub owed: Vec<Owes>,
+    /// Schema changes that the stream has met: `catalog` and `plans` are those before them.
+    #[serde(default)]
+    pub schema_changes: Vec<Dated>,
     pub sequences: Option<Vec<(String, String, i64, bool)>>,
     pub sequences_set: bool,
     pub failures: BTreeMap<OrderKey, Failing>,
@@ -182,6 +186,7 @@ impl State {
             by_size: Vec::new(),
             consistent: false,
             owed: Vec::new(),
+            schema_changes: Vec::new(),
             sequences: None,
             sequences_set: false,
             failures: BTreeMap::new(),
@@ -388,6 +393,11 @@ impl State {
             Event::StreamOpened { start } => {
                 self.stream_start.get_or_insert_with(|| start.clone());
             }
+            Event::SchemaChanged { dated } => self.apply_schema_change(dated),
+            Event::SchemaChangesVoid { after } => {
+                self.schema_changes.retain(|d| d.position <= *after);
+                self.revision += 1;
+            }
             Event::SequencesRead { values } => self.sequences = Some(values.clone()),
             Event::SequencesSet => self.sequences_set = true,
             Event::Consistent => self.consistent = true,
@@ -467,6 +477,18 @@ impl State {
         self.owed.clear();
         self.failures.clear();
         self.clean_source = Cleaning::Wanted;
+    }
+
+    fn apply_schema_change(&mut self, dated: &Dated) {
+        self.schema_changes.retain(|d| d.position < dated.position);
+        self.schema_changes.push(dated.clone());
+        // A new table is complete from its first change on.
+        for id in dated.change.tables.iter().filter(|t| t.before.is_none()).filter_map(|t| t.id) {
+            while self.tables.len() <= id as usize {
+                self.tables.push(TableState::new(TableStage::Done));
+            }
+        }
+        self.revision += 1;
     }
 
     fn set_clean(&mut self, side: Side, to: Cleaning) {

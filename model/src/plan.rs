@@ -79,6 +79,10 @@ impl TablePlan {
     pub fn column_index(&self, source: &str) -> Option<u16> {
         self.columns.iter().position(|c| c.source == source).map(|i| i as u16)
     }
+    /// Whether the table is gone from the migration (dropped, or not followed any more): what is left is its number.
+    pub fn is_gone(&self) -> bool {
+        self.columns.is_empty()
+    }
     /// Whether a column (by index) belongs to the identifying key.
     pub fn is_key(&self, column: u16) -> bool {
         self.key.contains(&column)
