@@ -9,7 +9,7 @@ use drover_model::check::Outcome;
 use drover_model::ddl::{Dated, SchemaChange, Schemas, TableChange};
 use drover_model::error::codes;
 use drover_model::schema::{Catalog, Table};
-use drover_model::selection::Selection;
+use drover_model::selection::{ColumnChoice, Selection};
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
 use drover_proto::order::Description;
 
@@ -88,8 +88,13 @@ fn map(
         let text: Vec<String> = errors.iter().map(|e| e.message.clone()).collect();
         refused(text.join("; "), "correct columns in [[objects]]".into())
     })?;
+    // Columns that the source's side leaves out stay out.
     // A table that was renamed out of the selection stays what it was.
-    let Some(choice) = choice else { return Ok(plan.clone()) };
+    let Some(mut choice) = choice else { return Ok(plan.clone()) };
+    let chosen = plan.columns.iter();
+    choice.columns =
+        chosen.map(|c| ColumnChoice { source: c.source.clone(), destination: c.destination.clone() }).collect();
+    (choice.schema, choice.table) = (plan.destination.schema.clone(), plan.destination.name.clone());
     let found = destination.map_table(catalog, table, &choice);
     if let Some(item) = found.items.iter().find(|i| i.result == Outcome::Failed) {
         return Err(refused(

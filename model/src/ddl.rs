@@ -35,7 +35,7 @@ pub struct SchemaChange {
 impl SchemaChange {
     /// Whether the destination has anything to do: tables that do not move only have to be known.
     pub fn acts(&self) -> bool {
-        !self.objects.is_empty() || self.tables.iter().any(|t| t.id.is_some() && t.stopped.is_none())
+        !self.objects.is_empty() || self.tables.iter().any(|t| t.id.is_some() && t.stopped.is_none() && !t.apart)
     }
 
     /// The first table that it is about, for messages.
@@ -61,6 +61,12 @@ pub struct TableChange {
     /// Columns that have another name now: before, after.
     #[serde(default)]
     pub renamed: Vec<(String, String)>,
+    /// What else is done to it that its structure does not tell, as clauses in the origin's dialect.
+    #[serde(default)]
+    pub clauses: Vec<String>,
+    /// The destination's table stays as it is: schema changes of this table are not selected.
+    #[serde(default)]
+    pub apart: bool,
     /// The table is not followed any more from here on, and why. The destination keeps what it has of it.
     #[serde(default)]
     pub stopped: Option<String>,
@@ -181,7 +187,7 @@ mod tests {
 
     fn one(id: Option<u32>, before: Option<&str>, after: Option<&str>, plan: Option<TablePlan>) -> TableChange {
         let (before, after) = (before.map(table), after.map(table));
-        TableChange { id, before, after, plan, renamed: vec![], stopped: None }
+        TableChange { id, before, after, plan, renamed: vec![], clauses: vec![], apart: false, stopped: None }
     }
 
     fn names(s: &Schemas) -> Vec<&str> {

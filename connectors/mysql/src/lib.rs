@@ -26,6 +26,7 @@ pub mod check;
 pub mod chunks;
 pub mod connect;
 pub mod connector;
+pub mod ddl;
 pub mod destination;
 pub mod encode;
 pub mod errors;

@@ -398,12 +398,15 @@ pub struct Query<'a> {
     pub ansi_quotes: bool,
     /// A backslash in a text stands for itself.
     pub no_backslash: bool,
+    /// REAL is FLOAT.
+    pub real_is_float: bool,
     /// Number of the collation that the client wrote in.
     pub collation: Option<u16>,
 }
 
 /// Reads a QUERY event, or an EXECUTE_LOAD_QUERY, which has 13 bytes more. `text` is as it stands: still packed in a compressed one.
 pub fn query<'a>(event: &Event<'a>) -> Option<Query<'a>> {
+    const REAL_AS_FLOAT: u64 = 1;
     const ANSI_QUOTES: u64 = 4;
     const NO_BACKSLASH_ESCAPES: u64 = 0x100000;
     let mut f = Fields(event.body);
@@ -424,6 +427,7 @@ pub fn query<'a>(event: &Event<'a>) -> Option<Query<'a>> {
         text: f.0,
         ansi_quotes: mode & ANSI_QUOTES != 0,
         no_backslash: mode & NO_BACKSLASH_ESCAPES != 0,
+        real_is_float: mode & REAL_AS_FLOAT != 0,
         collation,
     })
 }

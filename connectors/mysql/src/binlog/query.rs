@@ -446,7 +446,7 @@ mod tests {
 
     fn of(text: &str) -> Statement {
         let query =
-            Query { database: b"d", text: text.as_bytes(), ansi_quotes: false, no_backslash: false, collation: None };
+            Query { database: b"d", text: text.as_bytes(), ansi_quotes: false, no_backslash: false, real_is_float: false, collation: None };
         classify(&query, "d", text)
     }
 

@@ -11,14 +11,18 @@ use super::{Changes, now};
 use crate::binlog::bind::{Collations, Shape};
 use crate::binlog::dump::Dump;
 use crate::connect::{Dialer, Session};
+use crate::ddl::column::Env;
+use crate::ddl::follow::Follower;
+use crate::ddl::text::Modes;
 use crate::errors::classify;
 use crate::flavor::Flavor;
 use crate::gtid::{GtidSet, mariadb_gtid};
 use crate::position::{self, Place, Resume};
 use crate::sql;
+use crate::typemap::Known;
 use crate::types::MyType;
 use crate::wire::Wire;
-use drover_connectors_api::StreamSpec;
+use drover_connectors_api::{Followed, StreamSpec};
 use drover_model::error::codes;
 use drover_model::plan::RowFormat;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
@@ -56,11 +60,31 @@ pub async fn open(dialer: &Dialer, spec: &StreamSpec, from: &Position) -> Result
     let server = position::server(&mut session).await?;
     let start = start(&mut session, from.lineage, &resume, &server).await?;
     let tables = tables(&mut session, &spec.tables).await?;
+    let follower = match &spec.schemas {
+        Some(followed) => Some(follower(&mut session, followed).await?),
+        None => None,
+    };
     let skew = skew(&mut session).await?;
     let dump = dump(dialer, &session, spec, &start.read).await?;
     let room = Room::new(spec.spill.clone(), spec.batch_bytes);
     let flavor = session.version.flavor;
-    Ok(Changes::new(dump, from.clone(), flavor, server, start, tables, room, skew, resume.place))
+    let mut changes = Changes::new(dump, from.clone(), flavor, server, start, tables, room, skew, resume.place);
+    changes.follower = follower;
+    changes.policy = spec.schemas.as_ref().map(|s| s.policy).unwrap_or_default();
+    Ok(changes)
+}
+
+/// What schema changes are followed with, beside what the migration knows.
+async fn follower(session: &mut Session, followed: &Followed) -> Result<Follower> {
+    let what = "cannot read what schema changes are followed with";
+    let known = Known::read(session).await?;
+    let silent = crate::catalog::unlogged::silent(session).await?;
+    let explicit: Option<(String, String)> =
+        session.first("SHOW GLOBAL VARIABLES LIKE 'explicit_defaults_for_timestamp'", what).await?;
+    let explicit_timestamps = explicit.is_some_and(|(_, v)| v.eq_ignore_ascii_case("ON") || v == "1");
+    let folds = known.lower_case;
+    let env = Env { known, explicit_timestamps, silent, modes: Modes::default() };
+    Ok(Follower::new(followed.schemas.clone(), followed.selection.clone(), env, folds))
 }
 
 /// What cannot be followed is refused before anything is read.
@@ -287,16 +311,7 @@ async fn tables(session: &mut Session, plans: &[TablePlan]) -> Result<Tables> {
     let collations: Collations =
         rows.into_iter().filter_map(|(id, set)| Some((u16::try_from(id?).ok()?, set?))).collect();
     let folds: Option<u64> = session.first("SELECT @@GLOBAL.lower_case_table_names", what).await?;
-    let mut shapes = Vec::with_capacity(plans.len());
-    for plan in plans {
-        let shape = Shape::new(plan.clone(), None).map_err(|m| {
-            Error::new(codes::UNSUPPORTED, Fault::Source, Retry::Never, m.how)
-                .table(&plan.source)
-                .column(m.column.unwrap_or_default())
-                .remedy("leave the column out")
-        })?;
-        shapes.push(shape);
-    }
+    let mut shapes = plans.iter().map(shape).collect::<Result<Vec<_>>>()?;
     for shape in shapes.iter_mut().filter(|s| !s.knows_places()) {
         let source = &shape.plan.source;
         let sql = format!(
@@ -308,6 +323,16 @@ async fn tables(session: &mut Session, plans: &[TablePlan]) -> Result<Tables> {
         shape.catalogue = Some(session.all(sql, what).await?);
     }
     Ok(Tables::new(shapes, collations, folds.unwrap_or(0) != 0))
+}
+
+/// A plan, ready to be bound.
+pub(super) fn shape(plan: &TablePlan) -> Result<Shape> {
+    Shape::new(plan.clone(), None).map_err(|m| {
+        Error::new(codes::UNSUPPORTED, Fault::Source, Retry::Never, m.how)
+            .table(&plan.source)
+            .column(m.column.unwrap_or_default())
+            .remedy("leave the column out")
+    })
 }
 
 /// By how much the server's clock is ahead of ours, in microseconds.
