@@ -61,6 +61,9 @@ pub struct TableChange {
     /// Columns that have another name now: before, after.
     #[serde(default)]
     pub renamed: Vec<(String, String)>,
+    /// Columns that are new though one of the same name was there before.
+    #[serde(default)]
+    pub anew: Vec<String>,
     /// What else is done to it that its structure does not tell, as clauses in the origin's dialect.
     #[serde(default)]
     pub clauses: Vec<String>,
@@ -187,7 +190,7 @@ mod tests {
 
     fn one(id: Option<u32>, before: Option<&str>, after: Option<&str>, plan: Option<TablePlan>) -> TableChange {
         let (before, after) = (before.map(table), after.map(table));
-        TableChange { id, before, after, plan, renamed: vec![], clauses: vec![], apart: false, stopped: None }
+        TableChange { id, before, after, plan, renamed: vec![], anew: vec![], clauses: vec![], apart: false, stopped: None }
     }
 
     fn names(s: &Schemas) -> Vec<&str> {

@@ -32,6 +32,7 @@ pub mod encode;
 pub mod errors;
 pub mod flavor;
 pub mod gtid;
+pub mod intent;
 pub mod keys;
 pub mod load;
 pub mod position;

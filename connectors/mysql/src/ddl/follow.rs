@@ -50,6 +50,7 @@ struct Actor {
     before: Option<Table>,
     now: Table,
     renamed: Vec<(String, String)>,
+    anew: Vec<String>,
     clauses: Vec<String>,
     touched: bool,
     dropped: bool,
@@ -138,6 +139,7 @@ impl Follower {
                 before: Some(table.clone()),
                 now: table.clone(),
                 renamed: Vec::new(),
+                anew: Vec::new(),
                 clauses: Vec::new(),
                 touched: false,
                 dropped: false,
@@ -293,7 +295,7 @@ impl Follower {
         let mut out = Vec::new();
         let mut next = self.schemas.plans.len() as u32;
         for actor in scene.tables {
-            let Actor { id, before, now, renamed, clauses, touched, dropped } = actor;
+            let Actor { id, before, now, renamed, anew, clauses, touched, dropped } = actor;
             if !touched && !dropped {
                 continue;
             }
@@ -303,6 +305,7 @@ impl Follower {
                 after: None,
                 plan: None,
                 renamed,
+                anew,
                 clauses,
                 apart: false,
                 stopped: None,
@@ -384,6 +387,7 @@ impl Follower {
                     after: None,
                     plan: None,
                     renamed: Vec::new(),
+                    anew: Vec::new(),
                     clauses: Vec::new(),
                     apart: true,
                     stopped: Some(format!("{why}: {}", change.text.chars().take(300).collect::<String>())),
@@ -426,6 +430,7 @@ impl Actor {
             before: None,
             now: table,
             renamed: Vec::new(),
+            anew: Vec::new(),
             clauses: Vec::new(),
             touched: true,
             dropped: false,
@@ -434,7 +439,7 @@ impl Actor {
 }
 
 fn alter(actor: &mut Actor, actions: &[Action], env: &Env) -> Result<(), String> {
-    let Altered { mut table, renamed, clauses } = shape::alter(&actor.now, actions, env)?;
+    let Altered { mut table, renamed, anew, clauses } = shape::alter(&actor.now, actions, env)?;
     if actor.id.is_none() {
         // A helper: its columns' names before are wanted when it takes its table's place.
         let known = table.options.get(RENAMED).and_then(|json| serde_json::from_str(json).ok());
@@ -454,6 +459,7 @@ fn alter(actor: &mut Actor, actions: &[Action], env: &Env) -> Result<(), String>
     }
     actor.now = table;
     actor.renamed = renamed;
+    actor.anew = anew;
     actor.clauses = clauses;
     actor.touched = true;
     Ok(())

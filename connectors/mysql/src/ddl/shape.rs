@@ -28,6 +28,8 @@ pub struct Altered {
     pub table: Table,
     /// Columns that have another name now.
     pub renamed: Vec<(String, String)>,
+    /// Columns that are new though one of the same name was there before.
+    pub anew: Vec<String>,
     /// Clauses to be done as written.
     pub clauses: Vec<String>,
 }
@@ -442,7 +444,7 @@ fn mentions(part: &Part, name: &str) -> bool {
 /// Why it cannot be told.
 pub fn alter(table: &Table, actions: &[Action], env: &Env) -> Result<Altered, String> {
     let mut draft = Draft::of(table);
-    let (mut renamed, mut clauses) = (Vec::new(), Vec::new());
+    let (mut renamed, mut anew, mut clauses) = (Vec::new(), Vec::new(), Vec::new());
     // Defaults of the table hold for columns of the same statement, wherever they stand in it.
     for action in actions {
         if let Action::Option { name, value } = action {
@@ -464,6 +466,9 @@ pub fn alter(table: &Table, actions: &[Action], env: &Env) -> Result<Altered, St
             Action::AddColumn { column, lenient } => {
                 if !(*lenient && draft.at(&column.name).is_some()) {
                     draft.add_column(column, &texts, env)?;
+                    if table.columns.iter().any(|c| c.name.eq_ignore_ascii_case(&column.name)) {
+                        anew.push(column.name.clone());
+                    }
                 }
             }
             Action::Redefine { old, column, lenient } => {
@@ -532,7 +537,7 @@ pub fn alter(table: &Table, actions: &[Action], env: &Env) -> Result<Altered, St
         column::quote(definition, &names);
         column.generated = definition.generated.clone().map(|(e, _)| e);
     }
-    Ok(Altered { table: draft.finish(env), renamed, clauses })
+    Ok(Altered { table: draft.finish(env), renamed, anew, clauses })
 }
 
 /// A new table. `texts`: of its database.
