@@ -18,9 +18,14 @@ pub(crate) fn schemas_at(destination: &dyn Destination, d: &Description, have: &
     fold(destination, d, d.schema_changes.iter().filter(|c| c.position <= *have))
 }
 
+/// Catalogue and plans as the stream knows them last.
+pub(crate) fn latest(destination: &dyn Destination, d: &Description) -> Result<Schemas> {
+    fold(destination, d, d.schema_changes.iter())
+}
+
 /// The plan of a table as the stream knows it last, for comparisons.
 pub(crate) fn latest_plan(destination: &dyn Destination, d: &Description, table: u32) -> Result<TablePlan> {
-    let plans = fold(destination, d, d.schema_changes.iter())?.plans;
+    let plans = latest(destination, d)?.plans;
     let plan = plans.into_iter().find(|p| p.id == table && !p.is_gone());
     plan.ok_or_else(|| Error::internal(format!("there is no table {table} any more")))
 }

@@ -41,7 +41,7 @@ const LIST: &str = "
     ALTER TABLE m RENAME TO p, ADD z INT DEFAULT 3; INSERT INTO p (a) VALUES (61);
     TRUNCATE TABLE u; DROP TABLE u; CREATE TABLE u (only VARCHAR(5) PRIMARY KEY); INSERT INTO u VALUES ('again');
     ALTER TABLE p ALTER COLUMN z SET DEFAULT 8, ENGINE = InnoDB, ALGORITHM = COPY; INSERT INTO p (a) VALUES (62);
-    ALTER TABLE t DROP COLUMN cc, ADD COLUMN cc VARCHAR(3) DEFAULT 'new'; INSERT INTO t (id, f) VALUES (15, 'a');
+    ALTER TABLE t DROP KEY k, DROP COLUMN cc, ADD COLUMN cc VARCHAR(3) DEFAULT 'new'; INSERT INTO t (id, f) VALUES (15, 'a');
     ALTER TABLE t PARTITION BY KEY (id) PARTITIONS 3; INSERT INTO t (id, f) VALUES (16, 'a');
     CREATE TEMPORARY TABLE gone (a INT); DROP TEMPORARY TABLE gone; ALTER TABLE t REMOVE PARTITIONING;";
 
@@ -130,7 +130,8 @@ async fn all_statements_in_a_cluster() -> Result<()> {
 
 /// Killed ahead of, in and behind each statement.
 async fn killed(pair: Pair) -> Result<()> {
-    let mut bench = Bench::new(pair, Form::InProcess, TABLES, "", "").await?;
+    let mut bench = Bench::running(pair, Form::InProcess, TABLES, "").await?;
+    bench.drover.interrupt().await?;
     let points = [
         "schema-change-stored:1",
         "schema-intent-written:1",
@@ -140,10 +141,6 @@ async fn killed(pair: Pair) -> Result<()> {
         "schema-intent-written:2",
     ];
     for (round, point) in points.into_iter().enumerate() {
-        // The first rounds may be before the copy has ended.
-        bench.drover.start().await?;
-        bench.drover.wait_consistent().await?;
-        bench.drover.interrupt().await?;
         bench
             .exec(&format!(
                 "INSERT INTO t (id, v) VALUES ({round}00 + 20, 'before'); ALTER TABLE t ADD COLUMN c{round} INT DEFAULT {round};
@@ -173,7 +170,8 @@ async fn kills_around_statements_of_mariadb() -> Result<()> {
 /// What online tools do: a copy beside the table, filled by their own writes, then the exchange.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn online_tools_are_recognised() -> Result<()> {
-    let mut bench = Bench::running(MYSQL, Form::InProcess, TABLES, "").await?;
+    let tables = "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20), n INT NOT NULL DEFAULT 1); INSERT INTO t (id, v) VALUES (1, 'one'), (2, 'two'), (3, 'three')";
+    let mut bench = Bench::running(MYSQL, Form::InProcess, tables, "").await?;
     bench
         .exec(
             "CREATE TABLE _t_gho LIKE t; CREATE TABLE _t_ghc (id BIGINT AUTO_INCREMENT PRIMARY KEY, hint VARCHAR(64), UNIQUE KEY (hint));
@@ -205,7 +203,7 @@ async fn mapped_names_hold() -> Result<()> {
     let mut bench = Bench::running(MYSQL, Form::InProcess, tables, &more).await?;
     bench
         .exec(
-            "ALTER TABLE t ADD c INT AS (n + 1) STORED, MODIFY n BIGINT, ADD KEY by_n (n), DROP v; INSERT INTO t (id, n) VALUES (2, 5000000000);
+            "ALTER TABLE t ADD c BIGINT AS (n + 1) STORED, MODIFY n BIGINT, ADD KEY by_n (n), DROP v; INSERT INTO t (id, n) VALUES (2, 5000000000);
              ALTER TABLE u ADD c INT DEFAULT 5, DROP b; INSERT INTO u VALUES (2, 3, 4)",
         )
         .await?;

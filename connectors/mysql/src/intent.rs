@@ -183,10 +183,19 @@ impl Run<'_> {
         }
         failpoint("schema-intent-written");
         tracing::info!(statement = made.sql, "schema change");
-        session
-            .query_drop(made.sql.as_str())
-            .await
-            .map_err(|e| classify(&e, session.fault, format!("cannot carry a schema change over: {}", made.sql)))?;
+        if let Some(database) = &made.database {
+            session.run(format!("USE {}", sql::name(database)), WHAT).await?;
+        }
+        match session.query_drop(made.sql.as_str()).await {
+            Ok(()) => {}
+            Err(mysql_async::Error::Server(e)) if made.lenient => {
+                tracing::error!(statement = made.sql, why = e.message, "the destination does not take this: it is left out");
+            }
+            Err(e) => {
+                let what = format!("cannot carry a schema change over: {}", made.sql);
+                return Err(classify(&e, session.fault, what));
+            }
+        }
         failpoint("schema-executed");
         self.done(session, number, made).await?;
         Ok(true)

@@ -6,7 +6,7 @@ use crate::binlog::bind::Misfit;
 use crate::binlog::event::{self, ARTIFICIAL, Event, Head, MAY_BE_IGNORED, Query, Start, Xid, kind};
 use crate::binlog::query::{self, Statement, classify};
 use crate::binlog::rows::{self, Action, Refused, unpack_mariadb};
-use crate::ddl::text::Modes;
+use crate::ddl::follow::Written;
 use crate::position::Place;
 use drover_model::change;
 use drover_model::error::codes;
@@ -424,12 +424,8 @@ impl Changes {
             Statement::Truncate(table) => self.on_truncate(head, &table, before),
             Statement::Schema(change) => {
                 self.opened(before)?;
-                let modes = Modes {
-                    ansi_quotes: query.ansi_quotes,
-                    no_backslash: query.no_backslash,
-                    real_is_float: query.real_is_float,
-                };
-                self.on_schema_change(change, modes)?;
+                let written = Written::of(query, head.timestamp);
+                self.on_schema_change(change, &written)?;
                 self.end_statement(head)
             }
             Statement::Rows { verb, names } => {
@@ -440,6 +436,12 @@ impl Changes {
             Statement::Unknown { verb, names } => {
                 self.opened(before)?;
                 self.on_statement(&verb, &names, &text, "a statement that drover does not know")?;
+                self.end_statement(head)
+            }
+            Statement::Object { kind, name } => {
+                self.opened(before)?;
+                let written = Written::of(query, head.timestamp);
+                self.on_object(kind, &name, &text, &written)?;
                 self.end_statement(head)
             }
             Statement::Other { .. } => {
@@ -472,7 +474,7 @@ impl Changes {
     }
 
     /// A schema change of tables of the migration becomes an item of the stream; what cannot be followed ends it, or is treated as the policy says.
-    fn on_schema_change(&mut self, change: query::SchemaChange, modes: Modes) -> Result<()> {
+    fn on_schema_change(&mut self, change: query::SchemaChange, written: &Written) -> Result<()> {
         let Some(follower) = &self.follower else { return self.on_unfollowed(change) };
         if self.open.as_ref().is_some_and(|o| o.behind || o.half) {
             return Ok(());
@@ -484,7 +486,7 @@ impl Changes {
             self.skipped.schema += 1;
             return Ok(());
         }
-        match follower.follow(&change, modes) {
+        match follower.follow(&change, written) {
             Ok(None) => {
                 self.skipped.schema += 1;
                 tracing::debug!(statement = change.text, "a schema change that does not concern the migration");
@@ -500,6 +502,20 @@ impl Changes {
                 }
                 let what = format!("a schema change cannot be carried over ({}): {}", refused.why, short(&change.text));
                 Err(self.fail(codes::TABLE_CHANGED, what).table(&refused.table).remedy(REMEDY))
+            }
+        }
+    }
+
+    /// A view or a routine of a database that is selected as a whole.
+    fn on_object(&mut self, kind: &'static str, name: &TableName, text: &str, written: &Written) -> Result<()> {
+        let behind = self.open.as_ref().is_none_or(|o| o.behind || o.half || o.begun);
+        let carried = self.policy != SchemaPolicy::Stop && !behind;
+        let change = self.follower.as_ref().filter(|_| carried).and_then(|f| f.object(kind, name, text, written));
+        match change {
+            Some(change) => self.altered(change),
+            None => {
+                self.skipped.schema += 1;
+                Ok(())
             }
         }
     }

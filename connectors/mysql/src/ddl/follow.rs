@@ -8,11 +8,12 @@ use super::column::{Env, Texts};
 use super::parse::{Action, Statement, parse};
 use super::shape::{self, Altered};
 use super::text::{Modes, plain};
+use crate::binlog::event::Query;
 use crate::binlog::query;
 use crate::typemap;
 use drover_model::ddl::{SchemaChange, Schemas, TableChange};
 use drover_model::plan::RowFormat;
-use drover_model::schema::{Table, TableName};
+use drover_model::schema::{Object, Phase, Table, TableName};
 use drover_model::selection::{ColumnChoice, Selection, TableChoice};
 use drover_model::TablePlan;
 use std::collections::BTreeMap;
@@ -23,6 +24,50 @@ pub struct Refused {
     /// A table of the migration that it is about.
     pub table: TableName,
     pub why: String,
+}
+
+/// What the log says of the session that wrote a statement.
+#[derive(Debug, Clone, Default)]
+pub struct Written {
+    pub modes: Modes,
+    /// Names of the modes that values are converted by.
+    pub sql_mode: String,
+    /// When, seconds since the Unix epoch and microseconds.
+    pub seconds: u32,
+    pub micros: u32,
+    pub zone: Option<String>,
+}
+
+impl Written {
+    pub fn of(query: &Query<'_>, seconds: u32) -> Written {
+        const REAL_AS_FLOAT: u64 = 1;
+        // Modes that decide about values; how texts are written is our own matter.
+        const MODES: [(u64, &str); 11] = [
+            (0x8_0000, "NO_AUTO_VALUE_ON_ZERO"),
+            (0x20_0000, "STRICT_TRANS_TABLES"),
+            (0x40_0000, "STRICT_ALL_TABLES"),
+            (0x80_0000, "NO_ZERO_IN_DATE"),
+            (0x100_0000, "NO_ZERO_DATE"),
+            (0x200_0000, "ALLOW_INVALID_DATES"),
+            (0x400_0000, "ERROR_FOR_DIVISION_BY_ZERO"),
+            (0x20, "ONLY_FULL_GROUP_BY"),
+            (0x40, "NO_UNSIGNED_SUBTRACTION"),
+            (0x2, "PIPES_AS_CONCAT"),
+            (0x4000_0000, "NO_ENGINE_SUBSTITUTION"),
+        ];
+        let named: Vec<&str> = MODES.iter().filter(|(bit, _)| query.mode & bit != 0).map(|(_, name)| *name).collect();
+        Written {
+            modes: Modes {
+                ansi_quotes: query.ansi_quotes,
+                no_backslash: query.no_backslash,
+                real_is_float: query.mode & REAL_AS_FLOAT != 0,
+            },
+            sql_mode: named.join(","),
+            seconds,
+            micros: query.micros.unwrap_or(0),
+            zone: query.zone.map(|z| String::from_utf8_lossy(z).into_owned()),
+        }
+    }
 }
 
 /// The option of a helper table that keeps which of its columns had other names when it was made: a JSON list of pairs.
@@ -117,20 +162,20 @@ impl Follower {
     ///
     /// # Errors
     /// It cannot be followed.
-    pub fn follow(&self, change: &query::SchemaChange, modes: Modes) -> Result<Option<SchemaChange>, Refused> {
+    pub fn follow(&self, change: &query::SchemaChange, written: &Written) -> Result<Option<SchemaChange>, Refused> {
         if !self.concerns(change) {
             return Ok(None);
         }
         let name = self.table_of(change).unwrap_or_else(|| TableName::new(change.database.clone(), ""));
-        self.followed(change, modes).map_err(|why| Refused { table: name, why })
+        self.followed(change, written).map_err(|why| Refused { table: name, why })
     }
 
-    fn followed(&self, change: &query::SchemaChange, modes: Modes) -> Result<Option<SchemaChange>, String> {
+    fn followed(&self, change: &query::SchemaChange, written: &Written) -> Result<Option<SchemaChange>, String> {
         if change.drops_database.is_some() {
             return Err("the whole database is dropped".into());
         }
-        let env = Env { modes, ..self.env.clone() };
-        let text = plain(&change.text, modes);
+        let env = Env { modes: written.modes, ..self.env.clone() };
+        let text = plain(&change.text, written.modes);
         let statement = parse(&text, &change.database).map_err(|e| e.to_string())?;
         let mut scene = Scene { tables: Vec::new() };
         for table in &self.schemas.catalog.tables {
@@ -186,7 +231,7 @@ impl Follower {
         if tables.is_empty() {
             return Ok(None);
         }
-        let context = BTreeMap::from([("database".to_owned(), change.database.clone())]);
+        let context = self.context(&change.database, written);
         Ok(Some(SchemaChange {
             verb: change.verb.to_owned(),
             statement: Some(change.text.clone()),
@@ -194,6 +239,27 @@ impl Follower {
             tables,
             objects: Vec::new(),
         }))
+    }
+
+    /// What the statement's meaning depends on, for the destination's session.
+    fn context(&self, database: &str, written: &Written) -> BTreeMap<String, String> {
+        let mut context = BTreeMap::from([
+            ("database".to_owned(), database.to_owned()),
+            ("sql_mode".to_owned(), written.sql_mode.clone()),
+            ("timestamp".to_owned(), format!("{}.{:06}", written.seconds, written.micros)),
+        ]);
+        let mut objects = self.schemas.catalog.objects.iter();
+        let system = objects.find_map(|o| o.options.get("server.zone_seconds")?.parse::<i64>().ok());
+        let zone = match written.zone.as_deref() {
+            None | Some("SYSTEM") => system.map(|seconds| {
+                let sign = if seconds < 0 { '-' } else { '+' };
+                let minutes = seconds.abs() / 60;
+                format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60)
+            }),
+            Some(zone) => Some(zone.to_owned()),
+        };
+        context.extend(zone.map(|zone| ("time_zone".to_owned(), zone)));
+        context
     }
 
     fn find(&self, scene: &Scene, name: &TableName) -> Option<usize> {
@@ -244,7 +310,7 @@ impl Follower {
                 None => {}
             }
         }
-        self.exchange(scene);
+        self.exchange(scene)?;
         for actor in scene.tables.iter().filter(|a| a.touched && !a.dropped) {
             let name = &actor.now.name;
             let was = actor.before.as_ref().map_or(name, |b| &b.name);
@@ -262,7 +328,7 @@ impl Follower {
     }
 
     /// A helper table that took the name of its table becomes that table: the number, and with it the rows, stay with the name.
-    fn exchange(&self, scene: &mut Scene) {
+    fn exchange(&self, scene: &mut Scene) -> Result<(), String> {
         for at in 0..scene.tables.len() {
             let actor = &scene.tables[at];
             let Some(before) = actor.before.as_ref().filter(|_| actor.id.is_some() && !actor.dropped) else { continue };
@@ -278,16 +344,21 @@ impl Follower {
             });
             let Some(helper) = helper else { continue };
             let mut new = scene.tables[helper].now.clone();
-            let renamed = new.options.remove(RENAMED).and_then(|json| serde_json::from_str(&json).ok());
+            if new.options.remove(RENAMED).is_some() {
+                return Err(format!(
+                    "{} takes the place of {name} with columns under other names: whether their values came along is not told",
+                    scene.tables[helper].before.as_ref().map_or(&name, |b| &b.name)
+                ));
+            }
             new.options.remove("auto_increment");
             // Triggers of the helper were never made, those of the table stay with what is dropped.
             let old = std::mem::replace(&mut scene.tables[at].now, new);
             let actor = &mut scene.tables[at];
-            actor.renamed = renamed.unwrap_or_default();
             actor.touched = true;
             scene.tables[helper].now = old;
             scene.tables[helper].touched = true;
         }
+        Ok(())
     }
 
     /// The changes of all tables that were touched.
@@ -372,6 +443,30 @@ impl Follower {
             }
         }
         Ok(plan)
+    }
+
+    /// A view or routine as a change of the migration; `None`: its database is not selected as a whole.
+    pub fn object(&self, kind: &'static str, name: &TableName, text: &str, written: &Written) -> Option<SchemaChange> {
+        if !self.selection.selects_object(&name.schema, &name.name) || written.modes.ansi_quotes {
+            return None;
+        }
+        let context = self.context(&name.schema, written);
+        let object = Object {
+            kind: kind.to_owned(),
+            schema: name.schema.clone(),
+            name: name.name.clone(),
+            phase: Phase::Base,
+            definition: text.to_owned(),
+            options: BTreeMap::new(),
+            needs: Vec::new(),
+        };
+        Some(SchemaChange {
+            verb: format!("CREATE {}", kind.to_uppercase()),
+            statement: Some(text.to_owned()),
+            context,
+            tables: Vec::new(),
+            objects: vec![object],
+        })
     }
 
     /// The tables of a statement are not followed any more. `None`: it is about none that is.

@@ -5,7 +5,7 @@ use super::column::{self, Defined, Env, Texts};
 use super::parse::{Action, Body, Place, Written, printed_index};
 use super::text::quoted;
 use crate::catalog::create::{ColumnDefinition, Foreign, Index, KeyPart, Part, PartKind};
-use crate::catalog::{unique_key, unlogged};
+use crate::catalog::{lex, unique_key, unlogged};
 use crate::sql;
 use crate::types::{Kind, MyType};
 use drover_model::schema::{Column, Object, OldImage, Phase, Table, TableName};
@@ -434,6 +434,11 @@ fn same_part(a: &Part, b: &Part) -> bool {
     same_space && a.name.eq_ignore_ascii_case(&b.name)
 }
 
+fn in_index(part: &Object, name: &str) -> bool {
+    let parts = Index::parse(&part.definition).map(|i| i.parts).unwrap_or_default();
+    parts.iter().any(|p| matches!(p, KeyPart::Column { name: n, .. } if n.eq_ignore_ascii_case(name)))
+}
+
 fn mentions(part: &Part, name: &str) -> bool {
     Foreign::parse(&part.text).is_some_and(|f| f.columns.iter().any(|c| c.eq_ignore_ascii_case(name)))
 }
@@ -465,8 +470,15 @@ pub fn alter(table: &Table, actions: &[Action], env: &Env) -> Result<Altered, St
         match action {
             Action::AddColumn { column, lenient } => {
                 if !(*lenient && draft.at(&column.name).is_some()) {
+                    if !table.columns.is_empty() {
+                        repeatable(column)?;
+                    }
                     draft.add_column(column, &texts, env)?;
                     if table.columns.iter().any(|c| c.name.eq_ignore_ascii_case(&column.name)) {
+                        let indexed = |p: &Object| PartKind::of_name(&p.kind).is_some_and(is_index) && in_index(p, &column.name);
+                        if table.parts.iter().any(indexed) {
+                            return Err(format!("{} is dropped and added again, and stands in an index", column.name));
+                        }
                         anew.push(column.name.clone());
                     }
                 }
@@ -538,6 +550,30 @@ pub fn alter(table: &Table, actions: &[Action], env: &Env) -> Result<Altered, St
         column.generated = definition.generated.clone().map(|(e, _)| e);
     }
     Ok(Altered { table: draft.finish(env), renamed, anew, clauses })
+}
+
+/// Rows that are there get the default of a column that is added: it must be the same wherever it is computed. The clock is, since the statement's
+/// time is known.
+fn repeatable(column: &Written) -> Result<(), String> {
+    const SAME: [&str; 22] = [
+        "CURRENT_TIMESTAMP", "NOW", "LOCALTIME", "LOCALTIMESTAMP", "CURRENT_DATE", "CURDATE", "CURRENT_TIME", "CURTIME",
+        "JSON_ARRAY", "JSON_OBJECT", "JSON_QUOTE", "CONCAT", "LOWER", "UPPER", "REPEAT", "CAST", "CONVERT", "ABS", "JSON_VALID",
+        "COALESCE", "IFNULL", "POINT",
+    ];
+    let words = lex::words(&column.text);
+    let Some(at) = words.iter().position(|t| t.is("DEFAULT")) else { return Ok(()) };
+    let types = ["CHAR", "BINARY", "DECIMAL", "DATETIME", "TIME", "CHECK", "COMMENT"];
+    let called = words[at..].windows(2).find(|w| {
+        let name = w[0].kind == lex::Kind::Word && w[1].is("(");
+        name && !SAME.iter().chain(&types).any(|s| w[0].is(s)) && !w[0].is("DEFAULT") && !w[0].is("AS")
+    });
+    match called {
+        Some(w) => Err(format!(
+            "rows that are there get a value of {}() in the new column {}, which cannot be repeated elsewhere",
+            w[0].text, column.name
+        )),
+        None => Ok(()),
+    }
 }
 
 /// A new table. `texts`: of its database.

@@ -7,6 +7,7 @@
 use super::rewrite;
 use super::work::Work;
 use crate::catalog::create::PartKind;
+use crate::catalog::lex;
 use crate::sql;
 use crate::typemap::Known;
 use drover_connectors_api::Shift;
@@ -22,6 +23,16 @@ use std::collections::BTreeSet;
 pub struct Made {
     pub sql: String,
     pub tables: Vec<TableName>,
+    /// The default database that it wants.
+    pub database: Option<String>,
+    /// What the server says against it is a warning: as when the schema was created, what it cannot take is left out.
+    pub lenient: bool,
+}
+
+impl Made {
+    fn new(sql: String, tables: Vec<TableName>) -> Made {
+        Made { sql, tables, database: None, lenient: false }
+    }
 }
 
 /// A table on both sides of the change.
@@ -41,7 +52,7 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
     let works = compile(&shift.before.catalog, &before).zip(compile(&shift.after.catalog, &after));
     let refused = |table: Option<&TableName>, why: String| {
         let error = Error::new(codes::UNSUPPORTED, Fault::Destination, Retry::Never, why)
-            .remedy("make the change at the destination by hand is not enough: undo it at the source, or migrate the table again");
+            .remedy("undo the change at the source, or migrate the table again");
         table.map_or(error.clone(), |t| error.table(t))
     };
     let Some((mut was, mut is)) = works else {
@@ -60,13 +71,13 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
     for pair in &pairs {
         if let (Some((plan, _)), None) = (pair.before, pair.after) {
             let table = &plan.destination;
-            out.push(Made { sql: format!("DROP TABLE {}", sql::qualified(table)), tables: vec![table.clone()] });
+            out.push(Made::new(format!("DROP TABLE {}", sql::qualified(table)), vec![table.clone()]));
         }
     }
     let databases: BTreeSet<&str> = pairs.iter().filter_map(|p| p.after).map(|(p, _)| p.destination.schema.as_str()).collect();
     let there: BTreeSet<&str> = before.iter().map(|p| p.destination.schema.as_str()).collect();
     for database in databases.difference(&there) {
-        out.push(Made { sql: is.database(database).sql, tables: Vec::new() });
+        out.push(Made::new(is.database(database).sql, Vec::new()));
     }
     out.extend(renames(&pairs));
     for pair in &pairs {
@@ -76,17 +87,23 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
         if !clauses.is_empty() {
             let table = &new.0.destination;
             let sql = format!("ALTER TABLE {} {}", sql::qualified(table), clauses.join(", "));
-            out.push(Made { sql, tables: vec![table.clone()] });
+            out.push(Made::new(sql, vec![table.clone()]));
         }
         for clause in &pair.change.clauses {
             let table = &new.0.destination;
             let sql = format!("ALTER TABLE {} {clause}", sql::qualified(table));
-            out.push(Made { sql, tables: vec![table.clone()] });
+            out.push(Made::new(sql, vec![table.clone()]));
         }
     }
     for pair in &pairs {
         if let (None, Some((plan, table))) = (pair.before, pair.after) {
             out.extend(create(&mut is, plan, table));
+        }
+    }
+    for object in &shift.change.objects {
+        match object_statements(&is, object) {
+            Some(made) => out.extend(made),
+            None => tracing::warn!(kind = object.kind, name = object.name, "a definition is not understood and left out"),
         }
     }
     for left in &is.left_out {
@@ -95,9 +112,34 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
     Ok(out)
 }
 
+/// A view or routine as it was written, for whoever calls it: the account that made it may not be there.
+fn object_statements(work: &Work<'_>, object: &Object) -> Option<Vec<Made>> {
+    let text = &object.definition;
+    let t = lex::words(text);
+    let word = object.kind.to_uppercase();
+    let mut at = t.iter().position(|t| t.is(&word))? + 1;
+    if t.get(at)?.is("IF") {
+        at += 2 + usize::from(t.get(at + 1)?.is("NOT"));
+    }
+    at += if t.get(at + 1)?.is(".") { 3 } else { 1 };
+    let tail = &text[t.get(at)?.at..];
+    let to = work.renames.of(&TableName::new(object.schema.clone(), object.name.clone()));
+    let name = sql::qualified(&to);
+    let made = |sql: String| Made { sql, tables: Vec::new(), database: Some(to.schema.clone()), lenient: true };
+    if object.kind == "view" {
+        let tail = rewrite::dialect(tail, work.known);
+        return Some(vec![made(format!("CREATE OR REPLACE SQL SECURITY INVOKER VIEW {name} {tail}"))]);
+    }
+    Some(vec![
+        made(format!("DROP {word} IF EXISTS {name}")),
+        made(format!("CREATE {word} {name} {tail}")),
+        made(format!("ALTER {word} {name} SQL SECURITY INVOKER")),
+    ])
+}
+
 fn create(work: &mut Work<'_>, plan: &TablePlan, table: &Table) -> Vec<Made> {
     let name = &plan.destination;
-    let made = |sql: String| Made { sql, tables: vec![name.clone()] };
+    let made = |sql: String| Made::new(sql, vec![name.clone()]);
     let mut out = vec![made(work.create_table(plan, table))];
     let mut later: Vec<String> = Vec::new();
     for added in work.table(plan, table) {
@@ -148,7 +190,7 @@ fn renames(pairs: &[Pair<'_>]) -> Option<Made> {
     steps.extend(last);
     let list: Vec<String> =
         steps.iter().map(|(a, b)| format!("{} TO {}", sql::qualified(a), sql::qualified(b))).collect();
-    Some(Made { sql: format!("RENAME TABLE {}", list.join(", ")), tables: tables.into_iter().collect() })
+    Some(Made::new(format!("RENAME TABLE {}", list.join(", ")), tables.into_iter().collect()))
 }
 
 /// A column at the destination.
@@ -224,7 +266,7 @@ fn alteration(
                 } else if let Some(place) = order.get_mut(i) {
                     place.clone_from(&line.name);
                 }
-                if renamed || moved || same_under(was, &old.text, &before, &after, &had) != line.text {
+                if renamed || moved || same_under(&old.text, &before, &after, &had) != line.text {
                     let place = if moved { place() } else { String::new() };
                     out.push(format!("CHANGE COLUMN {} {name} {}{place}", sql::name(&old.name), line.text));
                 }
@@ -239,7 +281,6 @@ fn alteration(
 
 /// A column's old definition under the new names of the columns that stand in it.
 fn same_under<'l>(
-    _work: &Work<'_>,
     text: &str,
     before: &'l [Line],
     after: &'l [Line],
