@@ -88,7 +88,7 @@ fn map(
         Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, why).table(&table.name).remedy(remedy)
     };
     let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
-    let choice = selection.decide(&table.name.schema, &table.name.name, &names);
+    let choice = selection.decide_again(&table.name.schema, &table.name.name, &names);
     let choice = choice.map_err(|errors| {
         let text: Vec<String> = errors.iter().map(|e| e.message.clone()).collect();
         refused(text.join("; "), "correct columns in [[objects]]".into())

@@ -365,7 +365,7 @@ impl State {
                     let o = p.operations;
                     o.insert && o.update && o.delete && o.truncate
                 };
-                Change::Passed { compared: self.plans.iter().filter(whole).map(|p| p.id).collect() }
+                Change::Passed { compared: self.present().iter().filter(whole).map(|p| p.id).collect() }
             }
             Step::Sequences | Step::Validating | Step::Closing => {
                 let Some(barrier) = &c.barrier else { return Vec::new() };

@@ -9,7 +9,7 @@ use crate::key::OrderKey;
 use crate::settings::Settings;
 use crate::table::{ChunkPlan, TableStage, TableState};
 use drover_model::check::{self, CheckItem};
-use drover_model::ddl::Dated;
+use drover_model::ddl::{Dated, Schemas};
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
@@ -231,6 +231,22 @@ impl State {
     /// Source name of a table, for messages.
     pub fn table_name(&self, table: u32) -> String {
         self.plans.get(table as usize).map_or_else(|| format!("table {table}"), |p| p.source.to_string())
+    }
+
+    /// The plans of the tables as the stream knows them last.
+    pub fn present(&self) -> Vec<TablePlan> {
+        match &self.catalog {
+            Some(catalog) if !self.schema_changes.is_empty() => {
+                Schemas::new(catalog.clone(), self.plans.clone()).folded(&self.schema_changes, None).live()
+            }
+            _ => self.plans.clone(),
+        }
+    }
+
+    /// A table that is not followed any more, and why.
+    pub fn stopped_table(&self) -> Option<(String, &str)> {
+        let tables = self.schema_changes.iter().flat_map(|d| &d.change.tables);
+        tables.rev().find_map(|t| Some((t.before.as_ref()?.name.to_string(), t.stopped.as_deref()?)))
     }
 
     /// All tables have their rows and keys.

@@ -360,7 +360,7 @@ fn cutover(s: &State) -> Value {
         "equal": if differs { Some(false) } else { (all && c.step >= Cut::Closing && c.step != Cut::Failed).then_some(true) },
         "position": c.barrier.as_ref().map(|p| p.text.clone()),
         "sequences": c.sequences_set.as_ref().map(|s| s.len()),
-        "tables": s.plans.iter().map(table).collect::<Vec<_>>(),
+        "tables": s.present().iter().map(table).collect::<Vec<_>>(),
         "error": c.error,
     })
 }

@@ -31,7 +31,7 @@ const LIST: &str = "
     UPDATE t SET n = 18446744073709551615, word = repeat('x', 150) WHERE id = 2; INSERT INTO t (id, cc, f) VALUES (13, -1, 'a');
     ALTER TABLE t DROP COLUMN d, ADD INDEX w (word(10) DESC), ADD UNIQUE KEY k (cc, id), COMMENT = 'it''s', AUTO_INCREMENT = 100;
     DELETE FROM t WHERE id = 11; INSERT INTO t (id, word, f) VALUES (14, 'x', 'a');
-    CREATE INDEX by_n ON t (n); DROP INDEX w ON t; ALTER TABLE t DROP PRIMARY KEY, ADD PRIMARY KEY (id, f);
+    CREATE INDEX by_n ON t (n); DROP INDEX w ON t; ALTER TABLE u DROP FOREIGN KEY u_t; ALTER TABLE t DROP PRIMARY KEY, ADD PRIMARY KEY (id, f);
     UPDATE t SET f = 'b' WHERE id = 14; DELETE FROM t WHERE id = 13;
     CREATE TABLE w (a INT NOT NULL, b TEXT, g INT AS (a * 2) STORED, UNIQUE KEY (a), CHECK (a > 0)) DEFAULT CHARSET = latin1;
     INSERT INTO w (a, b) VALUES (1, 'ä'), (2, NULL); ALTER TABLE w CONVERT TO CHARACTER SET utf8mb4; INSERT INTO w (a, b) VALUES (3, '漢');
@@ -131,7 +131,7 @@ async fn all_statements_in_a_cluster() -> Result<()> {
 /// Killed ahead of, in and behind each statement.
 async fn killed(pair: Pair) -> Result<()> {
     let mut bench = Bench::running(pair, Form::InProcess, TABLES, "").await?;
-    bench.drover.interrupt().await?;
+    bench.drover.kill9_all()?;
     let points = [
         "schema-change-stored:1",
         "schema-intent-written:1",

@@ -416,7 +416,7 @@ impl Follower {
         renamed: &[(String, String)],
     ) -> Result<TablePlan, String> {
         let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
-        let choice = match self.selection.decide(&table.name.schema, &table.name.name, &names) {
+        let choice = match self.selection.decide_again(&table.name.schema, &table.name.name, &names) {
             Ok(Some(choice)) => choice,
             Ok(None) => return Err(format!("{} is not selected", table.name)),
             Err(errors) => return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),

@@ -475,7 +475,10 @@ pub fn alter(table: &Table, actions: &[Action], env: &Env) -> Result<Altered, St
                     }
                     draft.add_column(column, &texts, env)?;
                     if table.columns.iter().any(|c| c.name.eq_ignore_ascii_case(&column.name)) {
-                        let indexed = |p: &Object| PartKind::of_name(&p.kind).is_some_and(is_index) && in_index(p, &column.name);
+                        let indexed = |p: &Object| {
+                            let goes = actions.iter().any(|a| matches!(a, Action::Drop { name, .. } if name.eq_ignore_ascii_case(&p.name)));
+                            !goes && PartKind::of_name(&p.kind).is_some_and(is_index) && in_index(p, &column.name)
+                        };
                         if table.parts.iter().any(indexed) {
                             return Err(format!("{} is dropped and added again, and stands in an index", column.name));
                         }
