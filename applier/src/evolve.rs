@@ -52,6 +52,7 @@ fn nothing() -> Catalog {
         version_text: String::new(),
         database: String::new(),
         scope: None,
+        home: None,
         identity: String::new(),
         tables: Vec::new(),
         objects: Vec::new(),
@@ -98,7 +99,7 @@ fn map(
     let Some(mut choice) = choice else { return Ok(plan.clone()) };
     let chosen = plan.columns.iter();
     choice.columns =
-        chosen.map(|c| ColumnChoice { source: c.source.clone(), destination: c.destination.clone() }).collect();
+        chosen.map(|c| ColumnChoice { source: c.source.clone(), destination: c.destination.clone(), misfit: c.misfit }).collect();
     (choice.schema, choice.table) = (plan.destination.schema.clone(), plan.destination.name.clone());
     let found = destination.map_table(catalog, table, &choice);
     if let Some(item) = found.items.iter().find(|i| i.result == Outcome::Failed) {

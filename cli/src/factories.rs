@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use drover_applier::DestinationFactory;
 use drover_connectors_api::{Connector, Destination, Source, Target};
 use drover_extractor::SourceFactory;
-use drover_log::kafka::{KafkaLog, KafkaOptions, Sasl, Tls};
+use drover_log::kafka::{KafkaLog, KafkaOptions, Sasl, Tls, Verify};
 use drover_log::local::{LocalLog, LocalOptions};
 use drover_log::{Log, LogFactory};
 use drover_model::error::codes;
@@ -85,9 +85,13 @@ fn kafka_options(kafka: &Kafka, name: &str, id: MigrationId) -> Result<KafkaOpti
         let password = secret::resolve(&sasl.password)?;
         options.sasl = Some(Sasl { mechanism: mechanism.into(), user: sasl.user.clone(), password });
     }
+    let identity = kafka.tls.cert.clone().zip(kafka.tls.key.clone());
+    let tls = |verify| Some(Tls { ca: kafka.tls.ca.clone(), identity: identity.clone(), verify });
     options.tls = match kafka.tls.mode {
         TlsMode::Off => None,
-        _ => Some(Tls { ca: kafka.tls.ca.clone() }),
+        TlsMode::VerifyFull => tls(Verify::Full),
+        TlsMode::VerifyCa => tls(Verify::Signer),
+        TlsMode::Require => tls(Verify::Nothing),
     };
     Ok(options)
 }

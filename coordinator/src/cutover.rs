@@ -216,6 +216,12 @@ impl State {
                 "compare with `drover validate`, then switch",
             );
         }
+        if let Some((table, why)) = self.stopped_table() {
+            return refuse(
+                format!("{table} is not followed any more ({why})"),
+                "migrate that table anew, or leave it out and begin again",
+            );
+        }
         match self.phase {
             Phase::Migrating => {
                 let (number, attempt) = self.cutover.as_ref().map_or((0, 0), |c| (c.number, c.attempt));

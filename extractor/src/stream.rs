@@ -15,6 +15,7 @@ use drover_runtime::rate::{Amount, Pair};
 use drover_runtime::{CancellationToken, failpoint};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::time::{Interval, MissedTickBehavior};
 
 /// How often to look whether the destination has applied what waits for it.
 const HELD: Duration = Duration::from_millis(100);
@@ -22,6 +23,8 @@ const HELD: Duration = Duration::from_millis(100);
 /// News of the stream, every second or so.
 pub struct News {
     pub published: Position,
+    /// The end of a transaction of which some pieces are published and some are not.
+    pub reaching: Option<Position>,
     pub changes: u64,
     pub bytes: u64,
     pub commit_micros: i64,
@@ -95,7 +98,7 @@ pub trait Register: Send + Sync {
 }
 
 /// Between two signs of life while nothing is read.
-const ALIVE: Duration = Duration::from_secs(10);
+const ALIVE: Duration = Duration::from_secs(2);
 
 /// What was appended, is durable, and is confirmed.
 struct Books {
@@ -105,7 +108,14 @@ struct Books {
     confirming: Confirming,
     /// Schema changes so far.
     schema_version: u64,
+    /// When the source hears the next time that we are there, while nothing is read.
+    alive: Interval,
+    /// The operator was told that the log's budget will not last.
+    warned: bool,
 }
+
+/// From this part of the log's budget on the operator is warned; below that one the warning is over.
+const NEAR: (u64, u64) = (80, 70);
 
 impl Publisher<'_> {
     /// Opens the stream; sees that it continues where the log ends.
@@ -155,8 +165,11 @@ impl Publisher<'_> {
         cancel: &CancellationToken,
     ) -> Result<()> {
         let appender = self.log.appender(Stream::Changes).await?;
+        let mut alive = tokio::time::interval(ALIVE);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let confirming = Confirming::default();
         let mut books =
-            Books { appender, appended: 0, durable: 0, confirming: Confirming::default(), schema_version };
+            Books { appender, appended: 0, durable: 0, confirming, schema_version, alive, warned: false };
         self.publish(stream, &mut books, start, &news, cancel).await?;
         books.appender.flush().await.map(drop)
     }
@@ -169,7 +182,7 @@ impl Publisher<'_> {
         news: &(impl Fn(News) + Send + Sync),
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let mut last = News { published: start, changes: 0, bytes: 0, commit_micros: 0, log_bytes: 0 };
+        let mut last = News { published: start, reaching: None, changes: 0, bytes: 0, commit_micros: 0, log_bytes: 0 };
         let mut told = Instant::now();
         loop {
             let batch = tokio::select! {
@@ -207,6 +220,7 @@ impl Publisher<'_> {
             last.changes += batch.changes;
             last.bytes += batch.payload.len() as u64;
             last.commit_micros = batch.commit_micros;
+            last.reaching = batch.piece.filter(|p| !p.last).map(|_| batch.to.clone());
             if moved && batch.piece.is_none_or(|p| p.last) {
                 last.published = batch.to.clone();
                 books.confirming.appended(books.appended, batch.to);
@@ -215,7 +229,7 @@ impl Publisher<'_> {
             if told.elapsed() > Duration::from_millis(500) {
                 told = Instant::now();
                 last.log_bytes = self.log.bytes(Stream::Changes).await?;
-                news(News { published: last.published.clone(), ..last });
+                news(News { published: last.published.clone(), reaching: last.reaching.clone(), ..last });
                 self.keep_budget(last.log_bytes, books, stream, cancel).await?;
             }
         }
@@ -237,7 +251,6 @@ impl Publisher<'_> {
         cancel: &CancellationToken,
     ) -> Result<bool> {
         let mut what = std::pin::pin!(what);
-        let mut alive = tokio::time::interval_at(tokio::time::Instant::now() + ALIVE, ALIVE);
         loop {
             tokio::select! {
                 biased;
@@ -250,7 +263,7 @@ impl Publisher<'_> {
                 () = tokio::time::sleep(HELD), if books.confirming.holds() => {
                     self.confirm(&mut books.confirming, stream).await?;
                 }
-                _ = alive.tick() => stream.alive().await?,
+                _ = books.alive.tick() => stream.alive().await?,
             }
         }
     }
@@ -271,22 +284,30 @@ impl Publisher<'_> {
         stream: &mut dyn ChangeStream,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let mut alive = Instant::now();
-        let mut warned = false;
-        while self.budget > 0 && held >= self.budget && !cancel.is_cancelled() {
-            if !std::mem::replace(&mut warned, true) {
-                tracing::warn!(
-                    held,
-                    budget = self.budget,
-                    "the log's budget is used up: the source's changes wait at the source"
-                );
+        let budget = self.budget;
+        if budget == 0 {
+            return Ok(());
+        }
+        let part = |percent: u64| budget / 100 * percent;
+        if held < part(NEAR.1) {
+            books.warned = false;
+        } else if held >= part(NEAR.0) && !std::mem::replace(&mut books.warned, true) {
+            tracing::warn!(
+                held,
+                budget,
+                "the log's budget is nearly used up by changes that are not applied yet: then the source has to keep them"
+            );
+        }
+        let mut told = false;
+        while held >= budget && !cancel.is_cancelled() {
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(held, budget, "the log's budget is used up: the source's changes wait at the source");
             }
             self.held_up(tokio::time::sleep(Duration::from_secs(1)), books, stream, cancel).await?;
-            if alive.elapsed() >= ALIVE {
-                alive = Instant::now();
-                stream.alive().await?;
-            }
             held = self.log.bytes(Stream::Changes).await?;
+        }
+        if told {
+            tracing::info!(held, budget, "the log has room again");
         }
         Ok(())
     }

@@ -139,7 +139,7 @@ impl Schemas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Operations, PlanColumn, RowFormat};
+    use crate::plan::{Misfit, Operations, PlanColumn, RowFormat};
     use crate::schema::{DataType, OldImage};
 
     fn table(name: &str) -> Table {
@@ -154,6 +154,8 @@ mod tests {
             physical: String::new(),
             options: BTreeMap::new(),
             unlogged: vec![],
+            plain_indexes: vec![],
+            plain_foreign_keys: vec![],
         }
     }
 
@@ -166,6 +168,7 @@ mod tests {
             destination_type: String::new(),
             identity_always: false,
             ordinal: None,
+            misfit: Misfit::default(),
         };
         TablePlan {
             id,
@@ -208,6 +211,7 @@ mod tests {
             version_text: String::new(),
             database: "d".into(),
             scope: None,
+            home: None,
             identity: String::new(),
             tables: vec![table("t"), table("u")],
             objects: vec![],

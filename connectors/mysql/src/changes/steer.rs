@@ -340,9 +340,10 @@ impl Changes {
         let mut at = 0;
         let mut unwritten = 0;
         while at < bytes.len() {
+            let length = pending.buffer.len();
             let put = rows::put_change(rows, binding, bytes, at, &mut self.scratch, &mut pending.buffer);
             at = put.map_err(|refused| self.refused(binding.table, refused))?;
-            unwritten += 1;
+            unwritten += u64::from(pending.buffer.len() > length);
             // Not after each of many small rows.
             if pending.buffer.len() >= self.room.batch_bytes {
                 pending.added(std::mem::take(&mut unwritten), &mut self.room)?;
@@ -524,8 +525,7 @@ impl Changes {
     fn altered(&mut self, change: drover_model::ddl::SchemaChange) -> Result<()> {
         let Some(follower) = &mut self.follower else { return Ok(()) };
         follower.apply(&change);
-        let shapes = follower.schemas.live().iter().map(super::open::shape).collect::<Result<Vec<_>>>()?;
-        self.tables.reshape(shapes);
+        self.tables.reshape(super::open::followed_shapes(follower)?);
         match &mut self.open {
             Some(open) if !open.begun => {
                 open.schema = Some(Box::new(change));

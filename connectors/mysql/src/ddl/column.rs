@@ -2,7 +2,7 @@
 
 use super::text::{Modes, quoted};
 use crate::catalog::create::{ColumnDefinition, Part, PartKind};
-use crate::catalog::{is_json_check, lex};
+use crate::catalog::{is_json_check, lex, plain};
 use crate::flavor::Flavor;
 use crate::sql;
 use crate::typemap::Known;
@@ -334,7 +334,13 @@ fn column(
         default: definition.default.clone().filter(|d| !d.eq_ignore_ascii_case("NULL")),
         identity: definition.auto_increment.then_some(Identity::ByDefault),
         generated: definition.generated.clone().map(|(e, _)| e),
+        folds: plain::folds(collation.as_deref()),
         collation,
+        plain_default: definition
+            .default
+            .as_deref()
+            .filter(|d| !d.eq_ignore_ascii_case("NULL"))
+            .and_then(|d| plain::default(d, my)),
         comment: definition.comment.as_deref().map(lex::unescape),
     }
 }

@@ -508,12 +508,12 @@ impl Follower {
 fn kept(mut choice: TableChoice, old: &TablePlan, renamed: &[(String, String)]) -> TableChoice {
     let was = |name: &str| {
         let before = renamed.iter().find(|(_, new)| new == name).map_or(name, |(old, _)| old.as_str());
-        old.columns.iter().find(|c| c.source == before).map(|c| c.destination.clone())
+        old.columns.iter().find(|c| c.source == before).map(|c| (c.destination.clone(), c.misfit))
     };
     choice.columns = choice
         .columns
         .into_iter()
-        .filter_map(|c| was(&c.source).map(|destination| ColumnChoice { source: c.source, destination }))
+        .filter_map(|c| was(&c.source).map(|(destination, misfit)| ColumnChoice { source: c.source, destination, misfit }))
         .collect();
     choice
 }

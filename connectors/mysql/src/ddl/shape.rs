@@ -4,8 +4,8 @@
 use super::column::{self, Defined, Env, Texts};
 use super::parse::{Action, Body, Place, Written, printed_index};
 use super::text::quoted;
-use crate::catalog::create::{ColumnDefinition, Foreign, Index, KeyPart, Part, PartKind};
-use crate::catalog::{lex, unique_key, unlogged};
+use crate::catalog::create::{ColumnDefinition, Definition, Foreign, Index, KeyPart, Part, PartKind};
+use crate::catalog::{lex, plain, unique_key, unlogged};
 use crate::sql;
 use crate::types::{Kind, MyType};
 use drover_model::schema::{Column, Object, OldImage, Phase, Table, TableName};
@@ -89,6 +89,11 @@ impl Draft {
             self.columns.iter().map(|(c, d)| object("column", &c.name, Phase::Base, &d.printed())).collect();
         // The primary key is printed first.
         self.parts.sort_by_key(|p| p.kind != PartKind::Primary);
+        let definition = Definition {
+            columns: self.columns.iter().map(|(c, d)| (c.name.clone(), d.clone())).collect(),
+            parts: self.parts.clone(),
+            ..Definition::default()
+        };
         let columns: Vec<Column> = self.columns.into_iter().map(|(c, _)| c).collect();
         let mut keys = Vec::new();
         for p in &self.parts {
@@ -107,7 +112,9 @@ impl Draft {
         }
         parts.extend(self.others);
         let unlogged = if env.silent { unlogged::read(&name, &self.parts) } else { Vec::new() };
-        Table { columns, keys, parts, unlogged, ..self.table }
+        let plain_indexes = plain::indexes(&definition);
+        let plain_foreign_keys = plain::foreign_keys(&name, &definition);
+        Table { columns, keys, parts, unlogged, plain_indexes, plain_foreign_keys, ..self.table }
     }
 
     fn at(&self, name: &str) -> Option<usize> {
@@ -599,6 +606,8 @@ pub fn create(name: &TableName, body: &Body, texts: &Texts, env: &Env) -> Result
         physical: String::new(),
         options,
         unlogged: Vec::new(),
+        plain_indexes: Vec::new(),
+        plain_foreign_keys: Vec::new(),
     };
     let mut actions: Vec<Action> =
         body.options.iter().map(|(name, value)| Action::Option { name: name.clone(), value: value.clone() }).collect();
@@ -622,6 +631,7 @@ pub fn like(table: &Table, name: &TableName) -> Table {
     let mut table = renamed(table, name);
     table.parts.retain(|p| p.kind != "foreign key" && p.kind != "trigger" && p.kind != "unsupported");
     table.unlogged.clear();
+    table.plain_foreign_keys.clear();
     table.options.remove("auto_increment");
     (table.rows, table.bytes) = (0, 0);
     table
