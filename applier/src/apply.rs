@@ -18,14 +18,17 @@ use crate::changed::Changed;
 use crate::compact::links::Links;
 use crate::compact::{Parts, Shapes};
 use crate::consume::{Consumer, Record, Trail, Verdict};
+use crate::evolve;
 use crate::owed::{Creditor, Owing};
 use crate::schedule::{BatchId, Footprint, Schedule, State};
 use crate::session::{self, Command, Common, Reply, Work, mode_of};
 use crate::windows::Windows;
 use bytes::Bytes;
 use drover_connectors_api::apply::Canceller;
-use drover_connectors_api::{Committed, Destination};
+use drover_connectors_api::{Committed, Destination, Shift};
 use drover_log::{Log, Offset, Stream};
+use drover_model::change::{Item, Reader};
+use drover_model::ddl::{SchemaChange, Schemas};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Position, Result, Retry};
 use drover_proto::order::{Description, Progress, Window};
@@ -119,7 +122,6 @@ struct Kept {
 /// Applies changes; the huge transaction that begins at `in_order` change by change.
 async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order: Option<Position>) -> Result<()> {
     let id = task.description.id;
-    let plans = task.description.plans.clone();
     let progress = task.destination.take_over(id).await?;
     let consistent = task.windows.iter().map(|w| &w.high).max().unwrap_or(&task.start);
     task.destination.note_consistent(id, progress.epoch, consistent).await?;
@@ -130,19 +132,12 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
             task.start.clone()
         }
     };
-    let keys = task.destination.keys(&plans).await?;
-    for k in &keys {
-        if let Some(why) = &k.serial {
-            let table = plans.iter().find(|p| p.id == k.table).map(|p| p.destination.to_string()).unwrap_or_default();
-            tracing::warn!(table, why, "the table's changes are applied one by one");
-        }
-    }
-    let links = task.description.catalog.as_ref().map(|c| Links::new(c, &plans)).unwrap_or_default();
-    let shapes = Arc::new(Shapes::new(&plans, &keys).linked(links));
+    let schemas = evolve::schemas_at(&*task.destination, &task.description, &have)?;
+    let shapes = shapes(&*task.destination, &schemas).await?;
     let consumer = Consumer::open(&*task.log, id, have.clone()).await?;
     let (feed, input) = mpsc::channel(4);
     let _reader = task::spawn("changes reader", read(consumer, feed));
-    let owing = Owing {
+    let owing = Arc::new(Owing {
         log: task.log.clone(),
         migration: id,
         lease: task.lease,
@@ -151,9 +146,15 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
         cancel: cancel.clone(),
         rounds: AtomicU32::default(),
         open: Mutex::default(),
-    };
-    let common =
-        Arc::new(Common { destination: task.destination, migration: id, epoch: progress.epoch, plans, shapes, owing });
+    });
+    let common = Arc::new(Common {
+        destination: task.destination,
+        migration: id,
+        epoch: progress.epoch,
+        plans: schemas.plans.clone(),
+        shapes,
+        owing,
+    });
     let (replies, answers) = mpsc::unbounded_channel();
     let mut run = Run {
         windows: Windows::new(task.windows),
@@ -183,9 +184,25 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
         retried: None,
         cancels: Vec::new(),
         stopping: None,
+        description: task.description,
+        schemas,
+        barrier: None,
     };
     run.report();
     run.run(input, answers, cancel.clone()).await
+}
+
+/// What compacting knows, from the destination's catalogue of now.
+async fn shapes(destination: &dyn Destination, schemas: &Schemas) -> Result<Arc<Shapes>> {
+    let plans = &schemas.plans;
+    let keys = destination.keys(&schemas.live()).await?;
+    for k in &keys {
+        if let Some(why) = &k.serial {
+            let table = plans.iter().find(|p| p.id == k.table).map(|p| p.destination.to_string()).unwrap_or_default();
+            tracing::warn!(table, why, "the table's changes are applied one by one");
+        }
+    }
+    Ok(Arc::new(Shapes::new(plans, &keys).linked(Links::new(&schemas.catalog, plans))))
 }
 
 async fn read(mut consumer: Consumer, feed: mpsc::Sender<Result<(Offset, Record)>>) {
@@ -248,6 +265,19 @@ struct Run<'k> {
     retried: Option<BatchId>,
     cancels: Vec<task::Owned<()>>,
     stopping: Option<Instant>,
+    description: Arc<Description>,
+    /// Catalogue and plans of everything that is taken in.
+    schemas: Schemas,
+    /// A schema change waits for everything before it.
+    barrier: Option<Barrier>,
+}
+
+/// A schema change that is next.
+struct Barrier {
+    change: Box<SchemaChange>,
+    previous: Position,
+    next: Position,
+    commit_micros: i64,
 }
 
 impl Run<'_> {
@@ -261,6 +291,14 @@ impl Run<'_> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.pump(input.is_empty()).await?;
+            if self.at_barrier() {
+                tokio::select! {
+                    // What is under way at the destination is found out by who goes on.
+                    () = cancel.cancelled() => return Ok(()),
+                    passed = self.pass_barrier() => passed?,
+                }
+                continue;
+            }
             if self.stopping.is_some() && self.stopped() {
                 return Ok(());
             }
@@ -279,6 +317,7 @@ impl Run<'_> {
 
     fn takes_more(&self) -> bool {
         self.stopping.is_none()
+            && self.barrier.is_none()
             && self.schedule.len() < 2 * self.options.sessions
             && self.huge.as_ref().is_none_or(Huge::takes_more)
             && self.open.as_ref().is_none_or(|o| !self.full(o))
@@ -297,8 +336,12 @@ impl Run<'_> {
         {
             huge.discard();
         }
+        if admitted.verdict != Verdict::Drop && head.schema_version != self.schemas.version {
+            return Err(self.other_version(head.schema_version));
+        }
         match admitted.verdict {
             Verdict::Drop => Ok(()),
+            Verdict::Whole if head.schema => self.meet(&payload, admitted.to, head.commit_micros),
             Verdict::Piece { .. } => {
                 if self.huge.is_none() {
                     self.cut()?;
@@ -350,6 +393,82 @@ impl Run<'_> {
                 })
             }
         }
+    }
+
+    /// A schema change: nothing behind it is taken in before it is made.
+    fn meet(&mut self, payload: &Bytes, next: Position, commit_micros: i64) -> Result<()> {
+        self.cut()?;
+        let mut reader = Reader::new(payload, &*self.common.shapes);
+        while let Some(item) = reader.next_item().map_err(crate::compact::damaged)? {
+            if let Item::Schema(change) = item {
+                let previous = self.cut_to.clone();
+                self.cut_to = next.clone();
+                self.barrier = Some(Barrier { change, previous, next, commit_micros });
+                return Ok(());
+            }
+        }
+        Err(Error::new(codes::LOG, Fault::Log, Retry::Never, "a record of a schema change has none"))
+    }
+
+    fn other_version(&self, theirs: u64) -> Error {
+        let ours = self.schemas.version;
+        let text = format!("changes come with {theirs} schema changes before them, and {ours} are known here");
+        Error::new(codes::LOG, Fault::Drover, Retry::Other, text)
+    }
+
+    /// Everything before the barrier is committed and durable, and no session is at work.
+    fn at_barrier(&self) -> bool {
+        self.barrier.is_some()
+            && self.stopping.is_none()
+            && self.schedule.is_empty()
+            && self.huge.is_none()
+            && self.flushing.is_none()
+            && self.committed <= self.durable
+    }
+
+    /// Makes the schema change that is next, and goes on with the plans behind it.
+    async fn pass_barrier(&mut self) -> Result<()> {
+        let Some(barrier) = &self.barrier else { return Ok(()) };
+        let Barrier { change, previous, next, commit_micros } = barrier;
+        let common = self.common.clone();
+        let change = evolve::mapped(&*common.destination, &self.description, &self.schemas, (**change).clone())?;
+        let mut after = self.schemas.clone();
+        after.apply(&change);
+        let tables: Vec<u32> = change.tables.iter().filter_map(|t| t.id).collect();
+        if let Some(table) = tables.iter().find(|t| self.windows.mode(**t, next) != crate::windows::Mode::Strict) {
+            let name = self.schemas.plans.get(*table as usize).map(|p| p.source.clone());
+            let text = "the table's schema was changed while its rows were being copied";
+            let error = Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, text)
+                .remedy("begin again: `drover cleanup`, then run the migration anew");
+            return Err(name.map_or(error.clone(), |name| error.table(&name)));
+        }
+        let started = Instant::now();
+        let shift = Shift { change: &change, previous, next, before: &self.schemas, after: &after };
+        // Sessions know the tables as they were, and may hold locks on them.
+        self.slots.clear();
+        match common.destination.change_schema(common.migration, common.epoch, &shift).await? {
+            Committed::Fenced => return Err(fenced()),
+            Committed::Yes => {}
+        }
+        let what = change.statement.as_deref().unwrap_or(&change.verb);
+        tracing::info!(position = %next, seconds = started.elapsed().as_secs_f64(), what, "schema change made");
+        let shapes = shapes(&*common.destination, &after).await?;
+        self.kept.changed.note(&tables, next);
+        self.commit_micros = self.commit_micros.max(*commit_micros);
+        self.transactions += 1;
+        (self.committed, self.durable) = (next.clone(), next.clone());
+        self.common = Arc::new(Common {
+            destination: common.destination.clone(),
+            migration: common.migration,
+            epoch: common.epoch,
+            plans: after.plans.clone(),
+            shapes,
+            owing: common.owing.clone(),
+        });
+        self.schemas = after;
+        self.barrier = None;
+        self.report();
+        Ok(())
     }
 
     /// Adds whole transactions to the batch that still grows.

@@ -39,6 +39,7 @@ pub(crate) fn description() -> Arc<Description> {
         objects: vec![],
         bulk_partitions: 1,
         adopted: false,
+        schema_changes: vec![],
     })
 }
 

@@ -77,7 +77,7 @@ pub(crate) struct Common {
     pub epoch: u64,
     pub plans: Vec<TablePlan>,
     pub shapes: Arc<Shapes>,
-    pub owing: Owing,
+    pub owing: Arc<Owing>,
 }
 
 /// Runs until the commands end. Replies carry the session's number.

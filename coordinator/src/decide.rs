@@ -8,6 +8,7 @@ use crate::key::OrderKey;
 use crate::loss::{after_lost_chunk, plan_after_loss};
 use crate::machine::{Cleaning, Phase, State};
 use drover_model::check::CheckItem;
+use drover_model::ddl::Dated;
 use drover_model::error::codes;
 use drover_model::plan::SnapshotRef;
 use drover_model::{Error, Fault, Retry};
@@ -89,7 +90,11 @@ impl State {
                 if let Some(anew @ Event::AdoptedAnew { .. }) = adopted {
                     return one(anew);
                 }
-                let mut events = vec![Event::StreamOpened { start }];
+                // What was stored and did not come into the log is met again.
+                let void = self.schema_changes.iter().any(|d| d.position > start);
+                let mut events = Vec::new();
+                events.extend(void.then(|| Event::SchemaChangesVoid { after: start.clone() }));
+                events.push(Event::StreamOpened { start });
                 if let Some(snapshot) = snapshot
                     && self.snapshot.is_none()
                     && self.settings.full
@@ -136,6 +141,9 @@ impl State {
             }
             (OrderKey::Restart { table, generation }, Outcome::Done { .. }) => {
                 one(Event::TableRestarted { table: *table, generation: *generation })
+            }
+            (OrderKey::Stream, Outcome::SchemaChanged { position, change }) => {
+                one(Event::SchemaChanged { dated: Box::new(Dated { position, change: *change }) })
             }
             (OrderKey::Apply, Outcome::Owes { owes }) => one(Event::Owes { owes }),
             (OrderKey::Fetch { lease, round, .. }, Outcome::Fetched { rows }) => {

@@ -494,6 +494,7 @@ impl Desk {
             migration: entry.migration.clone(),
             catalog: s.catalog.clone(),
             plans: s.plans.clone(),
+            schema_changes: s.schema_changes.clone(),
             objects: s.objects.clone(),
             bulk_partitions: s.settings.bulk_partitions,
             adopted: s.settings.adopt,

@@ -277,6 +277,19 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::Widened { table: id, position } => {
             info(format!("{}: rows are fetched as of {position}, consistent from there on", table(id)))
         }
+        Event::SchemaChanged { dated } => {
+            let change = &dated.change;
+            let what = change.statement.as_deref().unwrap_or(&change.verb);
+            let what: String = what.chars().take(200).collect();
+            let stopped = change.tables.iter().find_map(|t| t.stopped.as_ref());
+            match (stopped, change.table()) {
+                (Some(why), Some(table)) => {
+                    Some(("error", format!("{table} is not followed any more from {} on: {why}", dated.position)))
+                }
+                _ => info(format!("schema change at {}: {what}", dated.position)),
+            }
+        }
+        Event::SchemaChangesVoid { .. } => None,
         Event::SequencesSet => info("sequences set".into()),
         Event::Consistent => info("the destination is consistent".into()),
         Event::Failure { key, error, at_ms, not_before_ms } => {
@@ -352,7 +365,7 @@ fn cutover(s: &State) -> Value {
         "equal": if differs { Some(false) } else { (all && c.step >= Cut::Closing && c.step != Cut::Failed).then_some(true) },
         "position": c.barrier.as_ref().map(|p| p.text.clone()),
         "sequences": c.sequences_set.as_ref().map(|s| s.len()),
-        "tables": s.plans.iter().map(table).collect::<Vec<_>>(),
+        "tables": s.present().iter().map(table).collect::<Vec<_>>(),
         "error": c.error,
     })
 }

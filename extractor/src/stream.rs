@@ -2,9 +2,11 @@
 //! made durable. A restarted extractor goes on where the log ends; what it publishes twice, readers drop.
 
 use crate::confirm::Confirming;
+use async_trait::async_trait;
 use bytes::Bytes;
-use drover_connectors_api::{Batch, ChangeStream, Opened, Source, StreamSpec};
+use drover_connectors_api::{Batch, ChangeStream, Followed, Opened, Source, StreamSpec};
 use drover_log::{Appender, Log, Offset, Stream};
+use drover_model::ddl::SchemaChange;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
 use drover_proto::record::{frame, parse};
@@ -112,6 +114,17 @@ pub struct Publisher<'a> {
     /// Bytes of unapplied changes beyond which the reader waits.
     pub budget: u64,
     pub limits: Arc<Pair>,
+    /// Stores schema changes before they go into the log.
+    pub register: Arc<dyn Register>,
+    /// What the tables look like at a position (`None`: where the migration begins).
+    pub followed: &'a (dyn Fn(Option<&Position>) -> Result<Followed> + Send + Sync),
+}
+
+/// Keeps schema changes where every worker finds them.
+#[async_trait]
+pub trait Register: Send + Sync {
+    /// Returns when it is stored; `false`: the order is not ours any more.
+    async fn schema_changed(&self, position: &Position, change: &SchemaChange) -> bool;
 }
 
 /// Between two signs of life while nothing is read.
@@ -123,6 +136,8 @@ struct Books {
     appended: u64,
     durable: u64,
     confirming: Confirming,
+    /// Schema changes so far.
+    schema_version: u64,
     /// When the source hears the next time that we are there, while nothing is read.
     alive: Interval,
     /// The operator was told that the log's budget will not last.
@@ -134,7 +149,8 @@ const NEAR: (u64, u64) = (80, 70);
 
 impl Publisher<'_> {
     /// Opens the stream; sees that it continues where the log ends.
-    pub async fn open(&self, source: &dyn Source, mut spec: StreamSpec) -> Result<Opened> {
+    /// Gives the number of schema changes before it, too.
+    pub async fn open(&self, source: &dyn Source, mut spec: StreamSpec) -> Result<(Opened, u64)> {
         let tried = self.open_at(source, spec.clone()).await;
         match tried {
             // Where the log seems to end the source has nothing any more: does it really end there?
@@ -150,11 +166,15 @@ impl Publisher<'_> {
         }
     }
 
-    async fn open_at(&self, source: &dyn Source, spec: StreamSpec) -> Result<Opened> {
+    async fn open_at(&self, source: &dyn Source, mut spec: StreamSpec) -> Result<(Opened, u64)> {
         let resume = spec.resume.clone();
+        let followed = (self.followed)(resume.as_ref())?;
+        let version = followed.schemas.version;
+        spec.tables = followed.schemas.live();
+        spec.schemas = Some(Arc::new(followed));
         let found = source.open_stream(spec).await?;
         match resume.filter(|r| *r < found.start) {
-            None => Ok(found),
+            None => Ok((found, version)),
             Some(resume) => Err(Error::new(
                 codes::POSITION_LOST,
                 Fault::Source,
@@ -170,6 +190,7 @@ impl Publisher<'_> {
         &self,
         stream: &mut dyn ChangeStream,
         start: Position,
+        schema_version: u64,
         news: impl Fn(News) + Send + Sync,
         cancel: &CancellationToken,
     ) -> Result<()> {
@@ -177,7 +198,7 @@ impl Publisher<'_> {
         let mut alive = tokio::time::interval(ALIVE);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let confirming = Confirming::default();
-        let mut books = Books { appender, appended: 0, durable: 0, confirming, alive, warned: false };
+        let mut books = Books { appender, appended: 0, durable: 0, confirming, schema_version, alive, warned: false };
         self.publish(stream, &mut books, start, &news, cancel).await?;
         books.appender.flush().await.map(drop)
     }
@@ -214,7 +235,15 @@ impl Publisher<'_> {
             // A sign of life is news, but no record.
             let moved = batch.from != batch.to;
             if moved {
-                books.appender.append(self.record(&batch)).await?;
+                if let Some(change) = &batch.schema {
+                    // Stored first: whoever meets it in the log can rely on finding it.
+                    if !self.register.schema_changed(&batch.to, change).await {
+                        return Ok(());
+                    }
+                    failpoint("schema-change-stored");
+                }
+                books.appender.append(self.record(&batch, books.schema_version)).await?;
+                books.schema_version += u64::from(batch.schema.is_some());
                 books.appended += 1;
             }
             last.changes += batch.changes;
@@ -312,7 +341,7 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    fn record(&self, batch: &Batch) -> Bytes {
+    fn record(&self, batch: &Batch, schema_version: u64) -> Bytes {
         let head = ChangesHead {
             version: 1,
             migration: Bytes::copy_from_slice(self.migration.as_bytes()),
@@ -327,6 +356,8 @@ impl Publisher<'_> {
             commit_micros: batch.commit_micros,
             plans_version: self.revision,
             compression: Compression::None.into(),
+            schema: batch.schema.is_some(),
+            schema_version,
         };
         frame(&head, &batch.payload)
     }

@@ -1,10 +1,11 @@
 //! The publisher with a source that is watched and a log that says of itself how full it is.
 
-use crate::stream::{News, Publisher};
+use crate::stream::{News, Publisher, Register};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::{Batch, ChangeStream, Piece};
 use drover_log::{Appender, Log, Offset, Reader, Span, Stream};
+use drover_model::ddl::SchemaChange;
 use drover_model::{Error, MigrationId, Position, Result};
 use drover_runtime::CancellationToken;
 use drover_runtime::rate::Pair;
@@ -91,7 +92,16 @@ impl ChangeStream for Source {
         let (from, to) = if self.pieces { (at(0), at(1000)) } else { (at(self.place - 1), at(self.place)) };
         let piece = self.pieces.then_some(Piece { index: self.place as u32 - 1, last: false });
         let commit_micros = self.place as i64;
-        Ok(Batch { from, to, payload: Bytes::from_static(b"x"), piece, transactions: 1, changes: 1, commit_micros })
+        Ok(Batch {
+            from,
+            to,
+            payload: Bytes::from_static(b"x"),
+            piece,
+            transactions: 1,
+            changes: 1,
+            commit_micros,
+            schema: None,
+        })
     }
     async fn confirm(&mut self, _: &Position) -> Result<()> {
         Ok(())
@@ -144,9 +154,28 @@ async fn until(what: &str, met: impl Fn() -> bool) {
     }
 }
 
+/// There are no schema changes here.
+struct Nowhere;
+
+#[async_trait]
+impl Register for Nowhere {
+    async fn schema_changed(&self, _: &Position, _: &SchemaChange) -> bool {
+        false
+    }
+}
+
 fn publisher(log: &Full) -> Publisher<'_> {
     let limits = Arc::new(Pair::default());
-    Publisher { log, migration: MigrationId::from_u128(1), epoch: 1, revision: 1, budget: 1000, limits }
+    Publisher {
+        log,
+        migration: MigrationId::from_u128(1),
+        epoch: 1,
+        revision: 1,
+        budget: 1000,
+        limits,
+        register: Arc::new(Nowhere),
+        followed: &|_| Err(Error::internal("no table is followed here")),
+    }
 }
 
 #[tokio::test]
@@ -157,7 +186,7 @@ async fn a_full_log_is_announced_stops_reading_and_the_source_hears_of_us_meanwh
     let mut source = Source::default();
     let (read, alive) = (source.read.clone(), source.alive.clone());
     let publisher = publisher(&log);
-    let publishing = publisher.run(&mut source, at(0), |_: News| {}, &cancel);
+    let publishing = publisher.run(&mut source, at(0), 0, |_: News| {}, &cancel);
     let watching = async {
         until("it reads", || read.load(SeqCst) > 10).await;
         assert_eq!(said.times("budget"), 0);
@@ -188,7 +217,7 @@ async fn a_transaction_in_pieces_is_told_of_before_it_is_complete() {
     let publisher = publisher(&log);
     let told = Mutex::new(None);
     let news = |n: News| *told.lock().unwrap() = Some((n.published, n.reaching));
-    let publishing = publisher.run(&mut source, at(0), news, &cancel);
+    let publishing = publisher.run(&mut source, at(0), 0, news, &cancel);
     let watching = async {
         until("news", || told.lock().unwrap().is_some()).await;
         cancel.cancel();

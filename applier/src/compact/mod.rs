@@ -216,6 +216,7 @@ impl Folded {
         let span = |end: u32, slice: &[u8]| Span { buffer, start: end - slice.len() as u32, len: slice.len() as u32 };
         match item {
             Item::Begin(_) | Item::End | Item::Alone => {}
+            Item::Schema(_) => return Err(Error::internal("a schema change among changes of rows")),
             Item::Truncate { tables } => {
                 let tables: Vec<u32> = tables.into_iter().filter(|&t| mode(t) != Mode::Drop).collect();
                 for &t in &tables {

@@ -5,10 +5,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::check::CheckItem;
 use drover_model::chunk::{Bounds, Chunk};
-use drover_model::migration::Migration;
+use drover_model::ddl::{SchemaChange, Schemas};
+use drover_model::migration::{Migration, SchemaPolicy};
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::Catalog;
+use drover_model::selection::Selection;
 use drover_model::{MigrationId, Position, Result, TablePlan};
+use std::sync::Arc;
 
 /// A source. All methods may be called from many tasks at once and open sessions of their own as they need.
 #[async_trait]
@@ -84,7 +87,11 @@ pub trait Source: Send + Sync {
 pub struct StreamSpec {
     pub migration: MigrationId,
     pub name: String,
+    /// Index = number of the table; those that are gone have no columns.
     pub tables: Vec<TablePlan>,
+    /// What the tables look like where the stream begins, and which others would belong to the migration: for schema changes. Without them, and
+    /// with sources that do not tell schema changes, a changed table ends the stream as TABLE_CHANGED.
+    pub schemas: Option<Arc<Followed>>,
     /// Nothing of the stream has been used yet: make it anew, with its snapshot.
     pub fresh: bool,
     /// Otherwise go on here: the last position that is durable in the log or, while the log is empty, the start that the first call gave.
@@ -96,6 +103,16 @@ pub struct StreamSpec {
     pub spill: std::path::PathBuf,
     /// Target size of a batch's payload in bytes (1–4 MiB).
     pub batch_bytes: usize,
+}
+
+/// What schema changes are followed with.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// The tables of the migration, and such as are only known, as they are where the stream begins.
+    pub schemas: Schemas,
+    pub selection: Selection,
+    /// What happens on a schema change that cannot be carried over.
+    pub policy: SchemaPolicy,
 }
 
 /// An opened stream.
@@ -141,6 +158,8 @@ pub struct Batch {
     pub changes: u64,
     /// Commit time of the last transaction, microseconds since the Unix epoch; for an empty stretch the source's clock.
     pub commit_micros: i64,
+    /// The payload is this schema change and nothing else: one transaction that is a batch of its own.
+    pub schema: Option<Box<SchemaChange>>,
 }
 
 /// The change stream. One task uses it.

@@ -126,6 +126,7 @@ impl MemoryStream {
             transactions,
             changes,
             commit_micros: micros,
+            schema: None,
         }
     }
 

@@ -234,6 +234,7 @@ impl Changes {
             transactions: std::mem::take(&mut self.transactions),
             changes: std::mem::take(&mut self.changes),
             commit_micros: self.commit_micros,
+            schema: None,
         }
     }
 
@@ -273,6 +274,7 @@ impl Changes {
             transactions: u32::from(last),
             changes,
             commit_micros: giving.begin.commit_micros,
+            schema: None,
         };
         giving.next += 1;
         if last {
