@@ -98,8 +98,9 @@ fn map(
     // A table that was renamed out of the selection stays what it was.
     let Some(mut choice) = choice else { return Ok(plan.clone()) };
     let chosen = plan.columns.iter();
-    choice.columns =
-        chosen.map(|c| ColumnChoice { source: c.source.clone(), destination: c.destination.clone(), misfit: c.misfit }).collect();
+    choice.columns = chosen
+        .map(|c| ColumnChoice { source: c.source.clone(), destination: c.destination.clone(), misfit: c.misfit })
+        .collect();
     (choice.schema, choice.table) = (plan.destination.schema.clone(), plan.destination.name.clone());
     let found = destination.map_table(catalog, table, &choice);
     if let Some(item) = found.items.iter().find(|i| i.result == Outcome::Failed) {
@@ -116,7 +117,10 @@ fn map(
         return Err(Error::internal(what).table(&table.name));
     }
     if !found.formats.contains(&plan.format) {
-        return Err(refused("the destination does not take the rows of the changed table".into(), "migrate it anew".into()));
+        return Err(refused(
+            "the destination does not take the rows of the changed table".into(),
+            "migrate it anew".into(),
+        ));
     }
     for (to, from) in mapped.columns.iter_mut().zip(&plan.columns) {
         to.ordinal = from.ordinal;

@@ -168,8 +168,7 @@ impl Publisher<'_> {
         let mut alive = tokio::time::interval(ALIVE);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let confirming = Confirming::default();
-        let mut books =
-            Books { appender, appended: 0, durable: 0, confirming, schema_version, alive, warned: false };
+        let mut books = Books { appender, appended: 0, durable: 0, confirming, schema_version, alive, warned: false };
         self.publish(stream, &mut books, start, &news, cancel).await?;
         books.appender.flush().await.map(drop)
     }

@@ -193,7 +193,17 @@ mod tests {
 
     fn one(id: Option<u32>, before: Option<&str>, after: Option<&str>, plan: Option<TablePlan>) -> TableChange {
         let (before, after) = (before.map(table), after.map(table));
-        TableChange { id, before, after, plan, renamed: vec![], anew: vec![], clauses: vec![], apart: false, stopped: None }
+        TableChange {
+            id,
+            before,
+            after,
+            plan,
+            renamed: vec![],
+            anew: vec![],
+            clauses: vec![],
+            apart: false,
+            stopped: None,
+        }
     }
 
     fn names(s: &Schemas) -> Vec<&str> {

@@ -301,10 +301,7 @@ impl Outcome {
     /// Whether the order ends with this.
     pub fn ends(&self) -> bool {
         use Outcome::{Joined, Owes, SchemaChanged, SnapshotTaken, StreamOpened};
-        !matches!(
-            self,
-            StreamOpened { .. } | SnapshotTaken { .. } | Joined { .. } | Owes { .. } | SchemaChanged { .. }
-        )
+        !matches!(self, StreamOpened { .. } | SnapshotTaken { .. } | Joined { .. } | Owes { .. } | SchemaChanged { .. })
     }
 }
 

@@ -12,7 +12,8 @@ const SIGABRT: i32 = 6;
 const SOON: Duration = Duration::from_secs(60);
 
 const MYSQL: Pair = Pair { source: Engine::MySql(Release::MySql9), destination: Engine::MySql(Release::MySql9) };
-const MARIADB: Pair = Pair { source: Engine::MySql(Release::MariaDb11), destination: Engine::MySql(Release::MariaDb11) };
+const MARIADB: Pair =
+    Pair { source: Engine::MySql(Release::MariaDb11), destination: Engine::MySql(Release::MariaDb11) };
 const CROSS: Pair = Pair { source: Engine::MySql(Release::MySql9), destination: Engine::MySql(Release::MariaDb11) };
 
 const TABLES: &str = "
@@ -239,12 +240,25 @@ async fn under_load_with_kills() -> Result<()> {
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;
     for round in 0..6 {
-        scene.exec(&format!("ALTER TABLE side ADD c{round} INT DEFAULT {round}; INSERT INTO side (id, v) VALUES ({round}, 1)")).await?;
+        scene
+            .exec(&format!(
+                "ALTER TABLE side ADD c{round} INT DEFAULT {round}; INSERT INTO side (id, v) VALUES ({round}, 1)"
+            ))
+            .await?;
         scene.advance(30).await?;
         if round % 2 == 1 {
-            scene.exec(&format!("ALTER TABLE side DROP COLUMN c{}, CHANGE v v BIGINT FIRST; UPDATE side SET v = v + 1", round - 1)).await?;
+            scene
+                .exec(&format!(
+                    "ALTER TABLE side DROP COLUMN c{}, CHANGE v v BIGINT FIRST; UPDATE side SET v = v + 1",
+                    round - 1
+                ))
+                .await?;
             scene.drover.kill9_all()?;
-            scene.exec(&format!("CREATE TABLE new{round} (id INT PRIMARY KEY, t TEXT); INSERT INTO new{round} VALUES (1, 'x')")).await?;
+            scene
+                .exec(&format!(
+                    "CREATE TABLE new{round} (id INT PRIMARY KEY, t TEXT); INSERT INTO new{round} VALUES (1, 'x')"
+                ))
+                .await?;
             scene.drover.start().await?;
         }
     }

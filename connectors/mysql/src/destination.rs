@@ -8,7 +8,8 @@ use crate::typemap::{self, Known};
 use crate::{check, intent, keys, progress, restart, schema, sql};
 use async_trait::async_trait;
 use drover_connectors_api::{
-    ApplySession, Committed, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep, SequenceValue, Shift,
+    ApplySession, Committed, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep,
+    SequenceValue, Shift,
 };
 use drover_model::check::CheckItem;
 use drover_model::migration::Migration;

@@ -92,7 +92,11 @@ async fn like_the_source(session: &mut Session, shift: &Shift<'_>) -> Result<()>
         match session.query_drop(format!("SET {setting}")).await {
             Ok(()) => {}
             Err(mysql_async::Error::Server(e)) => {
-                tracing::warn!(setting, why = e.message, "a schema change is made without a setting of the source's session");
+                tracing::warn!(
+                    setting,
+                    why = e.message,
+                    "a schema change is made without a setting of the source's session"
+                );
             }
             Err(e) => return Err(classify(&e, session.fault, WHAT)),
         }
@@ -189,7 +193,11 @@ impl Run<'_> {
         match session.query_drop(made.sql.as_str()).await {
             Ok(()) => {}
             Err(mysql_async::Error::Server(e)) if made.lenient => {
-                tracing::error!(statement = made.sql, why = e.message, "the destination does not take this: it is left out");
+                tracing::error!(
+                    statement = made.sql,
+                    why = e.message,
+                    "the destination does not take this: it is left out"
+                );
             }
             Err(e) => {
                 let what = format!("cannot carry a schema change over: {}", made.sql);
@@ -227,7 +235,11 @@ impl Run<'_> {
         if session.affected_rows() != 1 {
             session.run("ROLLBACK", WHAT).await?;
             let (epoch, position) = progress::stand(session, self.home, self.migration).await?;
-            return if epoch == self.epoch { Err(apply::elsewhere(previous, next, position)) } else { Ok(Committed::Fenced) };
+            return if epoch == self.epoch {
+                Err(apply::elsewhere(previous, next, position))
+            } else {
+                Ok(Committed::Fenced)
+            };
         }
         let forget = format!("DELETE FROM {} WHERE migration = '{}'", self.intents(), self.migration);
         session.run(forget, WHAT).await?;

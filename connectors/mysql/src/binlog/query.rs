@@ -249,7 +249,18 @@ impl<'a> Walk<'a> {
         let (at, kind) =
             self.tokens.iter().enumerate().skip(1).take(AHEAD).find_map(|(at, t)| Some((at, found(t)?)))?;
         let known = |t: &Token<'_>| {
-            let words = ["OR", "REPLACE", "ALGORITHM", "DEFINER", "SQL", "SECURITY", "INVOKER", "UNDEFINED", "MERGE", "TEMPTABLE"];
+            let words = [
+                "OR",
+                "REPLACE",
+                "ALGORITHM",
+                "DEFINER",
+                "SQL",
+                "SECURITY",
+                "INVOKER",
+                "UNDEFINED",
+                "MERGE",
+                "TEMPTABLE",
+            ];
             !matches!(t, Token::Word(_)) || words.iter().any(|w| t.is(w))
         };
         let definer = self.tokens[1..at].iter().any(|t| t.is("DEFINER"));
@@ -480,8 +491,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn of(text: &str) -> Statement {
-        let query =
-            Query { database: b"d", text: text.as_bytes(), ansi_quotes: false, no_backslash: false, mode: 0, zone: None, micros: None, collation: None };
+        let query = Query {
+            database: b"d",
+            text: text.as_bytes(),
+            ansi_quotes: false,
+            no_backslash: false,
+            mode: 0,
+            zone: None,
+            micros: None,
+            collation: None,
+        };
         classify(&query, "d", text)
     }
 
@@ -578,14 +597,21 @@ mod tests {
     fn views_and_routines() {
         for (text, kind, name) in [
             ("create definer=`a`@`b` view v as select 1", "view", TableName::new("d", "v")),
-            ("create or replace algorithm = merge sql security invoker view e.v as select 1", "view", TableName::new("e", "v")),
+            (
+                "create or replace algorithm = merge sql security invoker view e.v as select 1",
+                "view",
+                TableName::new("e", "v"),
+            ),
             ("alter view v as select 1", "view", TableName::new("d", "v")),
             ("CREATE DEFINER=`r`@`%` FUNCTION `f`(n int) RETURNS int RETURN n", "function", TableName::new("d", "f")),
             ("create procedure if not exists p() begin end", "procedure", TableName::new("d", "p")),
         ] {
             assert_eq!(of(text), Statement::Object { kind, name }, "{text}");
         }
-        assert_eq!(of("create function f returns string soname 'x'"), Statement::Other { verb: "CREATE FUNCTION".into() });
+        assert_eq!(
+            of("create function f returns string soname 'x'"),
+            Statement::Other { verb: "CREATE FUNCTION".into() }
+        );
     }
 
     #[test]

@@ -593,7 +593,8 @@ impl Changes {
     }
 }
 
-const REMEDY: &str = "make the change in another way (see the guide's page on schema changes) or undo it, and migrate the table again";
+const REMEDY: &str =
+    "make the change in another way (see the guide's page on schema changes) or undo it, and migrate the table again";
 
 /// The beginning of a statement, for messages.
 fn short(text: &str) -> String {

@@ -157,7 +157,8 @@ fn typed(text: &str, t: &[lex::Token<'_>], env: &Env) -> Option<Typed> {
         }
         _ => {}
     }
-    let text_like = |w: &str| matches!(w, "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum" | "set");
+    let text_like =
+        |w: &str| matches!(w, "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum" | "set");
     let (mut unsigned, mut zerofill, mut bytes) = (base.ends_with("unsigned"), false, false);
     loop {
         if is(i, "UNSIGNED") {
@@ -242,9 +243,19 @@ pub fn define(name: &str, text: &str, texts: &Texts, env: &Env, first_timestamp:
     let stray: Vec<&String> = definition
         .others
         .iter()
-        .filter(|o| !["COLUMN_FORMAT", "STORAGE", "ENGINE_ATTRIBUTE", "SECONDARY_ENGINE_ATTRIBUTE", "NOT SECONDARY", "COMPRESSED", "WITHOUT SYSTEM VERSIONING"]
+        .filter(|o| {
+            ![
+                "COLUMN_FORMAT",
+                "STORAGE",
+                "ENGINE_ATTRIBUTE",
+                "SECONDARY_ENGINE_ATTRIBUTE",
+                "NOT SECONDARY",
+                "COMPRESSED",
+                "WITHOUT SYSTEM VERSIONING",
+            ]
             .iter()
-            .any(|k| o.to_uppercase().starts_with(k)))
+            .any(|k| o.to_uppercase().starts_with(k))
+        })
         .collect();
     if let Some(stray) = stray.first() {
         return Err(format!("the definition of {name} is not understood at {stray}"));
@@ -255,7 +266,8 @@ pub fn define(name: &str, text: &str, texts: &Texts, env: &Env, first_timestamp:
         definition.default = Some("0".into());
     }
     definition.type_text = typed.text.clone();
-    let mut my = MyType::parse(&typed.text).ok_or_else(|| format!("{name} has a type that is not known: {}", typed.text))?;
+    let mut my =
+        MyType::parse(&typed.text).ok_or_else(|| format!("{name} has a type that is not known: {}", typed.text))?;
     if typed.json {
         definition.charset = Some("utf8mb4".into());
         definition.collation = Some("utf8mb4_bin".into());
@@ -304,7 +316,11 @@ pub fn define(name: &str, text: &str, texts: &Texts, env: &Env, first_timestamp:
     if matches!(my.kind, Kind::Timestamp { .. }) && !env.explicit_timestamps && silent {
         definition.not_null = true;
         if definition.default.is_none() && definition.on_update.is_none() {
-            let now = if let Kind::Timestamp { digits: d @ 1.. } = my.kind { format!("CURRENT_TIMESTAMP({d})") } else { "CURRENT_TIMESTAMP".into() };
+            let now = if let Kind::Timestamp { digits: d @ 1.. } = my.kind {
+                format!("CURRENT_TIMESTAMP({d})")
+            } else {
+                "CURRENT_TIMESTAMP".into()
+            };
             definition.default = Some(if first_timestamp { now.clone() } else { "'0000-00-00 00:00:00'".into() });
             definition.on_update = first_timestamp.then_some(now);
         }

@@ -11,11 +11,11 @@ use super::text::{Modes, plain};
 use crate::binlog::event::Query;
 use crate::binlog::query;
 use crate::typemap;
+use drover_model::TablePlan;
 use drover_model::ddl::{SchemaChange, Schemas, TableChange};
 use drover_model::plan::RowFormat;
 use drover_model::schema::{Object, Phase, Table, TableName};
 use drover_model::selection::{ColumnChoice, Selection, TableChoice};
-use drover_model::TablePlan;
 use std::collections::BTreeMap;
 
 /// Why a schema change cannot be followed.
@@ -143,7 +143,8 @@ impl Follower {
 
     /// Whether a statement is about the migration at all: what is not need not be understood.
     pub fn concerns(&self, change: &query::SchemaChange) -> bool {
-        let gone = |d: &String| self.schemas.plans.iter().any(|p| !p.is_gone() && p.source.schema.eq_ignore_ascii_case(d));
+        let gone =
+            |d: &String| self.schemas.plans.iter().any(|p| !p.is_gone() && p.source.schema.eq_ignore_ascii_case(d));
         change.drops_database.as_ref().is_some_and(gone)
             || change.tables.iter().any(|t| self.known(t).is_some() || self.helped(t).is_some() || self.selects(t))
     }
@@ -513,7 +514,9 @@ fn kept(mut choice: TableChoice, old: &TablePlan, renamed: &[(String, String)]) 
     choice.columns = choice
         .columns
         .into_iter()
-        .filter_map(|c| was(&c.source).map(|(destination, misfit)| ColumnChoice { source: c.source, destination, misfit }))
+        .filter_map(|c| {
+            was(&c.source).map(|(destination, misfit)| ColumnChoice { source: c.source, destination, misfit })
+        })
         .collect();
     choice
 }

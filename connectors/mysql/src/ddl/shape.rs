@@ -69,7 +69,8 @@ impl Draft {
         let primary = self.parts.iter().find(|p| p.kind == PartKind::Primary).and_then(|p| Index::parse(&p.text));
         for part in primary.iter().flat_map(|p| &p.parts) {
             let KeyPart::Column { name, .. } = part else { continue };
-            if let Some((column, definition)) = self.columns.iter_mut().find(|(c, _)| c.name.eq_ignore_ascii_case(name)) {
+            if let Some((column, definition)) = self.columns.iter_mut().find(|(c, _)| c.name.eq_ignore_ascii_case(name))
+            {
                 column.nullable = false;
                 (definition.not_null, definition.null) = (true, false);
                 definition.default = definition.default.take().filter(|d| !d.eq_ignore_ascii_case("NULL"));
@@ -483,7 +484,9 @@ pub fn alter(table: &Table, actions: &[Action], env: &Env) -> Result<Altered, St
                     draft.add_column(column, &texts, env)?;
                     if table.columns.iter().any(|c| c.name.eq_ignore_ascii_case(&column.name)) {
                         let indexed = |p: &Object| {
-                            let goes = actions.iter().any(|a| matches!(a, Action::Drop { name, .. } if name.eq_ignore_ascii_case(&p.name)));
+                            let goes = actions
+                                .iter()
+                                .any(|a| matches!(a, Action::Drop { name, .. } if name.eq_ignore_ascii_case(&p.name)));
                             !goes && PartKind::of_name(&p.kind).is_some_and(is_index) && in_index(p, &column.name)
                         };
                         if table.parts.iter().any(indexed) {
@@ -566,9 +569,28 @@ pub fn alter(table: &Table, actions: &[Action], env: &Env) -> Result<Altered, St
 /// time is known.
 fn repeatable(column: &Written) -> Result<(), String> {
     const SAME: [&str; 22] = [
-        "CURRENT_TIMESTAMP", "NOW", "LOCALTIME", "LOCALTIMESTAMP", "CURRENT_DATE", "CURDATE", "CURRENT_TIME", "CURTIME",
-        "JSON_ARRAY", "JSON_OBJECT", "JSON_QUOTE", "CONCAT", "LOWER", "UPPER", "REPEAT", "CAST", "CONVERT", "ABS", "JSON_VALID",
-        "COALESCE", "IFNULL", "POINT",
+        "CURRENT_TIMESTAMP",
+        "NOW",
+        "LOCALTIME",
+        "LOCALTIMESTAMP",
+        "CURRENT_DATE",
+        "CURDATE",
+        "CURRENT_TIME",
+        "CURTIME",
+        "JSON_ARRAY",
+        "JSON_OBJECT",
+        "JSON_QUOTE",
+        "CONCAT",
+        "LOWER",
+        "UPPER",
+        "REPEAT",
+        "CAST",
+        "CONVERT",
+        "ABS",
+        "JSON_VALID",
+        "COALESCE",
+        "IFNULL",
+        "POINT",
     ];
     let words = lex::words(&column.text);
     let Some(at) = words.iter().position(|t| t.is("DEFAULT")) else { return Ok(()) };

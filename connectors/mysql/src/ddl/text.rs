@@ -129,9 +129,15 @@ mod tests {
     #[test]
     fn one_way_of_quoting() {
         let ansi = Modes { ansi_quotes: true, no_backslash: true, real_is_float: false };
-        assert_eq!(plain("alter table \"a`b\" -- x\nadd c /*!80000 int */ # y", ansi), "alter table `a``b`  add c  int   ");
+        assert_eq!(
+            plain("alter table \"a`b\" -- x\nadd c /*!80000 int */ # y", ansi),
+            "alter table `a``b`  add c  int   "
+        );
         assert_eq!(plain(r"'a\b' 'it''s'", ansi), r"'a\\b' 'it''s'");
-        assert_eq!(plain(r#""it's \" a ""text""" 'x\'y' `b"`"#, Modes::default()), r#"'it''s \" a "text"' 'x\'y' `b"`"#);
+        assert_eq!(
+            plain(r#""it's \" a ""text""" 'x\'y' `b"`"#, Modes::default()),
+            r#"'it''s \" a "text"' 'x\'y' `b"`"#
+        );
         assert_eq!(plain("a /* 'x */ b '-- c'", Modes::default()), "a   b '-- c'");
         assert_eq!(quoted("(a + `b`) > abs(a) and 'a'", ["A", "b"].into_iter()), "(`a` + `b`) > abs(`a`) and 'a'");
     }

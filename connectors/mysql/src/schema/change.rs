@@ -74,7 +74,8 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
             out.push(Made::new(format!("DROP TABLE {}", sql::qualified(table)), vec![table.clone()]));
         }
     }
-    let databases: BTreeSet<&str> = pairs.iter().filter_map(|p| p.after).map(|(p, _)| p.destination.schema.as_str()).collect();
+    let databases: BTreeSet<&str> =
+        pairs.iter().filter_map(|p| p.after).map(|(p, _)| p.destination.schema.as_str()).collect();
     let there: BTreeSet<&str> = before.iter().map(|p| p.destination.schema.as_str()).collect();
     for database in databases.difference(&there) {
         out.push(Made::new(is.database(database).sql, Vec::new()));
@@ -103,11 +104,18 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
     for object in &shift.change.objects {
         match object_statements(&is, object) {
             Some(made) => out.extend(made),
-            None => tracing::warn!(kind = object.kind, name = object.name, "a definition is not understood and left out"),
+            None => {
+                tracing::warn!(kind = object.kind, name = object.name, "a definition is not understood and left out")
+            }
         }
     }
     for left in &is.left_out {
-        tracing::warn!(kind = left.kind, name = left.name, why = left.reason, "a schema change is carried over without this");
+        tracing::warn!(
+            kind = left.kind,
+            name = left.name,
+            why = left.reason,
+            "a schema change is carried over without this"
+        );
     }
     Ok(out)
 }
@@ -242,7 +250,8 @@ fn alteration(
         drops.push(format!("DROP COLUMN {}", sql::name(&gone.name)));
     }
     // Places, as the destination has them while the clauses are done.
-    let mut order: Vec<String> = before.iter().filter(|l| kept.contains(l.name.as_str())).map(|l| l.name.clone()).collect();
+    let mut order: Vec<String> =
+        before.iter().filter(|l| kept.contains(l.name.as_str())).map(|l| l.name.clone()).collect();
     for (i, line) in after.iter().enumerate() {
         let place = || match i.checked_sub(1).and_then(|i| after.get(i)) {
             Some(previous) => format!(" AFTER {}", sql::name(&previous.name)),
@@ -280,12 +289,7 @@ fn alteration(
 }
 
 /// A column's old definition under the new names of the columns that stand in it.
-fn same_under<'l>(
-    text: &str,
-    before: &'l [Line],
-    after: &'l [Line],
-    had: &dyn Fn(&str) -> Option<&'l Line>,
-) -> String {
+fn same_under<'l>(text: &str, before: &'l [Line], after: &'l [Line], had: &dyn Fn(&str) -> Option<&'l Line>) -> String {
     let mut map = std::collections::HashMap::new();
     for line in after {
         if let Some(old) = had(&line.source).filter(|o| o.name != line.name) {
@@ -316,9 +320,8 @@ fn parts(
 ) {
     let renamed: std::collections::HashMap<String, String> =
         change.renamed.iter().map(|(a, b)| (a.to_lowercase(), b.clone())).collect();
-    let present = |text: &str| {
-        rewrite::columns(text, &renamed, &BTreeSet::new(), false).unwrap_or_else(|_| text.to_owned())
-    };
+    let present =
+        |text: &str| rewrite::columns(text, &renamed, &BTreeSet::new(), false).unwrap_or_else(|_| text.to_owned());
     let same = |a: &Object, b: &Object| {
         a.kind == b.kind && a.name.eq_ignore_ascii_case(&b.name) && present(&a.definition) == b.definition
     };

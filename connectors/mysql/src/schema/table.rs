@@ -348,7 +348,13 @@ impl Work<'_> {
     ///
     /// # Errors
     /// Why it is left out.
-    pub(super) fn index(&mut self, plan: &TablePlan, table: &Table, part: &Object, columns: &Columns) -> Result<Added, String> {
+    pub(super) fn index(
+        &mut self,
+        plan: &TablePlan,
+        table: &Table,
+        part: &Object,
+        columns: &Columns,
+    ) -> Result<Added, String> {
         let kind = PartKind::of_name(&part.kind).ok_or("its kind is not understood")?;
         let index = Index::parse(&part.definition).ok_or("its definition is not understood")?;
         let v = self.known.version.clone();
