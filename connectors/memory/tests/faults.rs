@@ -179,7 +179,7 @@ async fn another_server_and_a_forgotten_position_are_refused() {
         tables: vec![pair.plan.clone()],
         resume,
         schemas: None,
-            may_set_identity: false,
+        may_set_identity: false,
         spill: std::path::PathBuf::new(),
         batch_bytes: 1 << 20,
     };

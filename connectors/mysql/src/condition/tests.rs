@@ -26,6 +26,7 @@ fn plan() -> (TablePlan, Vec<Detail>) {
         destination_type: (*of).into(),
         identity_always: false,
         ordinal: Some(i as u16),
+        misfit: Default::default(),
     };
     let plan = TablePlan {
         id: 1,
