@@ -446,7 +446,17 @@ impl Run<'_> {
         let shift = Shift { change: &change, previous, next, before: &self.schemas, after: &after };
         // Sessions know the tables as they were, and may hold locks on them.
         self.slots.clear();
-        match common.destination.change_schema(common.migration, common.epoch, &shift).await? {
+        let made = if change.acts() {
+            common.destination.change_schema(common.migration, common.epoch, &shift).await?
+        } else {
+            // Only to be known: the destination stays as it is.
+            let plans = after.live();
+            let mut session = common.destination.apply_session(common.migration, common.epoch, &plans).await?;
+            let committed = session.commit(previous, next).await?;
+            session.flush().await?;
+            committed
+        };
+        match made {
             Committed::Fenced => return Err(fenced()),
             Committed::Yes => {}
         }

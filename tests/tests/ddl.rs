@@ -154,6 +154,7 @@ async fn killed(pair: Pair) -> Result<()> {
         ensure!(status.signal() == Some(SIGABRT), "{point}: {status}\n{}", bench.drover.tails(20));
     }
     bench.drover.start().await?;
+    bench.drover.wait_consistent().await?;
     bench.equal().await?;
     bench.same_structure().await
 }

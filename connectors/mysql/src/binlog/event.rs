@@ -471,7 +471,9 @@ fn variables(status: &[u8]) -> Variables<'_> {
             13 | 128 => {
                 f.take(3).map(|m| out.micros = Some(u32::from(m[0]) | u32::from(m[1]) << 8 | u32::from(m[2]) << 16))
             }
-            16 | 19 | 20 => f.take(1).map(|_| ()),
+            16 | 19 | 20 | 130 => f.take(1).map(|_| ()),
+            // MariaDB: collations of character sets, in pairs.
+            131 => f.u8().and_then(|n| f.take(usize::from(n) * 4)).map(|_| ()),
             _ => None,
         };
         if read.is_none() {

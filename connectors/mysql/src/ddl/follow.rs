@@ -216,7 +216,7 @@ impl Follower {
             Statement::CreateLike { table, lenient, replaces, like } => {
                 if self.makes(&mut scene, &table, lenient, replaces)? {
                     let like = self.known(&like).ok_or_else(|| format!("{like} is not part of the migration"))?;
-                    scene.tables.push(Actor::new(shape::like(like, &table)));
+                    scene.tables.push(Actor::new(shape::like(like, &table, &env)));
                 }
             }
             Statement::Drop { tables, .. } => {

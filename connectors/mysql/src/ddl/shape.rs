@@ -641,17 +641,33 @@ pub fn create(name: &TableName, body: &Body, texts: &Texts, env: &Env) -> Result
 
 /// The same table under another name; foreign keys of a copy (LIKE) do not come along.
 pub fn renamed(table: &Table, name: &TableName) -> Table {
+    let old = table.name.name.clone();
     let mut table = Table { name: name.clone(), ..table.clone() };
     for part in &mut table.parts {
         part.schema.clone_from(&name.schema);
+        // Names that the server gave go with the table's.
+        let given =
+            matches!(part.kind.as_str(), "check" | "foreign key").then(|| part.name.strip_prefix(&old)).flatten();
+        let numbered = given.filter(|rest| {
+            let number = rest.strip_prefix("_chk_").or(rest.strip_prefix("_ibfk_"));
+            number.is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()))
+        });
+        if let Some(rest) = numbered {
+            part.name = format!("{}{rest}", name.name);
+        }
     }
     table
 }
 
 /// CREATE TABLE … LIKE.
-pub fn like(table: &Table, name: &TableName) -> Table {
+pub fn like(table: &Table, name: &TableName, env: &Env) -> Table {
     let mut table = renamed(table, name);
     table.parts.retain(|p| p.kind != "foreign key" && p.kind != "trigger" && p.kind != "unsupported");
+    // MySQL gives checks names of their own; MariaDB's are a table's.
+    let checks = table.parts.iter_mut().filter(|p| p.kind == "check" && !env.mariadb());
+    for (i, check) in checks.enumerate() {
+        check.name = format!("{}_chk_{}", name.name, i + 1);
+    }
     table.unlogged.clear();
     table.plain_foreign_keys.clear();
     table.options.remove("auto_increment");

@@ -83,6 +83,9 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
     out.extend(renames(&pairs));
     for pair in &pairs {
         let (Some(old), Some(new)) = (pair.before, pair.after) else { continue };
+        // What goes with the table's name has gone with it.
+        let present = crate::ddl::shape::renamed(old.1, &new.1.name);
+        let old = (old.0, &present);
         let clauses =
             alteration(&mut was, &mut is, pair.change, old, new).map_err(|why| refused(Some(&new.1.name), why))?;
         if !clauses.is_empty() {
