@@ -75,7 +75,7 @@ async fn pair() -> Result<Pair> {
         source: name.clone(),
         schema: "d".into(),
         table: "t".into(),
-        columns: ["k", "v"].map(|c| ColumnChoice::same(c)).to_vec(),
+        columns: ["k", "v"].map(ColumnChoice::same).to_vec(),
         filter: None,
         operations: Operations::ALL,
     };
