@@ -195,6 +195,16 @@ async fn values_without_a_place(pair: Pair) -> Result<()> {
         "9|2024-01-01 00:00:00.000000|2024-01-01|1.50|-|1",
     ];
     ensure!(found == wanted, "{found:?}");
+    let counted = to
+        .rows(
+            "SELECT concat_ws('|', column_name, policy, occurrences, example) FROM drover.drover_misfit
+             WHERE column_name <> 'long' ORDER BY column_name",
+        )
+        .await?;
+    let counted: Vec<String> = counted.into_iter().flatten().flatten().collect();
+    let wanted = ["at|clamp|2|infinity", "d|null|1|0044-03-15 BC", "f|null|2|-Infinity"];
+    ensure!(counted == wanted, "{counted:?}");
+    validated(&drover).await?;
     let log = drover.log();
     ensure!(log.contains("does not fit") && log.contains("infinity"), "replaced values are named: {log}");
     Ok(())

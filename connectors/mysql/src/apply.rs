@@ -54,6 +54,8 @@ pub struct MyApply {
     /// Indexes that begin with some columns, where there are any.
     leading: HashMap<(u32, Vec<usize>), Option<String>>,
     state: State,
+    /// Values that policies changed and that are counted, or given up: by table and place of the column.
+    counted: HashMap<(u32, usize), u64>,
 }
 
 async fn connect(dialer: &Dialer, migration: MigrationId) -> Result<(Session, u64, Home, Able)> {
@@ -86,6 +88,7 @@ impl MyApply {
             keys: HashMap::new(),
             leading: HashMap::new(),
             state: State::Idle,
+            counted: HashMap::new(),
         })
     }
 
@@ -132,6 +135,32 @@ impl MyApply {
         }
     }
 
+    /// Statements that count the values of this batch which policies changed.
+    fn misfits(&self, packet: &mut Vec<u8>) {
+        for (id, shape) in &self.shapes {
+            for (i, column) in shape.columns.iter().enumerate() {
+                let (count, example) = column.encoder.replaced();
+                let new = count - self.counted.get(&(*id, i)).copied().unwrap_or(0);
+                if let (1.., Some(plan)) = (new, self.plans.get(id)) {
+                    let sql = progress::count_misfits(&self.home, self.migration, plan, i, new, example);
+                    packet.extend_from_slice(sql.as_bytes());
+                    packet.push(b';');
+                }
+            }
+        }
+    }
+
+    /// A batch has ended, one way or the other.
+    fn settle(&mut self) {
+        for (id, shape) in &self.shapes {
+            for (i, column) in shape.columns.iter().enumerate() {
+                if let (count @ 1.., _) = column.encoder.replaced() {
+                    self.counted.insert((*id, i), count);
+                }
+            }
+        }
+    }
+
     /// The packet that moves the progress and commits. If no row stood at that place and epoch, the middle statement fails, and what is
     /// behind it is not executed: its subquery gives two rows where one may be.
     fn closing(&self, previous: &Position, next: &Position) -> Vec<u8> {
@@ -139,6 +168,7 @@ impl MyApply {
         if self.state == State::Idle {
             packet.extend_from_slice(b"START TRANSACTION;");
         }
+        self.misfits(&mut packet);
         packet.extend_from_slice(format!("UPDATE {} SET ", self.home.table("drover_progress")).as_bytes());
         progress::put_position(&mut packet, next);
         let condition = format!(" WHERE migration = '{}' AND epoch = {} AND place = ", self.migration, self.epoch);
@@ -281,6 +311,7 @@ impl ApplySession for MyApply {
     async fn commit(&mut self, previous: &Position, next: &Position) -> Result<Committed> {
         self.usable()?;
         let packet = self.closing(previous, next);
+        self.settle();
         let fault = self.dialer.fault();
         self.state = State::Failed;
         // An error of any statement ends the packet.
@@ -303,6 +334,7 @@ impl ApplySession for MyApply {
     }
 
     async fn rollback(&mut self) -> Result<()> {
+        self.settle();
         if self.state != State::Idle {
             match self.session.query_drop("ROLLBACK").await {
                 Ok(()) => self.state = State::Idle,

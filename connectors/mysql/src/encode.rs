@@ -143,9 +143,9 @@ impl Encoder {
         cell.value().map_or(Ok(None), |value| self.fitted(value))
     }
 
-    /// How many values that do not fit have become others.
-    pub fn replaced(&self) -> u64 {
-        self.fit.as_ref().map_or(0, |fit| fit.replaced().0)
+    /// How many values that do not fit have become others so far, and one of them.
+    pub fn replaced(&self) -> (u64, &str) {
+        self.fit.as_ref().map_or((0, ""), Fit::replaced)
     }
 
     /// Whether LOAD DATA must read the field into a variable and convert it.

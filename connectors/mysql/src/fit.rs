@@ -8,8 +8,8 @@ use drover_model::plan::{Misfit, PlanColumn};
 use drover_model::schema::DataType;
 use drover_model::{Error, Fault, Result, Retry};
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// How many replaced values of a column are logged one by one.
 const NAMED: u64 = 20;
@@ -36,9 +36,9 @@ enum Rule {
     Json,
 }
 
-/// Values that became others.
+/// Values that became others: how many, and one of them.
 #[derive(Debug, Clone, Default)]
-struct Replaced(Arc<AtomicU64>);
+struct Replaced(Arc<(AtomicU64, OnceLock<String>)>);
 
 impl PartialEq for Replaced {
     fn eq(&self, _: &Replaced) -> bool {
@@ -162,7 +162,8 @@ impl Fit {
                     )));
             }
         };
-        let count = self.replaced.0.fetch_add(1, Ordering::Relaxed) + 1;
+        let count = self.replaced.0.0.fetch_add(1, Ordering::Relaxed) + 1;
+        self.replaced.0.1.get_or_init(|| shown.to_string());
         if count <= NAMED {
             let column = &self.column;
             tracing::warn!(column, value = %shown, why = beyond.why, "a value does not fit and becomes {what}");
@@ -170,9 +171,9 @@ impl Fit {
         Ok(new)
     }
 
-    /// How many values have become others, and the column's name.
+    /// How many values have become others so far, and one of them.
     pub fn replaced(&self) -> (u64, &str) {
-        (self.replaced.0.load(Ordering::Relaxed), &self.column)
+        (self.replaced.0.0.load(Ordering::Relaxed), self.replaced.0.1.get().map_or("", String::as_str))
     }
 }
 

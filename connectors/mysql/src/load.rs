@@ -10,7 +10,7 @@
 
 use crate::connect::{Dialer, Session};
 use crate::errors::{classify, number};
-use crate::progress::Home;
+use crate::progress::{self, Home};
 use crate::restart::{first_generation, loading};
 use crate::sessions::{self, Purpose};
 use crate::shape::{self, Shape};
@@ -465,15 +465,21 @@ impl Loader for MyLoader {
         }
         let of = self.chunk_is(&plan, generation, number);
         let sql = format!("UPDATE {} SET `rows` = {rows} WHERE {of}", self.home.table("drover_chunk"));
+        let (home, migration) = (self.home.clone(), self.migration);
         let session = self.session()?;
-        if let Err(error) = session.run(sql, &what).await {
-            let _ = self.undo().await;
-            return Err(error.table(&plan.destination));
+        let mut statements = vec![sql];
+        for (i, column) in shape.columns.iter().enumerate() {
+            if let (count @ 1.., example) = column.encoder.replaced() {
+                statements.push(progress::count_misfits(&home, migration, &plan, i, count, example));
+            }
         }
-        for column in shape.columns.iter().filter(|c| c.encoder.replaced() > 0) {
-            let (table, column, values) = (&shape.name, &column.name, column.encoder.replaced());
-            tracing::warn!(%table, column, chunk = number, values, "values of a chunk did not fit and became others");
+        for sql in statements {
+            if let Err(error) = session.run(sql, &what).await {
+                let _ = self.undo().await;
+                return Err(error.table(&plan.destination));
+            }
         }
+        let session = self.session()?;
         match session.query_drop("COMMIT").await {
             Ok(()) => Ok(LoadOutcome::Loaded { rows }),
             Err(e) => self.resolve(&of, rows, classify(&e, fault, what).table(&plan.destination)).await,

@@ -9,7 +9,7 @@ use crate::sessions::{self, Purpose};
 use crate::sql;
 use drover_connectors_api::Progress;
 use drover_model::error::codes;
-use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
 
 /// The database of drover's own, where it may have one.
@@ -17,7 +17,7 @@ const OWN: &str = "drover";
 
 /// Each table and its columns. `place` is the position without what rides along: what is compared. `session` is the number of the session
 /// that wrote a row, for ending it. Marks and generations stay to the end of the migration.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 5] = [
     (
         "drover_progress",
         "migration CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY, \
@@ -46,7 +46,42 @@ const TABLES: [(&str, &str); 4] = [
          updated_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6) ON UPDATE CURRENT_TIMESTAMP(6), \
          PRIMARY KEY (migration, step)",
     ),
+    (
+        "drover_misfit",
+        "migration CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, table_id INT UNSIGNED NOT NULL, \
+         column_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL, table_name TEXT CHARACTER SET utf8mb4 NOT NULL, \
+         policy VARCHAR(16) CHARACTER SET ascii NOT NULL, occurrences BIGINT UNSIGNED NOT NULL, example TEXT CHARACTER SET utf8mb4 NOT NULL, \
+         PRIMARY KEY (migration, table_id, column_name)",
+    ),
 ];
+
+/// The statement that counts values of a column (by its place in the plan) which its policy changed, for the transaction that writes them.
+pub(crate) fn count_misfits(
+    home: &Home,
+    migration: MigrationId,
+    plan: &TablePlan,
+    column: usize,
+    count: u64,
+    example: &str,
+) -> String {
+    let text = |text: &str| {
+        let mut out = b"CONVERT(".to_vec();
+        sql::put_hex(&mut out, text.as_bytes());
+        out.extend_from_slice(b" USING utf8mb4)");
+        String::from_utf8_lossy(&out).into_owned()
+    };
+    let Some(of) = plan.columns.get(column) else { return "DO 0".to_owned() };
+    format!(
+        "INSERT INTO {} (migration, table_id, column_name, table_name, policy, occurrences, example) \
+         VALUES ('{migration}', {}, {}, {}, '{}', {count}, {}) ON DUPLICATE KEY UPDATE occurrences = occurrences + {count}",
+        home.table("drover_misfit"),
+        plan.id,
+        text(&of.source),
+        text(&plan.source.to_string()),
+        format!("{:?}", of.misfit).to_lowercase(),
+        text(example)
+    )
+}
 
 /// The comparable part of a position as bytes.
 pub(crate) fn place(position: &Position) -> Vec<u8> {

@@ -176,14 +176,21 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
                     told.entry(note.clone()).or_default().push(column.name.clone());
                 }
                 if chosen.misfit == Misfit::Null && !column.nullable {
-                    items.push(CheckItem::failed(
+                    items.push(CheckItem::warning(
                         "K17",
                         format!("{object}.{}", column.name),
-                        "on_misfit says null, and the column is not null",
-                        "choose \"clamp\" or \"text\", or let the column be null at the source",
+                        "the column is not null at the source; with on_misfit = \"null\" it is created without NOT NULL",
+                        "take \"clamp\" or \"text\" where the application relies on it",
                     ));
                 }
-                if mapped.by_value && chosen.misfit != Misfit::Text {
+                if mapped.by_value && matches!(chosen.misfit, Misfit::Null | Misfit::Clamp) {
+                    items.push(CheckItem::warning(
+                        "K17",
+                        format!("{object}.{}", column.name),
+                        "values that do not fit are changed by its on_misfit: drover_misfit counts them, and the comparison leaves the column out",
+                        "see to it that the application can live with it",
+                    ));
+                } else if mapped.by_value && chosen.misfit != Misfit::Text {
                     by_value.push(column.name.clone());
                 }
                 Some(mapped.text.clone())
@@ -255,6 +262,14 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
     }
     names(&object, choice, &columns, known, &mut items);
     let key = identity(&object, table, &columns, &mut items);
+    for column in key.iter().filter_map(|&k| columns.get(usize::from(k))).filter(|c| c.misfit == Misfit::Null) {
+        items.push(CheckItem::failed(
+            "K17",
+            format!("{object}.{}", column.source),
+            "on_misfit = \"null\" cannot be for a column of a key that identifies rows",
+            "take \"clamp\", \"text\" or \"fail\"",
+        ));
+    }
     if columns.is_empty() {
         items.push(CheckItem::failed(
             "K21",

@@ -76,7 +76,7 @@ const KEYS: &str = "create collation odd (provider = icu, locale = 'und-u-kn-tru
     insert into k_uuid select md5(i::text)::uuid, md5(i::text) from generate_series(1, 3000) i;
     insert into k_time select '2020-01-01'::timestamptz + i * interval '1.000001 hours', md5(i::text) from generate_series(1, 3000) i;
     insert into k_numeric select i / 7.0, md5(i::text) from generate_series(1, 3000) i;
-    insert into k_bytes select decode(md5(i::text), 'hex'), md5(i::text) from generate_series(1, 3000) i;
+    insert into k_bytes select md5(i::text)::bytea, md5(i::text) from generate_series(1, 3000) i;
     insert into k_enum select (array['glad', 'sad', 'fair'])[i % 3 + 1]::mood, i, md5(i::text) from generate_series(1, 3000) i;
     insert into k_inet select '10.0.0.0'::inet + i, md5(i::text) from generate_series(1, 3000) i;
     insert into k_bool select i % 2 = 0, i, md5(i::text) from generate_series(1, 3000) i;
@@ -89,7 +89,9 @@ async fn ranges_of_any_key_cover_every_row_once() {
     let (_hold, mut reader) = reader(&bench).await;
     for plan in &bench.plans {
         let table = &plan.source.name;
-        let wanted = shown(&bench, &format!("select * from \"{}\"", table.replace('"', "\"\""))).await;
+        // Canonical cells hold bytes as they are, and the server shows their digits.
+        let columns = if table == "k_bytes" { "encode(id, 'escape'), v" } else { "*" };
+        let wanted = shown(&bench, &format!("select {columns} from \"{}\"", table.replace('"', "\"\""))).await;
         assert!(wanted.len() > 2000, "{table}");
         for keyed in [true, false] {
             let (rows, bounds) = all(&mut *reader, &bench, table, 20_000, keyed).await;

@@ -145,7 +145,7 @@ impl<'a> Foreign<'a> {
             }
             None => out.push_str(text),
         }
-        if !source.nullable {
+        if !source.nullable && column.misfit != plan::Misfit::Null {
             out.push_str(" NOT NULL");
         }
         if counts {
