@@ -228,7 +228,8 @@ impl World {
             source,
             destination,
             desk: Desk::default(),
-            disk: Disk::default(),
+            // Copies that were begun before the limit was reached come to their end: one for each slot, of workers that died meanwhile as well.
+            disk: Disk::new(plan.tuning.bulk_bytes + 16 * (plan.tuning.chunk_bytes + 2_000)),
             checker,
             calm: watch::Sender::new(options.calm),
             seats,
@@ -429,7 +430,7 @@ impl World {
             alone: self.plan.alone,
             checker: self.checker.clone(),
         });
-        let options = worker::Options { control, role, name: node.name.clone(), slots: 2 };
+        let options = worker::Options { control, role, name: node.name.clone(), slots: 2, vitals: Arc::default() };
         let work = worker::run(options, handler, stop.clone());
         tokio::spawn(Within::new(node.clone(), async move {
             if let Err(error) = work.await {
