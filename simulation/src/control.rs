@@ -21,13 +21,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// What is on the coordinator's disk. Writes that were not synced when it died are not there.
-#[derive(Clone, Default)]
-pub struct Disk(Arc<Mutex<BTreeMap<MigrationId, Kept>>>);
+#[derive(Clone)]
+pub struct Disk {
+    kept: Arc<Mutex<BTreeMap<MigrationId, Kept>>>,
+    /// Bytes that may be copied and not loaded: more is a broken promise.
+    ahead: u64,
+}
 
 struct Kept {
     migration: Migration,
     state: Option<State>,
     events: Vec<(u64, u64, String)>,
+    /// All of the events folded.
+    folded: Option<State>,
     epoch: u64,
     grants: BTreeMap<String, Grant>,
 }
@@ -41,9 +47,14 @@ fn json(error: serde_json::Error) -> Error {
 }
 
 impl Disk {
+    /// An empty one. So many bytes may be copied and not loaded.
+    pub fn new(ahead: u64) -> Disk {
+        Disk { kept: Arc::default(), ahead }
+    }
+
     /// The journal folds to the state that was kept with it.
     pub fn check(&self) -> Result<()> {
-        for kept in lock(&self.0).values() {
+        for kept in lock(&self.kept).values() {
             let events: Vec<Event> =
                 kept.events.iter().map(|(_, _, e)| serde_json::from_str(e)).collect::<Result<_, _>>().map_err(json)?;
             let Some(state) = &kept.state else { continue };
@@ -61,7 +72,7 @@ impl Disk {
 impl Store for Disk {
     fn load(&mut self) -> Result<Vec<Stored>> {
         let mut all = Vec::new();
-        for (id, kept) in lock(&self.0).iter() {
+        for (id, kept) in lock(&self.kept).iter() {
             let after = kept.state.as_ref().map_or(0, |s| s.events);
             let events = kept.events.iter().filter(|(seq, ..)| *seq > after).map(|(_, _, e)| serde_json::from_str(e));
             all.push(Stored {
@@ -77,7 +88,7 @@ impl Store for Disk {
     }
 
     fn commit(&mut self, turns: &[Turn]) -> Result<()> {
-        let mut disk = lock(&self.0);
+        let mut disk = lock(&self.kept);
         for write in turns.iter().flat_map(|t| &t.writes) {
             match write {
                 Write::Migration { id, migration, .. } => {
@@ -85,6 +96,7 @@ impl Store for Disk {
                         migration: (**migration).clone(),
                         state: None,
                         events: Vec::new(),
+                        folded: None,
                         epoch: 0,
                         grants: BTreeMap::new(),
                     };
@@ -98,6 +110,14 @@ impl Store for Disk {
                             sim::violated(format!("event {seq} of the journal comes after {}", kept.events.len()));
                         }
                         kept.events.push((*seq, *at_ms, text));
+                        match &mut kept.folded {
+                            Some(state) => state.apply(event),
+                            none => *none = State::replay([&**event].into_iter()),
+                        }
+                        let ahead = kept.folded.as_ref().map_or(0, |s| s.copied_ahead().1);
+                        if ahead > self.ahead {
+                            sim::violated(format!("{ahead} bytes are copied and not loaded, {} may be", self.ahead));
+                        }
                     }
                 }
                 Write::State { id, state } => {
@@ -130,7 +150,7 @@ impl Store for Disk {
     }
 
     fn journal(&mut self, id: MigrationId, after: u64, limit: u32) -> Result<Vec<(u64, u64, Event)>> {
-        let disk = lock(&self.0);
+        let disk = lock(&self.kept);
         let events = disk.get(&id).into_iter().flat_map(|k| &k.events).filter(|(seq, ..)| *seq > after);
         let read = |(seq, at, e): &(u64, u64, String)| Ok((*seq, *at, serde_json::from_str(e).map_err(json)?));
         events.take(limit as usize).map(read).collect()

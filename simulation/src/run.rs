@@ -228,7 +228,8 @@ impl World {
             source,
             destination,
             desk: Desk::default(),
-            disk: Disk::default(),
+            // Copies that were begun before the limit was reached come to their end: one for each slot, of workers that died meanwhile as well.
+            disk: Disk::new(plan.tuning.bulk_bytes + 16 * (plan.tuning.chunk_bytes + 2_000)),
             checker,
             calm: watch::Sender::new(options.calm),
             seats,
