@@ -8,6 +8,12 @@
 //! equal that are not), and then ends the order: the coordinator decides about trying again. The progress at the destination,
 //! moved by each commit from the previous position to the next under our epoch, says what is done.
 
+mod huge;
+mod setbacks;
+mod units;
+
+use self::huge::Huge;
+use self::units::{Unit, first_table, units};
 use crate::changed::Changed;
 use crate::compact::links::Links;
 use crate::compact::{Parts, Shapes};
@@ -15,18 +21,17 @@ use crate::consume::{Consumer, Record, Trail, Verdict};
 use crate::owed::{Creditor, Owing};
 use crate::schedule::{BatchId, Footprint, Schedule, State};
 use crate::session::{self, Command, Common, Reply, Work, mode_of};
-use crate::windows::{Mode, Windows};
+use crate::windows::Windows;
 use bytes::Bytes;
 use drover_connectors_api::apply::Canceller;
 use drover_connectors_api::{Committed, Destination};
 use drover_log::{Log, Offset, Stream};
-use drover_model::change::{Item, Reader};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Position, Result, Retry};
 use drover_proto::order::{Description, Progress, Window};
 use drover_runtime::{CancellationToken, task};
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OnceCell, mpsc};
@@ -209,22 +214,6 @@ struct Open {
     since: Instant,
 }
 
-/// A huge transaction that comes in pieces.
-struct Huge {
-    id: BatchId,
-    slot: Option<usize>,
-    slices: VecDeque<Bytes>,
-    modes: Arc<Vec<Mode>>,
-    /// A slice is being executed, or a rollback is under way.
-    in_flight: bool,
-    restart: bool,
-    complete: bool,
-    previous: Position,
-    next: Position,
-    rows: u64,
-    commit_micros: i64,
-}
-
 struct Run<'k> {
     windows: Windows,
     options: Options,
@@ -291,7 +280,7 @@ impl Run<'_> {
     fn takes_more(&self) -> bool {
         self.stopping.is_none()
             && self.schedule.len() < 2 * self.options.sessions
-            && self.huge.as_ref().is_none_or(|h| !h.complete && h.slices.len() < 4)
+            && self.huge.as_ref().is_none_or(Huge::takes_more)
             && self.open.as_ref().is_none_or(|o| !self.full(o))
     }
 
@@ -306,9 +295,7 @@ impl Run<'_> {
         if admitted.discard
             && let Some(huge) = &mut self.huge
         {
-            huge.slices.clear();
-            huge.restart = huge.slot.is_some();
-            huge.rows = 0;
+            huge.discard();
         }
         match admitted.verdict {
             Verdict::Drop => Ok(()),
@@ -316,23 +303,14 @@ impl Run<'_> {
                 if self.huge.is_none() {
                     self.cut()?;
                     let id = self.schedule.add(Footprint::Everything);
-                    self.huge = Some(Huge {
-                        id,
-                        slot: None,
-                        slices: VecDeque::new(),
-                        modes: Arc::new(self.windows.modes(&admitted.to)),
-                        in_flight: false,
-                        restart: false,
-                        complete: false,
-                        previous: self.cut_to.clone(),
-                        next: admitted.to.clone(),
-                        rows: 0,
-                        commit_micros: head.commit_micros,
-                    });
+                    let (modes, previous) = (self.windows.modes(&admitted.to), self.cut_to.clone());
+                    let in_order = self.in_order.as_ref() == Some(&previous);
+                    let to = admitted.to.clone();
+                    self.huge = Some(Huge::new(id, modes, in_order, previous, to, head.commit_micros));
                 }
                 let Some(huge) = &mut self.huge else { return Ok(()) };
                 self.kept.changed.note(first_table(&self.common.shapes, &payload)?.as_slice(), &admitted.to);
-                huge.slices.push_back(payload);
+                huge.push(&self.common.shapes, payload);
                 if let Verdict::Piece { last: true, .. } = admitted.verdict {
                     huge.complete = true;
                     huge.next = admitted.to.clone();
@@ -460,30 +438,6 @@ impl Run<'_> {
         self.pump_huge().await
     }
 
-    async fn pump_huge(&mut self) -> Result<()> {
-        let Some(huge) = &mut self.huge else { return Ok(()) };
-        let Some(slot) = huge.slot.filter(|_| !huge.in_flight) else { return Ok(()) };
-        let id = huge.id;
-        if std::mem::take(&mut huge.restart) {
-            huge.in_flight = true;
-            return self.send(slot, Command::Rollback { id }).await;
-        }
-        if let Some(payload) = huge.slices.pop_front() {
-            huge.in_flight = true;
-            let modes = huge.modes.clone();
-            let in_order = self.in_order.as_ref() == Some(&huge.previous);
-            return self.send(slot, Command::Slice { id, payload, modes, in_order }).await;
-        }
-        if huge.complete && self.schedule.state(id) == Some(State::Running) {
-            self.schedule.executed(id);
-            if self.schedule.commit() == Some(id) {
-                let (previous, next) = (huge.previous.clone(), huge.next.clone());
-                return self.send(slot, Command::Commit { id, previous, next }).await;
-            }
-        }
-        Ok(())
-    }
-
     async fn flush(&mut self) -> Result<()> {
         if self.flushing.is_some() || self.committed <= self.durable {
             return Ok(());
@@ -510,14 +464,12 @@ impl Run<'_> {
             }
             Reply::SliceDone { id, rows } => {
                 if let Some(huge) = self.huge.as_mut().filter(|h| h.id == id) {
-                    huge.in_flight = false;
-                    huge.rows += rows;
+                    huge.done(rows);
                 }
             }
             Reply::Undone(id) => {
                 if let Some(huge) = self.huge.as_mut().filter(|h| h.id == id) {
-                    huge.in_flight = false;
-                    huge.rows = 0;
+                    huge.undone();
                 } else {
                     self.release(slot, id);
                 }
@@ -551,90 +503,6 @@ impl Run<'_> {
                     self.trim().await?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    async fn failed(&mut self, slot: usize, id: BatchId, error: Error) -> Result<()> {
-        let huge = self.huge.as_ref().filter(|h| h.id == id).map(|h| h.previous.clone());
-        let gave_way = self.schedule.state(id) == Some(State::Undoing);
-        let committing = self.schedule.state(id) == Some(State::Committing);
-        if huge.is_some() && !committing && collided(&error) {
-            self.kept.collided = huge;
-            return Err(error);
-        }
-        if huge.is_some() || committing || error.code == codes::FENCED || self.stopping.is_some() && !gave_way {
-            return Err(error);
-        }
-        if gave_way {
-            self.release(slot, id);
-            return Ok(());
-        }
-        if self.schedule.head() == Some(id) {
-            let others = !self.schedule.behind_head().is_empty();
-            if others && self.retried != Some(id) {
-                self.retried = Some(id);
-                self.give_way().await?;
-            } else if !self.in_order(id, &error) {
-                return Err(error);
-            }
-        }
-        tracing::debug!(%error, batch = id, "a batch is executed again as the first");
-        self.schedule.undo(id);
-        self.release(slot, id);
-        Ok(())
-    }
-
-    /// Whether a batch that failed by itself is to be tried once more, change by change: the destination may have met values that it
-    /// takes for equal in another order than the source.
-    fn in_order(&self, id: BatchId, error: &Error) -> bool {
-        let Some((work, _)) = self.works.get(&id).filter(|(work, _)| collided(error) && work.rows > 1) else {
-            return false;
-        };
-        let first = !work.in_order.swap(true, Ordering::Relaxed);
-        if first {
-            tracing::info!(%error, "a batch is executed again in the source's order, change by change");
-        }
-        first
-    }
-
-    fn release(&mut self, slot: usize, id: BatchId) {
-        self.schedule.undone(id);
-        self.slots[slot].busy = None;
-    }
-
-    /// Everything behind the head rolls back.
-    async fn give_way(&mut self) -> Result<()> {
-        for id in self.schedule.behind_head() {
-            let state = self.schedule.state(id);
-            self.schedule.undo(id);
-            let slot = self.slot_of(id)?;
-            match state {
-                Some(State::Executed) => self.send(slot, Command::Rollback { id }).await?,
-                Some(State::Running) => {
-                    if let Some(canceller) = self.slots[slot].canceller.clone() {
-                        self.cancels.push(task::spawn("cancel", async move { canceller.cancel().await }));
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    async fn tick(&mut self) -> Result<()> {
-        self.cancels.retain(|c| !c.is_finished());
-        let running = self.schedule.head().filter(|&id| self.schedule.state(id) == Some(State::Running));
-        match (running, self.head) {
-            (None, _) => self.head = None,
-            (Some(id), Some((head, since, gave_way))) if id == head => {
-                if !gave_way && since.elapsed() >= self.options.patience && !self.schedule.behind_head().is_empty() {
-                    tracing::info!("the oldest batch waits too long: later ones give way");
-                    self.head = Some((id, since, true));
-                    self.give_way().await?;
-                }
-            }
-            (Some(id), _) => self.head = Some((id, Instant::now(), false)),
         }
         Ok(())
     }
@@ -706,62 +574,6 @@ impl Run<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// Whole transactions of one payload.
-struct Unit {
-    payload: Bytes,
-    end: Position,
-    transactions: u64,
-    changes: u64,
-    commit_micros: i64,
-}
-
-/// Cuts a payload into its transactions, without those up to `have`.
-fn units(shapes: &Shapes, payload: &Bytes, have: &Position) -> Result<Vec<Unit>> {
-    let mut reader = Reader::new(payload, shapes);
-    let mut units = Vec::new();
-    let (mut begin, mut start, mut changes) = (None, 0, 0);
-    loop {
-        let at = reader.offset();
-        match reader.next_item().map_err(crate::compact::damaged)? {
-            None => return Ok(units),
-            Some(Item::Begin(b)) => (begin, start, changes) = (Some(b), at, 0),
-            Some(Item::End) => {
-                if let Some(b) = begin.take().filter(|b| b.position > *have) {
-                    units.push(Unit {
-                        payload: payload.slice(start..reader.offset()),
-                        end: b.position,
-                        transactions: 1,
-                        changes,
-                        commit_micros: b.commit_micros,
-                    });
-                }
-            }
-            Some(Item::Alone) => {}
-            Some(_) => changes += 1,
-        }
-    }
-}
-
-/// The table of a payload's first row.
-fn first_table(shapes: &Shapes, payload: &Bytes) -> Result<Option<u32>> {
-    let mut reader = Reader::new(payload, shapes);
-    loop {
-        match reader.next_item().map_err(crate::compact::damaged)? {
-            None => return Ok(None),
-            Some(Item::Insert { table, .. } | Item::Update { table, .. } | Item::Delete { table, .. }) => {
-                return Ok(Some(table));
-            }
-            Some(Item::Truncate { tables }) if !tables.is_empty() => return Ok(tables.into_iter().next()),
-            Some(_) => {}
-        }
-    }
-}
-
-/// Whether an error may come from the order of changes: a refused statement, or rows that were not there.
-fn collided(error: &Error) -> bool {
-    error.code == codes::STATEMENT || error.code == codes::ROW_COUNT
 }
 
 fn fenced() -> Error {

@@ -30,7 +30,7 @@ pub struct Report<'a> {
 }
 
 /// First and longest pause between two tries, milliseconds.
-const BACKOFF_MS: (u64, u64) = (1_000, 30_000);
+pub(crate) const BACKOFF_MS: (u64, u64) = (1_000, 30_000);
 /// Generations of a table that `[limits] snapshot` may cost.
 const RESTARTS: u32 = 3;
 /// A check is tried so often before it counts as failed.
@@ -277,10 +277,12 @@ impl State {
 
     /// The snapshot is older than `[limits] snapshot` allows: it is given up, and what remains is read from a new one. Not before
     /// a chunk was read from it, or the copy would never get on; and a table that begins again each time ends the migration at last.
+    /// One that is kept only for rows that may come to be owed goes as soon as none is; whoever owes later gets a new one.
     pub fn on_tick(&self, now_ms: u64) -> Vec<Event> {
         let limit = self.settings.snapshot_ms;
         let over = |snap: &&crate::machine::Snap| {
-            limit > 0 && snap.copied > 0 && self.reads_remain() && now_ms.saturating_sub(snap.taken_ms) >= limit
+            let served = if self.reads_remain() { snap.copied > 0 } else { self.owed.is_empty() };
+            limit > 0 && served && now_ms.saturating_sub(snap.taken_ms) >= limit
         };
         if self.phase != Phase::Migrating || self.snapshot.as_ref().filter(over).is_none() {
             return Vec::new();

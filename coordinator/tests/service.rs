@@ -27,6 +27,7 @@ async fn worker(control: Arc<dyn Control>, name: &'static str, role: v1::Role, s
                 Order::Stream { .. } => Progress::Stream {
                     migration,
                     published: common::at(50),
+                    reaching: None,
                     changes: 3,
                     bytes: 9,
                     commit_micros: 2_000_000,

@@ -157,6 +157,7 @@ impl Extractor {
             job.news.progress(Progress::Stream {
                 migration: d.id,
                 published: n.published,
+                reaching: n.reaching,
                 changes: n.changes,
                 bytes: n.bytes,
                 commit_micros: n.commit_micros,

@@ -222,7 +222,8 @@ pub struct Table {
     pub bytes: u64,
     /// Changes when the table is rewritten or its columns change (§ physical identity): an opaque text.
     pub physical: String,
-    /// What else the origin wants to know again: partitioning, persistence, replica identity …
+    /// What else the origin wants to know again: partitioning, persistence, replica identity … For every kind of destination: `comment`, and
+    /// `dialect_only`, what no other kind has, in words, one a line.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
     /// Foreign keys of this table that change its rows without a trace in the log.
@@ -291,6 +292,10 @@ pub struct Catalog {
     /// that its URL names. `None`: everything.
     #[serde(default)]
     pub scope: Option<String>,
+    /// The schema in which names without one are looked for, where a database has several: what another kind has in the database that its URL
+    /// names.
+    #[serde(default)]
+    pub home: Option<String>,
     /// Which server this is: system identifier and lineage, in the connector's own form.
     pub identity: String,
     pub tables: Vec<Table>,

@@ -322,6 +322,9 @@ pub enum Progress {
     Stream {
         migration: MigrationId,
         published: Position,
+        /// The end of a transaction of which some pieces are published and some are not.
+        #[serde(default)]
+        reaching: Option<Position>,
         changes: u64,
         bytes: u64,
         commit_micros: i64,

@@ -64,8 +64,8 @@ impl Plan {
         let end = |server: &Server| {
             let engine = server.engine();
             // Names stay the same, so the source's database is the destination's.
-            let database =
-                if engine.dialect() == Dialect::MySql { source.engine().database() } else { engine.database() };
+            let within = [source, destination].iter().all(|s| s.engine().dialect() == Dialect::MySql);
+            let database = if within { source.engine().database() } else { engine.database() };
             (engine.kind().to_owned(), server.url(database))
         };
         Plan {
@@ -238,7 +238,7 @@ impl Deployment {
                 self.started += 1;
                 let name = format!("worker-{}", self.started);
                 let verb = if role == Role::Extractor { "extractor" } else { "applier" };
-                let mut arguments = vec![verb, "--name", &name];
+                let mut arguments = vec![verb, "--name", &name, "--http", "127.0.0.1:0"];
                 if role == Role::Extractor {
                     arguments.extend(["--work-dir", &name]);
                 }

@@ -86,6 +86,7 @@ fn catalog(plans: &[TablePlan]) -> Catalog {
         database: String::new(),
         identity: String::new(),
         scope: None,
+        home: None,
         tables: plans.iter().map(table).collect(),
         objects: vec![],
     }

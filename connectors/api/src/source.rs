@@ -152,7 +152,7 @@ pub trait ChangeStream: Send {
     async fn next(&mut self) -> Result<Batch>;
     /// Everything up to here is durable downstream: the source may forget it. Never called with a later position than the last batch's.
     async fn confirm(&mut self, position: &Position) -> Result<()>;
-    /// Called every ten seconds or so while no batch is asked for: tells a source that would end a silent session that we are there.
+    /// Called every few seconds while no batch is asked for: tells a source that would end a silent session that we are there.
     async fn alive(&mut self) -> Result<()> {
         Ok(())
     }

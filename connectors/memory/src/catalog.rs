@@ -17,6 +17,7 @@ pub fn catalog(db: &Database, name: &str) -> Catalog {
     };
     Catalog {
         scope: None,
+        home: None,
         origin: KIND.into(),
         version: 1,
         version_text: "1".into(),

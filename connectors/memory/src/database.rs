@@ -63,6 +63,8 @@ pub(crate) struct ProgressRow {
     pub name: String,
     pub epoch: u64,
     pub position: Option<Position>,
+    /// Where it stood before the last commit.
+    pub before: Option<Position>,
     /// (table, generation, chunk) of the chunks that are loaded.
     pub chunks: BTreeSet<(u32, u32, u32)>,
     pub generations: HashMap<u32, u32>,
@@ -79,9 +81,9 @@ pub(crate) struct Saved {
 /// Promises that a destination breaks on demand, to see that a checker sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
-    /// Commits of an older epoch are taken.
+    /// Commits of an older epoch are taken, wherever they go on from.
     Epoch,
-    /// A commit does not look where the progress stands.
+    /// Who takes over is told where the progress stood one commit before, and no commit is refused for going on from there.
     Order,
     /// The mark of a chunk is not looked at: what comes twice is loaded twice.
     Marks,
@@ -186,6 +188,12 @@ pub struct Transaction {
     foreign_keys: Vec<ForeignKey>,
 }
 
+/// A place in a transaction to which it can go back.
+pub struct Savepoint {
+    tables: Tables,
+    changes: usize,
+}
+
 pub(crate) fn no_table(name: &TableName) -> Error {
     Error::new(codes::STATEMENT, Fault::Source, Retry::Never, "there is no such table").table(name)
 }
@@ -205,6 +213,22 @@ impl Transaction {
         };
         let missing = || Error::new(codes::ROW_COUNT, Fault::User, Retry::Never, "there is no such row").table(name);
         data.find(&columns, key).first().copied().ok_or_else(missing)
+    }
+
+    /// All rows of a table as the transaction sees them, in order of place.
+    pub fn rows(&self, name: &TableName) -> Result<Vec<Row>> {
+        Ok(self.tables.get(name).ok_or_else(|| no_table(name))?.rows.values().cloned().collect())
+    }
+
+    /// A place to which [`Transaction::rollback_to`] goes back.
+    pub fn savepoint(&self) -> Savepoint {
+        Savepoint { tables: self.tables.clone(), changes: self.changes.len() }
+    }
+
+    /// Undoes what was done since.
+    pub fn rollback_to(&mut self, savepoint: Savepoint) {
+        self.tables = savepoint.tables;
+        self.changes.truncate(savepoint.changes);
     }
 
     /// Inserts a row, in the order of the table's columns.

@@ -225,12 +225,13 @@ pub(crate) fn insert_head(shape: &Shape) -> String {
 
 /// Appends a row as a line of LOAD DATA; takes it off the front of `rows`.
 pub(crate) fn put_line(out: &mut Vec<u8>, shape: &Shape, rows: &mut &[u8]) -> Result<()> {
+    let row = *rows;
     for (i, column) in shape.columns.iter().enumerate() {
         if i > 0 {
             out.push(b'\t');
         }
         let cell = take_cell(rows).ok_or_else(|| Error::internal("a damaged row"))?;
-        column.encoder.put_field(out, cell)?;
+        column.encoder.put_field(out, cell).map_err(|e| shape.of_row(e, row))?;
     }
     out.push(b'\n');
     Ok(())
@@ -238,10 +239,11 @@ pub(crate) fn put_line(out: &mut Vec<u8>, shape: &Shape, rows: &mut &[u8]) -> Re
 
 /// Appends a row as `(…)`; takes it off the front of `rows`.
 pub(crate) fn put_values(out: &mut Vec<u8>, shape: &Shape, rows: &mut &[u8]) -> Result<()> {
+    let row = *rows;
     for (i, column) in shape.columns.iter().enumerate() {
         out.push(if i == 0 { b'(' } else { b',' });
         let cell = take_cell(rows).ok_or_else(|| Error::internal("a damaged row"))?;
-        column.encoder.put_value(out, cell)?;
+        column.encoder.put_value(out, cell).map_err(|e| shape.of_row(e, row))?;
     }
     out.push(b')');
     Ok(())
@@ -387,7 +389,11 @@ impl Loader for MyLoader {
             Way::Infile(infile) => {
                 let mut piece = Vec::with_capacity(PIECE + (PIECE >> 3));
                 while !rows.is_empty() {
-                    put_line(&mut piece, &chunk.shape, &mut rows)?;
+                    if let Err(error) = put_line(&mut piece, &chunk.shape, &mut rows) {
+                        let error = error.table(&chunk.plan.destination);
+                        let _ = self.undo().await;
+                        return Err(error);
+                    }
                     if piece.len() >= PIECE || rows.is_empty() {
                         let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE + (PIECE >> 3)));
                         if infile.feed.send(Bytes::from(full)).await.is_err() {
@@ -463,6 +469,10 @@ impl Loader for MyLoader {
         if let Err(error) = session.run(sql, &what).await {
             let _ = self.undo().await;
             return Err(error.table(&plan.destination));
+        }
+        for column in shape.columns.iter().filter(|c| c.encoder.replaced() > 0) {
+            let (table, column, values) = (&shape.name, &column.name, column.encoder.replaced());
+            tracing::warn!(%table, column, chunk = number, values, "values of a chunk did not fit and became others");
         }
         match session.query_drop("COMMIT").await {
             Ok(()) => Ok(LoadOutcome::Loaded { rows }),

@@ -9,6 +9,8 @@ pub mod connect;
 pub mod connector;
 pub mod destination;
 pub mod errors;
+mod fit;
+pub mod guard;
 pub mod keys;
 pub mod load;
 pub mod lsn;

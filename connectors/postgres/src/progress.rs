@@ -4,11 +4,13 @@
 
 use crate::connect::{Dialer, Session};
 use crate::errors::{classify, is};
+use crate::fit::Misfits;
 use crate::{apply, sql};
 use drover_connectors_api::Progress;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use drover_runtime::retry::Backoff;
+use std::collections::HashMap;
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
 
@@ -26,9 +28,44 @@ const TABLES: &str = "\
         primary key (migration, table_id)); \
     create table if not exists drover.drover_chunk (migration uuid not null, table_id bigint not null, generation bigint not null, \
         chunk bigint not null, rows bigint, loaded_at timestamptz not null default now(), \
-        primary key (migration, table_id, generation, chunk))";
+        primary key (migration, table_id, generation, chunk)); \
+    create table if not exists drover.drover_misfit (migration uuid not null, table_id bigint not null, column_name text not null, \
+        table_name text not null, policy text not null, occurrences bigint not null, example text not null, \
+        primary key (migration, table_id, column_name))";
 
-const OURS: [&str; 3] = ["drover_progress", "drover_table", "drover_chunk"];
+const OURS: [&str; 4] = ["drover_progress", "drover_table", "drover_chunk", "drover_misfit"];
+
+/// Counts values that a column's policy changed, in the transaction that writes them.
+pub(crate) async fn note_misfits(
+    session: &Session,
+    migration: MigrationId,
+    plans: &HashMap<u32, TablePlan>,
+    misfits: &Misfits,
+    fault: Fault,
+) -> Result<()> {
+    let (mut ids, mut columns, mut tables, mut policies, mut counts, mut examples) =
+        (vec![], vec![], vec![], vec![], vec![], vec![]);
+    for ((table, column), (count, example)) in misfits {
+        let Some((plan, column)) = plans.get(table).and_then(|p| p.columns.get(usize::from(*column)).map(|c| (p, c)))
+        else {
+            continue;
+        };
+        ids.push(i64::from(*table));
+        columns.push(column.source.clone());
+        tables.push(plan.source.to_string());
+        policies.push(format!("{:?}", column.misfit).to_lowercase());
+        counts.push(i64::try_from(*count).unwrap_or(i64::MAX));
+        examples.push(example.replace('\0', ""));
+    }
+    let sql = "insert into drover.drover_misfit as m (migration, table_id, column_name, table_name, policy, occurrences, example) \
+        select $1, * from unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[]) \
+        on conflict (migration, table_id, column_name) do update set occurrences = m.occurrences + excluded.occurrences";
+    session
+        .execute(sql, &[&migration, &ids, &columns, &tables, &policies, &counts, &examples])
+        .await
+        .map(drop)
+        .map_err(|e| classify(&e, fault, "cannot count values that did not fit"))
+}
 
 /// The comparable part of a position as bytes.
 pub(crate) fn place(position: &Position) -> Vec<u8> {
@@ -325,6 +362,13 @@ pub async fn restart_table(dialer: &Dialer, migration: MigrationId, plan: &Table
             Err(e) => return Err(failed(e)),
         }
     }
+    session
+        .execute(
+            "delete from drover.drover_misfit where migration = $1 and table_id = $2",
+            &[&migration, &i64::from(plan.id)],
+        )
+        .await
+        .map_err(failed)?;
     let table = sql::table(&plan.destination);
     let row = session
         .query_one(
@@ -360,8 +404,14 @@ pub async fn cleanup(dialer: &Dialer, migration: Option<MigrationId>, name: &str
         .await
         .map_err(failed)?;
     for table in OURS {
+        let name = format!("drover.{table}");
+        // An earlier version did not have all of them.
+        let there = session.query_one("select to_regclass($1) is not null", &[&name]).await.map_err(failed)?;
+        if !there.get::<_, bool>(0) {
+            continue;
+        }
         session
-            .execute(&format!("delete from drover.{table} where migration = $1"), &[&known.migration])
+            .execute(&format!("delete from {name} where migration = $1"), &[&known.migration])
             .await
             .map_err(failed)?;
     }
@@ -378,7 +428,7 @@ pub async fn cleanup(dialer: &Dialer, migration: Option<MigrationId>, name: &str
         .map_err(failed)?;
     if row.get(0) {
         let list = sql::list(OURS.iter().map(|t| format!("drover.{t}")));
-        session.batch_execute(&format!("drop table {list}")).await.map_err(failed)?;
+        session.batch_execute(&format!("drop table if exists {list}")).await.map_err(failed)?;
         if row.get(1) {
             session.batch_execute("drop schema drover").await.map_err(failed)?;
             done.push("schema drover dropped".to_owned());

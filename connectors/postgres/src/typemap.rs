@@ -1,11 +1,15 @@
 //! Mapping a table to PostgreSQL, purely. Within the kind, types stay what they are; every column is lossless or named in an item.
 
+mod foreign;
+
 use crate::catalog::ORIGIN;
 use drover_connectors_api::MappedTable;
 use drover_model::check::CheckItem;
 use drover_model::plan::{PlanColumn, RowFormat, TablePlan};
 use drover_model::schema::{Catalog, DataType, Identity, Table, TableName};
+
 use drover_model::selection::TableChoice;
+pub use foreign::type_of as foreign_type;
 
 /// Name of the native row format: COPY's binary form, header and trailer included in the chunk's byte stream.
 pub const COPY_BINARY: &str = "postgres-copy-binary";
@@ -57,8 +61,12 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version
         if column.generated.is_some() {
             continue;
         }
-        let destination_type =
-            if same_kind { Some(column.origin_type.clone()) } else { foreign_type(&column.data_type) };
+        let destination_type = if same_kind {
+            Some(column.origin_type.clone())
+        } else {
+            foreign::check(&object, table, column, chosen.misfit, &mut items);
+            foreign::type_of(&column.data_type, chosen.misfit)
+        };
         let Some(destination_type) = destination_type else {
             items.push(CheckItem::failed(
                 "K17",
@@ -89,6 +97,9 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version
         });
     }
     names(&object, choice, &columns, &mut items);
+    if !same_kind {
+        foreign::keys(&object, table, &mut items);
+    }
     let position = |name: &String| columns.iter().position(|c| &c.source == name).map(|i| i as u16);
     let whole = |k: &&drover_model::schema::UniqueKey| k.columns.iter().all(|c| position(c).is_some());
     let candidates = || table.keys.iter().filter(|k| k.identifies);
@@ -179,53 +190,4 @@ fn names(object: &str, choice: &TableChoice, columns: &[PlanColumn], items: &mut
             ));
         }
     }
-}
-
-/// The type for values of another kind of database; `None` where there is none without loss.
-fn foreign_type(t: &DataType) -> Option<String> {
-    Some(match t {
-        DataType::Bool => "boolean".into(),
-        DataType::Int { bytes: 1 | 2, unsigned: false } | DataType::Int { bytes: 1, unsigned: true } => {
-            "smallint".into()
-        }
-        DataType::Int { bytes: 3 | 4, unsigned: false } | DataType::Int { bytes: 2 | 3, unsigned: true } => {
-            "integer".into()
-        }
-        DataType::Int { bytes: 8, unsigned: false } | DataType::Int { bytes: 4, unsigned: true } => "bigint".into(),
-        DataType::Int { bytes: 8, unsigned: true } => "numeric(20,0)".into(),
-        DataType::Int { .. } => "numeric".into(),
-        DataType::Float { bytes: 4 } => "real".into(),
-        DataType::Float { .. } => "double precision".into(),
-        DataType::Decimal { precision: Some(p), scale } if (1..=1000).contains(p) => {
-            format!("numeric({p},{})", scale.unwrap_or(0))
-        }
-        DataType::Decimal { .. } => "numeric".into(),
-        DataType::Text { max: Some(n), padded: false } if (1..=10_485_760).contains(n) => {
-            format!("character varying({n})")
-        }
-        DataType::Text { max: Some(n), padded: true } if (1..=10_485_760).contains(n) => format!("character({n})"),
-        DataType::Text { .. } => "text".into(),
-        DataType::Bytes { .. } => "bytea".into(),
-        DataType::Date => "date".into(),
-        DataType::Time { precision, zone } if *precision <= 6 => {
-            format!("time({precision}) with{} time zone", if *zone { "" } else { "out" })
-        }
-        DataType::Timestamp { precision, zone } if *precision <= 6 => {
-            format!("timestamp({precision}) with{} time zone", if *zone { "" } else { "out" })
-        }
-        // Finer than microseconds.
-        DataType::Time { .. } | DataType::Timestamp { .. } => return None,
-        DataType::Interval => "interval".into(),
-        DataType::Uuid => "uuid".into(),
-        DataType::Json | DataType::Document => "jsonb".into(),
-        // As it was written: order and repetition of keys, blanks.
-        DataType::JsonText => "json".into(),
-        DataType::Bit { max, varying } => {
-            let length = max.map(|n| format!("({n})")).unwrap_or_default();
-            format!("bit{}{length}", if *varying { " varying" } else { "" })
-        }
-        DataType::Enum { .. } => "text".into(),
-        DataType::Array(of) => format!("{}[]", foreign_type(of)?),
-        DataType::Other => return None,
-    })
 }

@@ -51,6 +51,7 @@ pub fn catalog() -> Catalog {
     };
     Catalog {
         scope: None,
+        home: None,
         origin: "memory".into(),
         version: 1,
         version_text: "1".into(),

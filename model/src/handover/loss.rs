@@ -249,6 +249,7 @@ mod tests {
             database: String::new(),
             identity: String::new(),
             scope: None,
+            home: None,
             tables: (0..8).map(table).collect(),
             objects: vec![],
         };

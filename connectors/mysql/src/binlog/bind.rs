@@ -9,6 +9,7 @@ use super::values::{Decode, Width, width};
 use crate::condition::Condition;
 use crate::types::{Kind, MyType};
 use drover_model::TablePlan;
+use drover_model::plan::RowFormat;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -110,6 +111,15 @@ pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations, mariadb:
             let how = format!("{} has another type than {}", planned.source, planned.origin_type);
             misfit(how, Some(&planned.source))
         })?;
+        let decode = if plan.format == RowFormat::Canonical {
+            decode.canonical(my).ok_or_else(|| Misfit {
+                how: format!("{} has the type {}, whose text cannot be converted", planned.source, planned.origin_type),
+                column: Some(planned.source.clone()),
+                unreadable: true,
+            })?
+        } else {
+            decode
+        };
         bound.push((place, decode));
     }
     Ok(Binding {

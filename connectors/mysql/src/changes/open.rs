@@ -10,6 +10,7 @@ use super::tables::Tables;
 use super::{Changes, now};
 use crate::binlog::bind::{Collations, Shape};
 use crate::binlog::dump::Dump;
+use crate::charset::Charset;
 use crate::condition::{Condition, Detail};
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
@@ -71,11 +72,12 @@ fn can_follow(plan: &TablePlan) -> Result<()> {
     };
     for column in &plan.columns {
         let Some(my) = MyType::parse(&column.origin_type) else { continue };
-        let plain = ["utf8", "utf8mb3", "utf8mb4", "ascii"];
-        let convert = my.is_text() && my.charset.as_deref().is_some_and(|c| !plain.contains(&c));
-        if plan.format == RowFormat::Canonical && convert {
+        if plan.format == RowFormat::Canonical
+            && my.is_text()
+            && my.charset.as_deref().is_some_and(|c| Charset::of(c).is_none())
+        {
             let set = my.charset.unwrap_or_default();
-            let why = format!("text in {set} is not converted for this kind of destination yet");
+            let why = format!("changes of text in {set} cannot be converted to UTF-8");
             return refuse(why, "convert the column to utf8mb4 at the source, or leave it out")
                 .map_err(|e| e.column(&column.source));
         }

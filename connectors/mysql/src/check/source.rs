@@ -9,6 +9,7 @@ use crate::sql;
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
 use drover_model::migration::{Migration, Stage};
+use drover_model::plan::RowFormat;
 use drover_model::schema::{Catalog, Effect};
 use drover_model::{Result, TablePlan};
 use mysql_async::prelude::Queryable;
@@ -38,6 +39,9 @@ pub async fn check(
     keys(migration, plans, catalog, variables.keys().any(|k| k.starts_with("rds_")), &mut items);
     damaged(plans, catalog, migration, &mut items);
     doubtful_texts(plans, catalog, &mut items);
+    if incremental {
+        charsets(plans, &mut items);
+    }
     filters(session, plans, catalog, incremental, &mut items).await?;
     held_schema_changes(session, &mut items).await?;
     let mut hint = CheckItem::passed("K57", "load");
@@ -251,6 +255,26 @@ fn doubtful_texts(plans: &[TablePlan], catalog: &Catalog, items: &mut Vec<CheckI
                     "if no question mark is meant there, create the table at the destination by hand beforehand";
                 items.push(CheckItem::warning("K17", format!("{}.{}", plan.source, column.source), cause, remedy));
             }
+        }
+    }
+}
+
+/// K17: texts that can be copied, because the server converts them, but whose changes nobody can convert.
+fn charsets(plans: &[TablePlan], items: &mut Vec<CheckItem>) {
+    use crate::types::MyType;
+    for plan in plans.iter().filter(|p| p.format == RowFormat::Canonical) {
+        for column in &plan.columns {
+            let Some(t) = MyType::parse(&column.origin_type).filter(MyType::is_text) else { continue };
+            let Some(charset) = t.charset.filter(|c| crate::charset::Charset::of(c).is_none()) else { continue };
+            items.push(CheckItem::failed(
+                "K17",
+                format!("{}.{}", plan.source, column.source),
+                format!("changes of text in the character set {charset} cannot be converted to UTF-8"),
+                format!(
+                    "ALTER TABLE {} MODIFY the column to CHARACTER SET utf8mb4, leave it out, or migrate without incremental",
+                    sql::qualified(&plan.source)
+                ),
+            ));
         }
     }
 }
