@@ -275,7 +275,7 @@ async fn rows_larger_than_a_statement_go_in_or_are_refused(release: Release) -> 
     let place = Place::start_with(release, &[("max-allowed-packet", "1M")]).await?;
     place.exec("CREATE TABLE t (id int primary key, v longblob)").await?;
     let plan = place.plan(1, "t", &["id"]).await?;
-    let mut s = place.apply(&[plan.clone()]).await?;
+    let mut s = place.apply(std::slice::from_ref(&plan)).await?;
     let large = |id: &str| cells(&[Some(id.as_bytes()), Some(&vec![b'\''; 3 << 20])]);
     apply(&mut s, 0, &[insert(&[row(&["1", "x"]), large("2")])]).await?;
     // Several that fit one by one, and not together.

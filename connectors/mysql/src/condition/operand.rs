@@ -159,7 +159,7 @@ pub(super) fn number(text: &str) -> Result<Vec<u8>, String> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let plain = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-    if !plain(whole) || !plain(fraction) || digits.len() < 1 || digits == "." {
+    if !plain(whole) || !plain(fraction) || digits.is_empty() || digits == "." {
         return Err("it has an exponent, or is none".to_owned());
     }
     // DECIMAL has no more digits on either side.
