@@ -8,7 +8,7 @@ use drover_model::error::codes;
 use drover_model::migration::{Migration, OnConflict, Stage};
 use drover_model::plan::RowFormat;
 use drover_model::schema::{Catalog, Object};
-use drover_model::selection::{Selection, collisions};
+use drover_model::selection::{Selection, TableChoice, collisions};
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
 
 /// What a survey finds.
@@ -46,8 +46,10 @@ pub fn map(destination: &dyn Destination, migration: &Migration, catalog: &Catal
         }
         // Native formats are offered to sources that have them only; the destination's best comes first.
         plan.format = mapped.formats.into_iter().next().unwrap_or(RowFormat::Canonical);
+        // A destination may know better where a table belongs.
+        let (schema, table) = (plan.destination.schema.clone(), plan.destination.name.clone());
         plans.push(plan);
-        choices.push(choice);
+        choices.push(TableChoice { schema, table, ..choice });
     }
     for collision in collisions(&choices) {
         let sources: Vec<String> = collision.sources.iter().map(ToString::to_string).collect();

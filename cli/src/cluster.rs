@@ -11,7 +11,7 @@ use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
 use drover_proto::v1::Role;
 use drover_runtime::worker::{self, Handler};
-use drover_runtime::{CancellationToken, task};
+use drover_runtime::{CancellationToken, http, task};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +45,9 @@ pub struct WorkerArgs {
     /// Chunks in work at once.
     #[arg(long, default_value_t = 2)]
     slots: u32,
+    /// Where its /metrics, /healthz and /readyz are served, for example 127.0.0.1:7442 (default: nowhere).
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<SocketAddr>,
 }
 
 /// Cancels the token at the first SIGINT or SIGTERM; the second ends the process at once.
@@ -116,7 +119,16 @@ async fn work(args: WorkerArgs, role: Role) -> Result<Exit> {
         _ => Arc::new(Applier::new(factories.clone(), factories)),
     };
     tracing::info!(name, coordinator = args.coordinator.address(), "works");
-    worker::run(worker::Options { control, role, name, slots: args.slots.max(1) }, handler, shutdown).await?;
+    let vitals = Arc::default();
+    let serves = async {
+        match args.http {
+            Some(address) => http::serve(Arc::clone(&vitals), address, shutdown.clone()).await,
+            None => Ok(()),
+        }
+    };
+    let options = worker::Options { control, role, name, slots: args.slots.max(1), vitals: Arc::clone(&vitals) };
+    // An address that cannot be used ends both.
+    tokio::try_join!(serves, worker::run(options, handler, shutdown.clone()))?;
     Ok(Exit::Done)
 }
 

@@ -77,7 +77,7 @@ impl Engine {
         let applier: Arc<dyn Handler> = Arc::new(Applier::new(factories.clone(), factories.clone()));
         for (role, name, handler) in [(Role::Extractor, "extractor", extractor), (Role::Applier, "applier", applier)] {
             let control = Arc::new(coordinator.clone());
-            let options = worker::Options { control, role, name: name.into(), slots: slots() };
+            let options = worker::Options { control, role, name: name.into(), slots: slots(), vitals: Arc::default() };
             workers.push(task::spawn(name, worker::run(options, handler, stop.clone())));
         }
         Ok(Engine { coordinator, stop, door, workers, _dir: dir })

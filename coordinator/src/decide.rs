@@ -30,7 +30,7 @@ pub struct Report<'a> {
 }
 
 /// First and longest pause between two tries, milliseconds.
-const BACKOFF_MS: (u64, u64) = (1_000, 30_000);
+pub(crate) const BACKOFF_MS: (u64, u64) = (1_000, 30_000);
 /// Generations of a table that `[limits] snapshot` may cost.
 const RESTARTS: u32 = 3;
 /// A check is tried so often before it counts as failed.

@@ -111,6 +111,8 @@ pub struct Desk {
     entries: BTreeMap<MigrationId, Entry>,
     leases: Leases,
     turns: usize,
+    /// The time of the latest call.
+    seen: Now,
 }
 
 impl Desk {
@@ -119,7 +121,8 @@ impl Desk {
     /// # Errors
     /// A migration without a beginning: the store is damaged.
     pub fn restore(tuning: Tuning, stored: Vec<Stored>, alone: bool, now: Now) -> Result<(Desk, Turn), Error> {
-        let mut desk = Desk { tuning, entries: BTreeMap::new(), leases: Leases::new(tuning.lease_ms), turns: 0 };
+        let mut desk =
+            Desk { tuning, entries: BTreeMap::new(), leases: Leases::new(tuning.lease_ms), turns: 0, seen: now };
         let mut turn = Turn::default();
         for s in stored {
             let state = match s.state {
@@ -252,7 +255,7 @@ impl Desk {
             let wants = entry.state.wants(&view);
             let mine = wants
                 .into_iter()
-                .filter(|w| w.role() == role && w.not_before_ms <= now.wall_ms)
+                .filter(|w| w.role() == role && w.is_due(now.wall_ms))
                 .filter(|w| entry.state.may_take(&w.key, worker));
             let mut grants = Vec::new();
             for want in mine {
@@ -339,6 +342,7 @@ impl Desk {
     }
 
     fn sweep_into(&mut self, now: Now, turn: &mut Turn) {
+        self.look_at_clocks(now, turn);
         self.leases.forget_silent(now.mono_ms);
         for (id, key) in self.leases.expired(now.mono_ms) {
             self.lose(id, &key, now, turn);
@@ -346,6 +350,22 @@ impl Desk {
         let due: Vec<_> = self.entries.iter().map(|(id, e)| (*id, e.due(now))).filter(|(_, e)| !e.is_empty()).collect();
         for (id, events) in due {
             self.commit(id, events, now, turn);
+        }
+    }
+
+    /// Pauses and windows outlive restarts, so they are times of the wall clock. When that is set they move along: an hour more must not use
+    /// a window up, an hour less must not make a pause of it.
+    fn look_at_clocks(&mut self, now: Now, turn: &mut Turn) {
+        let seen = std::mem::replace(&mut self.seen, now);
+        let passed = |now: u64, seen: u64| now as i64 - seen as i64;
+        let by_ms = passed(now.wall_ms, seen.wall_ms) - passed(now.mono_ms, seen.mono_ms);
+        if by_ms.abs() < CLOCKS_APART_MS {
+            return;
+        }
+        let waits = |e: &Entry| !e.state.failures.is_empty() || e.state.snapshot.is_some();
+        let concerned: Vec<_> = self.entries.iter().filter(|(_, e)| waits(e)).map(|(id, _)| *id).collect();
+        for id in concerned {
+            self.commit(id, vec![Event::ClockSet { by_ms }], now, turn);
         }
     }
 
@@ -511,6 +531,9 @@ impl Desk {
         self.tuning
     }
 }
+
+/// By so much both clocks may come apart between two calls before the wall clock counts as set.
+const CLOCKS_APART_MS: i64 = 2_000;
 
 /// A cutover goes on for so long without being asked for.
 const CUTOVER_ASKED_MS: u64 = 30_000;

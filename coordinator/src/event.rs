@@ -205,4 +205,8 @@ pub enum Event {
     Warned {
         text: String,
     },
+    /// The wall clock was set, by so many milliseconds: times that are waited for move along.
+    ClockSet {
+        by_ms: i64,
+    },
 }

@@ -32,3 +32,4 @@ pub use access::Access;
 pub use desk::Tuning;
 pub use service::{Coordinator, Options};
 pub use view::{SnapshotView, TableView};
+pub use writer::Pace;

@@ -398,6 +398,16 @@ impl State {
                 failing.not_before_ms = *not_before_ms;
                 failing.error = error.clone();
             }
+            Event::ClockSet { by_ms } => {
+                for failing in self.failures.values_mut() {
+                    failing.since_ms = failing.since_ms.saturating_add_signed(*by_ms);
+                    failing.not_before_ms = failing.not_before_ms.saturating_add_signed(*by_ms);
+                }
+                if let Some(snap) = &mut self.snapshot {
+                    snap.taken_ms = snap.taken_ms.saturating_add_signed(*by_ms);
+                    snap.refused.values_mut().for_each(|at| *at = at.saturating_add_signed(*by_ms));
+                }
+            }
             Event::Recovered { key } => {
                 self.failures.remove(key);
             }

@@ -7,17 +7,18 @@ use crate::settings::Settings;
 use crate::store::{Sqlite, Store};
 use crate::turn::Turn;
 use crate::view::{self, SnapshotView};
-use crate::writer::{Writer, gone};
+use crate::writer::{Pace, Writer, gone};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::{Error, Fault, MigrationId, Retry};
 use drover_proto::control::Control;
 use drover_proto::v1;
+use drover_runtime::task::{self, Owned};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -53,6 +54,8 @@ struct Inner {
     changed: watch::Sender<u64>,
     started: tokio::time::Instant,
     broken: AtomicBool,
+    /// Looks through the leases.
+    sweep: OnceLock<Owned<()>>,
 }
 
 /// How long a poll waits for work.
@@ -117,7 +120,25 @@ impl Coordinator {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn with_store(mut store: Box<dyn Store>, alone: bool, tuning: Tuning) -> Result<Coordinator, Error> {
+    pub async fn with_store(store: Box<dyn Store>, alone: bool, tuning: Tuning) -> Result<Coordinator, Error> {
+        Self::opened(store, alone, tuning, Writer::start)
+    }
+
+    /// The same over a store that does not block, with no thread: each write takes as long as `pace` says, and what is not written when the
+    /// last handle goes is lost, as with a process that is killed. For simulations.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn in_task(store: Box<dyn Store>, alone: bool, tuning: Tuning, pace: Pace) -> Result<Coordinator, Error> {
+        Self::opened(store, alone, tuning, |store| Ok(Writer::in_task(store, pace)))
+    }
+
+    fn opened(
+        mut store: Box<dyn Store>,
+        alone: bool,
+        tuning: Tuning,
+        writer: impl FnOnce(Box<dyn Store>) -> Result<Writer, Error>,
+    ) -> Result<Coordinator, Error> {
         let stored = store.load()?;
         let started = tokio::time::Instant::now();
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -126,12 +147,13 @@ impl Coordinator {
         store.commit(&[turn])?;
         let inner = Arc::new(Inner {
             desk: Mutex::new(desk),
-            writer: Writer::start(store)?,
+            writer: writer(store)?,
             changed: watch::Sender::new(0),
             started,
             broken: AtomicBool::new(false),
+            sweep: OnceLock::new(),
         });
-        tokio::spawn(sweep(Arc::downgrade(&inner)));
+        inner.sweep.get_or_init(|| task::spawn("sweep", sweep(Arc::downgrade(&inner))));
         Ok(Coordinator { inner })
     }
 

@@ -298,6 +298,7 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
             Some(("error", format!("{side} could not be cleaned, what drover made there stays: {error}")))
         }
         Event::Warned { text } => Some(("warning", text.clone())),
+        Event::ClockSet { by_ms } => Some(("warning", format!("the clock was set by {:.1} s", *by_ms as f64 / 1e3))),
         Event::HoldFailed { .. }
         | Event::Copied { .. }
         | Event::Loaded { .. }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowFormat {
-    /// [`crate::row`] cells holding canonical texts.
+    /// [`crate::row`] cells in the form of [`crate::canonical`], which no kind of database owns; then the plan's changes have that form, too.
     Canonical,
     /// Bytes that only the kind of database which names the format understands; they pass undecoded.
     Native(String),
@@ -30,6 +30,31 @@ impl Operations {
     pub const ALL: Operations = Operations { insert: true, update: true, delete: true, truncate: true, ddl: true };
 }
 
+/// What becomes of a value that the destination's column cannot hold, while others of its type fit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Misfit {
+    /// The migration stops and names table, key, column and value.
+    #[default]
+    Fail,
+    /// It becomes null.
+    Null,
+    /// It becomes the nearest value that fits.
+    Clamp,
+    /// The column is a text at the destination, and holds the text of each value.
+    Text,
+}
+
+impl Misfit {
+    /// As the migration file writes them.
+    pub const NAMES: [&'static str; 4] = ["fail", "null", "clamp", "text"];
+
+    pub fn parse(word: &str) -> Option<Misfit> {
+        let all = [Misfit::Fail, Misfit::Null, Misfit::Clamp, Misfit::Text];
+        Self::NAMES.iter().position(|n| *n == word).map(|i| all[i])
+    }
+}
+
 /// A column that moves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanColumn {
@@ -46,6 +71,9 @@ pub struct PlanColumn {
     /// Place in the source's table when the plan was made, from 0, all of its columns counted: for logs that do not name columns.
     #[serde(default)]
     pub ordinal: Option<u16>,
+    /// For values that do not fit there, between different kinds of databases.
+    #[serde(default)]
+    pub misfit: Misfit,
 }
 
 /// A table's plan. Rows of this table, in blocks and in changes, have `columns` in this order.

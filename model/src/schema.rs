@@ -30,19 +30,46 @@ impl fmt::Display for TableName {
 #[serde(rename_all = "snake_case")]
 pub enum DataType {
     Bool,
-    Int { bytes: u8, unsigned: bool },
-    Float { bytes: u8 },
-    Decimal { precision: Option<u32>, scale: Option<i32> },
-    Text { max: Option<u32>, padded: bool },
-    Bytes { max: Option<u32> },
+    Int {
+        bytes: u8,
+        unsigned: bool,
+    },
+    Float {
+        bytes: u8,
+    },
+    Decimal {
+        precision: Option<u32>,
+        scale: Option<i32>,
+    },
+    Text {
+        max: Option<u32>,
+        padded: bool,
+    },
+    Bytes {
+        max: Option<u32>,
+    },
     Date,
-    Time { precision: u8, zone: bool },
-    Timestamp { precision: u8, zone: bool },
+    Time {
+        precision: u8,
+        zone: bool,
+    },
+    Timestamp {
+        precision: u8,
+        zone: bool,
+    },
     Interval,
     Uuid,
+    /// A document that is kept by its value.
     Json,
-    Bit { max: Option<u32>, varying: bool },
-    Enum { labels: Vec<String> },
+    /// JSON that is kept as the text that it was given as.
+    JsonText,
+    Bit {
+        max: Option<u32>,
+        varying: bool,
+    },
+    Enum {
+        labels: Vec<String>,
+    },
     Array(Box<DataType>),
     Document,
     Other,
@@ -54,6 +81,16 @@ pub enum DataType {
 pub enum Identity {
     Always,
     ByDefault,
+}
+
+/// A column's default in no dialect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlainDefault {
+    /// This value, as a canonical cell's text (bytes in hexadecimal digits).
+    Value(String),
+    /// The moment at which the row is made.
+    Now,
 }
 
 /// A column.
@@ -74,6 +111,54 @@ pub struct Column {
     /// When it is not the default of its type.
     pub collation: Option<String>,
     pub comment: Option<String>,
+    /// The default for other kinds of databases; `None` with a `default`: it has no such form.
+    #[serde(default)]
+    pub plain_default: Option<PlainDefault>,
+    /// The column takes texts for equal that differ in case, accents or spaces at their end.
+    #[serde(default)]
+    pub folds: bool,
+}
+
+/// A column of an index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexColumn {
+    pub name: String,
+    /// Only so many characters (bytes, for binary types) from the beginning.
+    #[serde(default)]
+    pub prefix: Option<u32>,
+    #[serde(default)]
+    pub descending: bool,
+}
+
+/// An index in no dialect: of columns, without condition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlainIndex {
+    pub name: String,
+    pub unique: bool,
+    pub columns: Vec<IndexColumn>,
+}
+
+/// What becomes of rows that refer to a row which goes or gets another key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// The statement is refused.
+    Restrict,
+    Cascade,
+    SetNull,
+    SetDefault,
+}
+
+/// A foreign key in no dialect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlainForeignKey {
+    pub name: String,
+    pub columns: Vec<String>,
+    pub parent: TableName,
+    /// In pairs with `columns`.
+    pub references: Vec<String>,
+    pub on_delete: Action,
+    pub on_update: Action,
 }
 
 /// A primary key or unique constraint or index.
@@ -137,12 +222,20 @@ pub struct Table {
     pub bytes: u64,
     /// Changes when the table is rewritten or its columns change (§ physical identity): an opaque text.
     pub physical: String,
-    /// What else the origin wants to know again: partitioning, persistence, replica identity …
+    /// What else the origin wants to know again: partitioning, persistence, replica identity … For every kind of destination: `comment`, and
+    /// `dialect_only`, what no other kind has, in words, one a line.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
     /// Foreign keys of this table that change its rows without a trace in the log.
     #[serde(default)]
     pub unlogged: Vec<Unlogged>,
+    /// Indexes that other kinds of databases can have as well, the primary key's not among them. A part of kind `index` or `unique` whose name is not
+    /// here has no such form.
+    #[serde(default)]
+    pub plain_indexes: Vec<PlainIndex>,
+    /// Foreign keys, likewise.
+    #[serde(default)]
+    pub plain_foreign_keys: Vec<PlainForeignKey>,
 }
 
 impl Table {
@@ -199,6 +292,10 @@ pub struct Catalog {
     /// that its URL names. `None`: everything.
     #[serde(default)]
     pub scope: Option<String>,
+    /// The schema in which names without one are looked for, where a database has several: what another kind has in the database that its URL
+    /// names.
+    #[serde(default)]
+    pub home: Option<String>,
     /// Which server this is: system identifier and lineage, in the connector's own form.
     pub identity: String,
     pub tables: Vec<Table>,

@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Operations;
+use crate::plan::{Misfit, Operations};
 use crate::schema::TableName;
 
 /// One `[[objects]]` block.
@@ -38,6 +38,9 @@ pub struct ColumnRules {
     pub drop: Vec<String>,
     /// Name at the source → name at the destination.
     pub rename: BTreeMap<String, String>,
+    /// Name at the source → what becomes of values that do not fit at the destination, one of [`Misfit::NAMES`].
+    #[serde(default)]
+    pub on_misfit: BTreeMap<String, String>,
 }
 
 /// A fault of a block.
@@ -93,6 +96,15 @@ pub struct TableChoice {
 pub struct ColumnChoice {
     pub source: String,
     pub destination: String,
+    #[serde(default)]
+    pub misfit: Misfit,
+}
+
+impl ColumnChoice {
+    /// A column under its own name.
+    pub fn same(name: &str) -> Self {
+        ColumnChoice { source: name.to_owned(), destination: name.to_owned(), misfit: Misfit::default() }
+    }
 }
 
 /// Several tables of the source that would become one at the destination.
@@ -341,9 +353,7 @@ impl Selection {
         }
         let moved = match ranked.iter().find_map(|(named, rule)| Some((*named, rule.columns.as_ref()?))) {
             Some((named, rules)) => choose_columns(&format!("{schema}.{table}"), rules, columns, named)?,
-            None => {
-                columns.iter().map(|c| ColumnChoice { source: (*c).to_owned(), destination: (*c).to_owned() }).collect()
-            }
+            None => columns.iter().map(|c| ColumnChoice::same(c)).collect(),
         };
         Ok(Some(TableChoice {
             source: TableName::new(schema, table),
@@ -451,7 +461,13 @@ pub fn collisions(choices: &[TableChoice]) -> Vec<Collision> {
 impl ColumnRules {
     /// Every column of the source that the rules name.
     fn stated(&self) -> impl Iterator<Item = &str> {
-        self.include.iter().flatten().chain(&self.drop).chain(self.rename.keys()).map(String::as_str)
+        self.include
+            .iter()
+            .flatten()
+            .chain(&self.drop)
+            .chain(self.rename.keys())
+            .chain(self.on_misfit.keys())
+            .map(String::as_str)
     }
 }
 
@@ -478,6 +494,7 @@ fn choose_columns(
         .map(|c| ColumnChoice {
             source: (*c).to_owned(),
             destination: rules.rename.get(*c).cloned().unwrap_or_else(|| (*c).to_owned()),
+            misfit: rules.on_misfit.get(*c).and_then(|word| Misfit::parse(word)).unwrap_or_default(),
         })
         .collect();
     let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
@@ -530,6 +547,11 @@ impl Check<'_> {
                 let message = format!("column \"{column}\" is dropped and also renamed or included");
                 self.fault("columns.drop", None, message, "decide for one");
             }
+        }
+        for (column, word) in columns.on_misfit.iter().filter(|(_, word)| Misfit::parse(word).is_none()) {
+            let message =
+                format!("column \"{column}\": \"{word}\" is nothing that becomes of a value that does not fit");
+            self.fault("columns.on_misfit", None, message, format!("write one of {}", Misfit::NAMES.join(", ")));
         }
         let mut targets = BTreeSet::new();
         for target in columns.rename.values() {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::server::Session;
 
+mod cross;
 mod mysql;
 mod postgres;
 
@@ -168,6 +169,9 @@ pub async fn queries(
 /// Compares all user tables of two databases by name; a table that one side lacks is a difference, too. Between two MySQL servers
 /// of one release, the servers' own checksums must agree as well.
 pub async fn databases(source: &mut Session, destination: &mut Session) -> Result<Vec<Difference>> {
+    if source.dialect() != destination.dialect() {
+        return cross::databases(source, destination).await;
+    }
     let mut names = user_tables(source).await?;
     names.extend(user_tables(destination).await?);
     names.sort();
@@ -182,7 +186,7 @@ pub async fn databases(source: &mut Session, destination: &mut Session) -> Resul
 
 /// Takes any difference for an error that lists them all; a comparison of no table at all is an error as well.
 pub async fn expect_equal(source: &mut Session, destination: &mut Session) -> Result<()> {
-    if user_tables(source).await?.is_empty() {
+    if source.dialect() == destination.dialect() && user_tables(source).await?.is_empty() {
         bail!("nothing to compare: the source has no table");
     }
     expect_none(&databases(source, destination).await?)

@@ -50,6 +50,22 @@ macro_rules! pair_table {
     };
 }
 
+/// The pairs between kinds of databases. `mysql_to_postgres! { scenario; }` makes a test of each of them: what scenarios within a kind rely on (structures that
+/// can be compared, one SQL on both sides) does not hold there.
+#[macro_export]
+macro_rules! mysql_to_postgres {
+    ($($scenario:ident;)*) => {
+        $(
+            mod $scenario {
+                $crate::pair_tests! { everywhere $scenario
+                    second mysql_9_to_postgres_17 = MySql(MySql9) => Postgres(17);
+                    second mariadb_11_to_postgres_17 = MySql(MariaDb11) => Postgres(17);
+                }
+            }
+        )*
+    };
+}
+
 /// `suite! { everywhere copies_all; main survives_kills; }`: each scenario is an `async fn(Pair) -> anyhow::Result<()>` beside it.
 #[macro_export]
 macro_rules! suite {

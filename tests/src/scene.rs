@@ -35,6 +35,11 @@ pub async fn servers(pair: Pair) -> Result<(Server, Server)> {
     }
     if source.dialect() == Dialect::MySql {
         source.create_database(source.engine().database()).await?;
+        if destination.dialect() == Dialect::Postgres {
+            // A database becomes a schema: there sessions of the tests shall find its tables.
+            let path = format!("ALTER DATABASE drover SET search_path = {}, public", source.engine().database());
+            destination.exec("drover", &path).await?;
+        }
     }
     Ok((source, destination))
 }
@@ -45,6 +50,12 @@ pub fn consent(source: Engine) -> &'static str {
         Engine::Postgres(_) => "set_identity = true",
         Engine::MySql(_) => "",
     }
+}
+
+/// The database in which the data comes to lie.
+pub fn there(source: &Server, destination: &Server) -> &'static str {
+    let same = source.dialect() == destination.dialect();
+    if same { source.engine().database() } else { destination.engine().database() }
 }
 
 impl Scene {
@@ -87,7 +98,7 @@ impl Scene {
 
     /// A session where the data goes to.
     pub async fn to(&self) -> Result<Session> {
-        self.destination.connect(self.database).await
+        self.destination.connect(there(&self.source, &self.destination)).await
     }
 
     /// Runs statements at the source.
@@ -97,7 +108,7 @@ impl Scene {
 
     /// An observer at the destination.
     pub async fn observe(&self) -> Result<crate::Observer> {
-        crate::Observer::start(&self.destination.url(self.database), self.options).await
+        crate::Observer::start(&self.destination.url(there(&self.source, &self.destination)), self.options).await
     }
 
     /// Starts the workload.

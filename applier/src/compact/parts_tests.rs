@@ -63,6 +63,8 @@ fn catalog(plans: &[TablePlan]) -> Catalog {
         bytes: 0,
         physical: String::new(),
         options: Default::default(),
+        plain_indexes: vec![],
+        plain_foreign_keys: vec![],
         unlogged: KEYS
             .iter()
             .filter(|k| k.child == plan.id)
@@ -84,6 +86,7 @@ fn catalog(plans: &[TablePlan]) -> Catalog {
         database: String::new(),
         identity: String::new(),
         scope: None,
+        home: None,
         tables: plans.iter().map(table).collect(),
         objects: vec![],
     }

@@ -17,6 +17,7 @@ pub fn catalog(db: &Database, name: &str) -> Catalog {
     };
     Catalog {
         scope: None,
+        home: None,
         origin: KIND.into(),
         version: 1,
         version_text: "1".into(),
@@ -40,6 +41,7 @@ pub fn map(table: &Table, choice: &TableChoice) -> MappedTable {
             destination_type: column.origin_type.clone(),
             identity_always: false,
             ordinal: None,
+            misfit: Default::default(),
         });
     }
     let index = |name: &String| columns.iter().position(|c| &c.source == name).map(|i| i as u16);
@@ -75,6 +77,8 @@ pub fn definition(plan: &TablePlan, source: Option<&Table>) -> Table {
         generated: None,
         collation: None,
         comment: None,
+        plain_default: None,
+        folds: false,
     };
     Table {
         name: plan.destination.clone(),
@@ -87,6 +91,8 @@ pub fn definition(plan: &TablePlan, source: Option<&Table>) -> Table {
         physical: "as created".into(),
         options: BTreeMap::new(),
         unlogged: Vec::new(),
+        plain_indexes: Vec::new(),
+        plain_foreign_keys: Vec::new(),
     }
 }
 

@@ -51,6 +51,8 @@ async fn pair() -> Result<Pair> {
         generated: None,
         collation: None,
         comment: None,
+        plain_default: None,
+        folds: false,
     };
     database(&host).create(Table {
         name: name.clone(),
@@ -63,6 +65,8 @@ async fn pair() -> Result<Pair> {
         physical: "as created".into(),
         options: BTreeMap::new(),
         unlogged: Vec::new(),
+        plain_indexes: Vec::new(),
+        plain_foreign_keys: Vec::new(),
     });
     let source = Memory.source(target(&host, migration)).await?;
     let destination = Memory.destination(target(&host, migration)).await?;
@@ -71,7 +75,7 @@ async fn pair() -> Result<Pair> {
         source: name.clone(),
         schema: "d".into(),
         table: "t".into(),
-        columns: ["k", "v"].map(|c| ColumnChoice { source: c.into(), destination: c.into() }).to_vec(),
+        columns: ["k", "v"].map(|c| ColumnChoice::same(c)).to_vec(),
         filter: None,
         operations: Operations::ALL,
     };

@@ -81,6 +81,8 @@ impl Fixture for InMemory {
             generated: None,
             collation: None,
             comment: None,
+            plain_default: None,
+            folds: false,
         };
         let names = |columns: &[&str]| columns.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>();
         let mut keys = Vec::new();
@@ -104,6 +106,8 @@ impl Fixture for InMemory {
             physical: "as created".into(),
             options: BTreeMap::from([("large".to_owned(), large.join(","))]),
             unlogged: vec![],
+            plain_indexes: Vec::new(),
+            plain_foreign_keys: Vec::new(),
         });
         Ok(())
     }

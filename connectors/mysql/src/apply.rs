@@ -14,9 +14,9 @@ use crate::connect::{Dialer, Session};
 use crate::errors::{classify, number};
 use crate::progress::{self, Home};
 use crate::sessions::{self, Purpose};
-use crate::shape::{self, Shape};
+use crate::shape::{self, Column, Shape};
 use crate::types::Kind;
-use crate::{keys, load, sql};
+use crate::{fit, keys, load, sql};
 use async_trait::async_trait;
 use drover_connectors_api::apply::Canceller;
 use drover_connectors_api::{ApplySession, Committed, Follow, Keys, Step};
@@ -24,6 +24,7 @@ use drover_model::error::codes;
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
+pub(crate) use run::too_large;
 use run::{Able, Run};
 use statements::Referring;
 use std::collections::HashMap;
@@ -190,7 +191,7 @@ impl ApplySession for MyApply {
                 for (i, &column) in shape.key.iter().chain(&columns).enumerate() {
                     let out = if i < shape.key.len() { &mut shown.0 } else { &mut shown.1 };
                     let value: Option<Vec<u8>> = row.get(i).unwrap_or(None);
-                    put_shown(out, &shape.columns[column].kind, value.as_deref());
+                    put_shown(out, &shape.columns[column], value.as_deref());
                 }
                 found.push(shown);
             }
@@ -260,7 +261,7 @@ impl ApplySession for MyApply {
                     let mut cells = Vec::new();
                     for (i, &column) in give.iter().enumerate() {
                         let value: Option<Vec<u8>> = row.get(i).unwrap_or(None);
-                        put_shown(&mut cells, &shape.columns[column].kind, value.as_deref());
+                        put_shown(&mut cells, &shape.columns[column], value.as_deref());
                     }
                     given.push(cells);
                 }
@@ -326,14 +327,17 @@ impl ApplySession for MyApply {
 }
 
 /// A value as the server shows it, as a cell.
-fn put_shown(out: &mut Vec<u8>, kind: &Kind, value: Option<&[u8]>) {
+fn put_shown(out: &mut Vec<u8>, column: &Column, value: Option<&[u8]>) {
     let Some(value) = value else { return put_cell(out, Cell::Null) };
-    if let Kind::Float { .. } = kind
+    if let Kind::Float { .. } = column.kind
         && let Some(exact) = std::str::from_utf8(value).ok().and_then(|t| t.parse::<f64>().ok())
     {
         return put_float(out, exact as f32);
     }
-    put_cell(out, Cell::Value(value));
+    match &column.canonical {
+        Some(data_type) => put_cell(out, Cell::Value(&fit::canonical(data_type, value))),
+        None => put_cell(out, Cell::Value(value)),
+    }
 }
 
 fn tables(step: &Step<'_>) -> Vec<u32> {

@@ -17,6 +17,7 @@
 pub mod create;
 pub mod lex;
 mod objects;
+mod plain;
 mod shows;
 mod unlogged;
 
@@ -26,7 +27,9 @@ use crate::sql;
 use crate::types::MyType;
 use create::{Definition, Index, PartKind};
 use drover_model::error::codes;
-use drover_model::schema::{Catalog, Column, DataType, Identity, Object, OldImage, Phase, Table, TableName, UniqueKey};
+use drover_model::schema::{
+    Catalog, Column, DataType, Identity, Object, OldImage, Phase, PlainDefault, Table, TableName, UniqueKey,
+};
 use drover_model::{Error, Fault, Result, Retry};
 use std::collections::{BTreeMap, HashMap};
 use xxhash_rust::xxh3::Xxh3;
@@ -105,6 +108,7 @@ pub async fn read(session: &mut Session, database: Option<&str>) -> Result<Catal
         version_text: session.version.text.clone(),
         database: database.unwrap_or_default().to_owned(),
         scope: database.map(str::to_owned),
+        home: None,
         identity,
         tables: out,
         objects: objects::ordered(found),
@@ -410,6 +414,8 @@ fn assemble(
         physical,
         options: options(relation, &definition),
         unlogged: unlogged::read(name, &definition),
+        plain_indexes: plain::indexes(&definition),
+        plain_foreign_keys: plain::foreign_keys(name, &definition),
     }
 }
 
@@ -418,7 +424,7 @@ fn column(version: &Version, shape: ShapeColumn, printed: &HashMap<&str, &create
     let default = definition.and_then(|d| d.default.clone()).filter(|d| !d.eq_ignore_ascii_case("NULL"));
     let json = version.is_mariadb() && definition.is_some_and(|d| is_json_check(d, &shape.name));
     let data_type = match &shape.my_type {
-        Some(_) if json => DataType::Json,
+        Some(_) if json => DataType::JsonText,
         Some(t) => t.data_type(),
         None => DataType::Other,
     };
@@ -430,10 +436,17 @@ fn column(version: &Version, shape: ShapeColumn, printed: &HashMap<&str, &create
         default,
         identity: shape.auto_increment.then_some(Identity::ByDefault),
         generated: definition.and_then(|d| d.generated.clone()).map(|(e, _)| e),
+        folds: plain::folds(shape.collation.as_deref()),
         collation: shape.collation,
         comment: definition.and_then(|d| d.comment.as_deref()).map(lex::unescape),
+        plain_default: default_of(definition, shape.my_type.as_ref()),
         name: shape.name,
     }
+}
+
+fn default_of(definition: Option<&&create::ColumnDefinition>, my: Option<&MyType>) -> Option<PlainDefault> {
+    let printed = definition?.default.as_deref().filter(|d| !d.eq_ignore_ascii_case("NULL"))?;
+    plain::default(printed, my?)
 }
 
 /// MariaDB's JSON: a LONGTEXT with this check.
@@ -479,6 +492,11 @@ fn options(relation: &Relation, definition: &Definition) -> BTreeMap<String, Str
     }
     if relation.kind == "SYSTEM VERSIONED" {
         out.insert("versioned".to_owned(), "true".into());
+    }
+    let updated = definition.columns.iter().filter(|(_, c)| c.on_update.is_some());
+    let own: Vec<String> = updated.map(|(name, _)| format!("ON UPDATE CURRENT_TIMESTAMP of column {name}")).collect();
+    if !own.is_empty() {
+        out.insert("dialect_only".to_owned(), own.join("\n"));
     }
     let known = ["ENGINE", "AUTO_INCREMENT", "CHARSET", "COLLATE", "COMMENT"];
     let others: Vec<&(String, String)> =

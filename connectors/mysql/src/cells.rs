@@ -279,25 +279,37 @@ pub fn put_time(out: &mut Vec<u8>, negative: bool, hour: u32, minute: u32, secon
     put_bytes(out, text.as_bytes());
 }
 
-/// A DATETIME. `date` is (year, month, day), `clock` is (hour, minute, second).
-#[inline]
-pub fn put_datetime(out: &mut Vec<u8>, date: (u32, u32, u32), clock: (u32, u32, u32), micros: u32, digits: u8) {
+fn datetime(date: (u32, u32, u32), clock: (u32, u32, u32), micros: u32, digits: u8) -> Text<40> {
     let mut text = Text::<40>::default();
     push_date(&mut text, date.0, date.1, date.2);
     text.push(b' ');
     push_clock(&mut text, clock.0, clock.1, clock.2, micros, digits);
+    text
+}
+
+/// A DATETIME. `date` is (year, month, day), `clock` is (hour, minute, second).
+#[inline]
+pub fn put_datetime(out: &mut Vec<u8>, date: (u32, u32, u32), clock: (u32, u32, u32), micros: u32, digits: u8) {
+    put_bytes(out, datetime(date, clock, micros, digits).as_bytes());
+}
+
+/// The same as a moment of UTC in canonical form.
+#[inline]
+pub fn put_instant(out: &mut Vec<u8>, date: (u32, u32, u32), clock: (u32, u32, u32), micros: u32, digits: u8) {
+    let mut text = datetime(date, clock, micros, digits);
+    text.push_all(b"+00");
     put_bytes(out, text.as_bytes());
 }
 
-/// A TIMESTAMP: seconds since the Unix epoch, in UTC; 0 is the zero date.
+/// A TIMESTAMP: seconds since the Unix epoch, in UTC; 0 is the zero date. `zone`: with UTC said behind it.
 #[inline]
-pub fn put_timestamp(out: &mut Vec<u8>, seconds: u32, micros: u32, digits: u8) {
-    if seconds == 0 {
-        return put_datetime(out, (0, 0, 0), (0, 0, 0), 0, digits);
-    }
+pub fn put_timestamp(out: &mut Vec<u8>, seconds: u32, micros: u32, digits: u8, zone: bool) {
     let of_day = seconds % 86_400;
-    let clock = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    put_datetime(out, civil(seconds / 86_400), clock, micros, digits);
+    let (date, clock, micros) = match seconds {
+        0 => ((0, 0, 0), (0, 0, 0), 0),
+        _ => (civil(seconds / 86_400), (of_day / 3600, of_day / 60 % 60, of_day % 60), micros),
+    };
+    if zone { put_instant(out, date, clock, micros, digits) } else { put_datetime(out, date, clock, micros, digits) }
 }
 
 /// The date of a day since the Unix epoch (Hinnant, "chrono-compatible low-level date algorithms").
@@ -469,12 +481,12 @@ mod tests {
     fn dates_and_times() {
         assert_eq!(cell(|o| put_date(o, 0, 0, 0)), "0000-00-00");
         assert_eq!(cell(|o| put_time(o, true, 838, 59, 59, 999_999, 3)), "-838:59:59.999");
-        assert_eq!(cell(|o| put_timestamp(o, 0, 0, 2)), "0000-00-00 00:00:00.00");
-        assert_eq!(cell(|o| put_timestamp(o, 1, 5, 6)), "1970-01-01 00:00:01.000005");
-        assert_eq!(cell(|o| put_timestamp(o, 951_782_399, 0, 0)), "2000-02-28 23:59:59");
-        assert_eq!(cell(|o| put_timestamp(o, 951_782_400, 0, 0)), "2000-02-29 00:00:00");
-        assert_eq!(cell(|o| put_timestamp(o, i32::MAX as u32, 0, 0)), "2038-01-19 03:14:07");
-        assert_eq!(cell(|o| put_timestamp(o, u32::MAX, 0, 0)), "2106-02-07 06:28:15");
+        assert_eq!(cell(|o| put_timestamp(o, 0, 0, 2, false)), "0000-00-00 00:00:00.00");
+        assert_eq!(cell(|o| put_timestamp(o, 1, 5, 6, false)), "1970-01-01 00:00:01.000005");
+        assert_eq!(cell(|o| put_timestamp(o, 951_782_399, 0, 0, false)), "2000-02-28 23:59:59");
+        assert_eq!(cell(|o| put_timestamp(o, 951_782_400, 0, 0, false)), "2000-02-29 00:00:00");
+        assert_eq!(cell(|o| put_timestamp(o, i32::MAX as u32, 0, 0, false)), "2038-01-19 03:14:07");
+        assert_eq!(cell(|o| put_timestamp(o, u32::MAX, 0, 0, false)), "2106-02-07 06:28:15");
         assert_eq!(cell(|o| put_year(o, 0)), "0000");
     }
 

@@ -304,6 +304,7 @@ mod tests {
             destination_type: t.into(),
             identity_always: false,
             ordinal: None,
+            misfit: Default::default(),
         };
         TablePlan {
             id: 0,

@@ -68,7 +68,15 @@ impl Destination for MyDestination {
     }
 
     fn map_table(&self, catalog: &Catalog, table: &Table, choice: &TableChoice) -> MappedTable {
-        typemap::map_table(catalog, table, choice, &self.known)
+        // What the source's application calls by no schema, the destination's finds in the database of its URL.
+        let at_home = catalog.home.as_deref() == Some(choice.schema.as_str()) && choice.schema == table.name.schema;
+        match &self.dialer.settings().database {
+            Some(database) if at_home => {
+                let choice = TableChoice { schema: database.clone(), ..choice.clone() };
+                typemap::map_table(catalog, table, &choice, &self.known)
+            }
+            _ => typemap::map_table(catalog, table, choice, &self.known),
+        }
     }
 
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {

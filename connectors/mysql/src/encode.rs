@@ -8,10 +8,13 @@
 //! number in a literal. Nothing is allocated for a value.
 
 use crate::CELLS;
+use crate::fit::Fit;
 use crate::types::{Kind, MyType};
 use drover_model::plan::{PlanColumn, RowFormat};
 use drover_model::row::Cell;
+use drover_model::schema::DataType;
 use drover_model::{Error, Result};
+use std::borrow::Cow;
 use std::io::Write;
 
 /// What a cell's bytes are, as far as writing them is concerned.
@@ -34,6 +37,8 @@ pub struct Encoder {
     how: How,
     /// The server converts the bytes from this character set to the column's.
     using: Option<String>,
+    /// Of canonical cells.
+    fit: Option<Fit>,
 }
 
 /// Whether ASCII text has the bytes of ASCII in a character set.
@@ -58,6 +63,9 @@ fn same_bytes(from: &str, to: &str) -> bool {
 impl Encoder {
     /// For values of a plan's column, in the plan's format, that go into a column of this type.
     pub fn new(column: &PlanColumn, format: &RowFormat, to: &MyType) -> Encoder {
+        if *format == RowFormat::Canonical {
+            return Encoder::canonical(column, to);
+        }
         let from = MyType::parse(&column.origin_type);
         let native = *format == RowFormat::Native(CELLS.to_owned());
         let how = match (from.as_ref().map(|f| &f.kind), &to.kind) {
@@ -79,9 +87,33 @@ impl Encoder {
                 }
                 _ => "utf8mb4".to_owned(),
             };
-        let convert = |to: &str| (text != "binary" && !same_bytes(&text, to)).then(|| plain(&text).to_owned());
+        Encoder { how, using: Encoder::using(&text, to), fit: None }
+    }
+
+    /// For canonical cells: what they are is said by the data type, whatever the source calls it.
+    fn canonical(column: &PlanColumn, to: &MyType) -> Encoder {
+        let how = match (&column.data_type, &to.kind) {
+            (DataType::Bit { .. }, Kind::Bit { length }) => How::Bits(usize::from(*length).div_ceil(8)),
+            (DataType::Float { bytes: 4 }, Kind::Float { .. }) => How::Single,
+            (_, Kind::Float { .. } | Kind::Double { .. }) => How::Double,
+            (_, Kind::Int { .. } | Kind::Decimal { .. }) => How::Number,
+            _ => How::Bytes,
+        };
+        let binary = matches!(column.data_type, DataType::Bytes { .. })
+            || matches!(to.kind, Kind::Geometry { .. } | Kind::Vector { .. });
+        let text = match column.data_type {
+            _ if binary => "binary",
+            DataType::Uuid => "ascii",
+            _ => "utf8mb4",
+        };
+        Encoder { how, using: Encoder::using(text, to), fit: Some(Fit::new(column, to)) }
+    }
+
+    /// The character set from which the server has to convert values for a column of this type.
+    fn using(text: &str, to: &MyType) -> Option<String> {
+        let convert = |to: &str| (text != "binary" && !same_bytes(text, to)).then(|| plain(text).to_owned());
         let theirs = to.charset.as_deref().unwrap_or("utf8mb4");
-        let using = match &to.kind {
+        match &to.kind {
             Kind::Char { .. } | Kind::VarChar { .. } | Kind::Text { .. } => convert(theirs),
             Kind::Enum { labels } | Kind::Set { labels }
                 if holds_ascii(theirs) && labels.iter().all(|l| l.is_ascii()) =>
@@ -90,10 +122,30 @@ impl Encoder {
             }
             Kind::Enum { .. } | Kind::Set { .. } => convert(theirs),
             // These take text only, not bytes.
-            Kind::Json | Kind::Uuid | Kind::Inet4 | Kind::Inet6 => Some(plain(&text).to_owned()),
+            Kind::Json | Kind::Uuid | Kind::Inet4 | Kind::Inet6 => Some(plain(text).to_owned()),
             _ => None,
-        };
-        Encoder { how, using }
+        }
+    }
+
+    /// What is to be written for a canonical cell's value; `None`: null.
+    ///
+    /// # Errors
+    /// LOSS where it does not fit into the column.
+    fn fitted<'v>(&self, value: &'v [u8]) -> Result<Option<Cow<'v, [u8]>>> {
+        match &self.fit {
+            Some(fit) => fit.value(value),
+            None => Ok(Some(Cow::Borrowed(value))),
+        }
+    }
+
+    /// The cell that is written in the place of this one.
+    pub fn written<'c>(&self, cell: Cell<'c>) -> Result<Option<Cow<'c, [u8]>>> {
+        cell.value().map_or(Ok(None), |value| self.fitted(value))
+    }
+
+    /// How many values that do not fit have become others.
+    pub fn replaced(&self) -> u64 {
+        self.fit.as_ref().map_or(0, |fit| fit.replaced().0)
     }
 
     /// Whether LOAD DATA must read the field into a variable and convert it.
@@ -120,7 +172,11 @@ impl Encoder {
                 return Ok(());
             }
             Cell::Unknown => return Err(unknown()),
-            Cell::Value(value) => value,
+            Cell::Value(value) => self.fitted(value)?,
+        };
+        let Some(value) = value.as_deref() else {
+            out.extend_from_slice(b"NULL");
+            return Ok(());
         };
         match self.how {
             How::Number if is_number(value) => out.extend_from_slice(value),
@@ -166,7 +222,11 @@ impl Encoder {
                 return Ok(());
             }
             Cell::Unknown => return Err(unknown()),
-            Cell::Value(value) => value,
+            Cell::Value(value) => self.fitted(value)?,
+        };
+        let Some(value) = value.as_deref() else {
+            out.extend_from_slice(b"\\N");
+            return Ok(());
         };
         match self.how {
             How::Number | How::Double if is_number(value) => out.extend_from_slice(value),
@@ -259,7 +319,6 @@ fn put_with(out: &mut Vec<u8>, mut value: &[u8], special: impl Fn(u8) -> bool, p
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drover_model::schema::DataType;
     use proptest::prelude::*;
 
     fn encoder(from: &str, to: &str) -> Encoder {
@@ -271,6 +330,7 @@ mod tests {
             destination_type: to.into(),
             identity_always: false,
             ordinal: None,
+            misfit: Default::default(),
         };
         Encoder::new(&column, &RowFormat::Native(CELLS.into()), &MyType::parse(to).unwrap())
     }

@@ -8,6 +8,8 @@
 use crate::connect::Session;
 use crate::sql;
 use drover_connectors_api::{Keys, Norm, UniqueColumns};
+use drover_model::plan::{Misfit, PlanColumn, RowFormat};
+use drover_model::schema::DataType;
 use drover_model::{Result, TablePlan};
 use std::collections::BTreeSet;
 
@@ -49,9 +51,26 @@ pub async fn keys(session: &mut Session, plans: &[TablePlan]) -> Result<Vec<Keys
     Ok(all)
 }
 
+/// How values that come from another kind of database have to be compared. Within the family equal values have equal bytes.
+fn norm(plan: &TablePlan, column: u16) -> Norm {
+    let canonical = plan.format == RowFormat::Canonical;
+    match plan.columns.get(usize::from(column)).filter(|_| canonical).map(|c| &c.data_type) {
+        Some(DataType::Decimal { .. }) => Norm::Decimal,
+        Some(DataType::Text { padded: true, .. }) => Norm::TrimEnd,
+        _ => Norm::Exact,
+    }
+}
+
+/// Whether values of another kind of database may be equal here without equal bytes: other texts of one number, values that others take
+/// the place of.
+fn unlike(plan: &TablePlan, column: &PlanColumn) -> bool {
+    plan.format == RowFormat::Canonical
+        && (matches!(column.data_type, DataType::Float { .. }) || matches!(column.misfit, Misfit::Null | Misfit::Clamp))
+}
+
 fn of_table(plan: &TablePlan, indexes: Vec<Index>) -> Keys {
     let key: BTreeSet<u16> = plan.key.iter().copied().collect();
-    let exact = |columns: &[u16]| columns.iter().map(|&c| (c, Norm::Exact)).collect::<Vec<_>>();
+    let exact = |columns: &[u16]| columns.iter().map(|&c| (c, norm(plan, c))).collect::<Vec<_>>();
     let (mut identity, mut others) = (None, Vec::new());
     for index in indexes.into_iter().filter(|i| !i.hidden) {
         let columns: BTreeSet<u16> = index.columns.iter().copied().collect();
@@ -68,6 +87,13 @@ fn of_table(plan: &TablePlan, indexes: Vec<Index>) -> Keys {
     } else {
         identity.is_none().then(|| "no unique index of the table has the columns of its key".to_owned())
     };
+    let of_keys = others.iter().flat_map(|u: &UniqueColumns| u.columns.iter().map(|c| c.0)).chain(key.iter().copied());
+    let other = of_keys.filter_map(|c| plan.columns.get(usize::from(c))).find(|c| unlike(plan, c));
+    let serial = serial.or_else(|| {
+        other.map(|c| {
+            format!("what this server takes for equal in {} cannot be told from the source's values", c.destination)
+        })
+    });
     let identity =
         (!key.is_empty()).then(|| UniqueColumns { name: identity.unwrap_or_default(), columns: exact(&plan.key) });
     Keys { table: plan.id, identity, others, serial }

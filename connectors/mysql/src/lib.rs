@@ -16,19 +16,24 @@
 //! | CHAR, VARCHAR, TEXT | in format [`CELLS`] bytes in the column's own character set, in canonical format UTF-8 |
 //! | BINARY, VARBINARY, BLOB, geometry (SRID and WKB as stored), VECTOR | the bytes |
 //! | UUID, INET4, INET6 (of MariaDB) | text |
+//!
+//! The canonical format, for other kinds of databases, differs besides text in this: a TIMESTAMP has `+00` behind it, a YEAR is a number.
 
 pub mod apply;
 pub mod binlog;
 pub mod catalog;
 pub mod cells;
 pub mod changes;
+pub mod charset;
 pub mod check;
 pub mod chunks;
+pub mod condition;
 pub mod connect;
 pub mod connector;
 pub mod destination;
 pub mod encode;
 pub mod errors;
+pub mod fit;
 pub mod flavor;
 pub mod gtid;
 pub mod keys;

@@ -331,6 +331,8 @@ pub(crate) fn value_of(column_type: &str, cell: &[u8], native: bool) -> Result<S
         }
         Kind::Enum { .. } | Kind::Set { .. } => format!("_utf8mb4 {}", hex()),
         Kind::Binary { .. } | Kind::VarBinary { .. } | Kind::Blob { .. } => hex(),
+        // In canonical form UTC stands behind it.
+        Kind::Timestamp { .. } => sql::text(shown()?.trim_end_matches("+00")),
         _ => sql::text(shown()?),
     })
 }

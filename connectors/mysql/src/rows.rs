@@ -4,10 +4,9 @@
 //! shortest text. JSON is taken apart and written anew, with keys in order and numbers by their value, wherever one of the two sides has a type of
 //! its own for it: that side does not keep the text.
 
-mod json;
-
 use crate::chunks::range::{key_columns, within};
 use crate::connect::Dialer;
+use crate::fit::{self, Fit};
 use crate::reader::decode::{Decoder, decoders, put_row};
 use crate::reader::{column_list, filtered, lookup};
 use crate::sql;
@@ -16,9 +15,11 @@ use crate::wire::{Flow, Wire};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::{RowSink, Rows, Side};
+use drover_model::canonical;
 use drover_model::chunk::Bounds;
-use drover_model::plan::PlanColumn;
-use drover_model::row::{Cell, put_cell, take_cell};
+use drover_model::plan::{PlanColumn, RowFormat};
+use drover_model::row::{Cell, cells, put_cell, take_cell};
+use drover_model::schema::DataType;
 use drover_model::{Error, Result, TablePlan};
 
 /// Blocks are about so large.
@@ -71,13 +72,18 @@ impl MyRows {
         let decoders = decoders(own, &statement.columns)?;
         let json: Vec<bool> = plan.columns.iter().map(is_json).collect();
         let any_json = json.contains(&true);
+        let kinds: Option<Vec<&DataType>> =
+            (plan.format == RowFormat::Canonical).then(|| plan.columns.iter().map(|c| &c.data_type).collect());
         self.wire.execute(&statement, READING).await.map_err(|e| e.table(table))?;
         let (mut block, mut rows, mut scratch) = (Vec::with_capacity(BLOCK + (BLOCK >> 2)), 0, Vec::new());
         loop {
             let mut put = |row: &[u8]| {
                 rows += 1;
-                put_normal(row, &decoders, any_json.then_some(&json[..]), &mut scratch, &mut block)
-                    .ok_or_else(|| Error::internal("the server sent a damaged row"))
+                let put = match &kinds {
+                    Some(kinds) => put_canonical(row, &decoders, kinds, &mut scratch, &mut block),
+                    None => put_normal(row, &decoders, any_json.then_some(&json[..]), &mut scratch, &mut block),
+                };
+                put.ok_or_else(|| Error::internal("the server sent a damaged row"))
             };
             let flow = self.wire.rows(&mut put, READING).await.map_err(|e| e.table(table))?;
             if block.len() >= BLOCK || (flow == Flow::End && rows > 0) {
@@ -105,11 +111,55 @@ fn put_normal(
     let mut rest = &scratch[..];
     for is_json in json {
         match take_cell(&mut rest)? {
-            Cell::Value(text) if *is_json => match json::normal(text) {
+            Cell::Value(text) if *is_json => match canonical::json(text) {
                 Some(normal) => put_cell(out, Cell::Value(normal.as_bytes())),
                 // Whatever it is, it is the same on both sides or it is not.
                 None => put_cell(out, Cell::Value(text)),
             },
+            cell => put_cell(out, cell),
+        }
+    }
+    Some(())
+}
+
+/// Canonical keys in the form that columns of the destination have.
+fn own_keys(own: &TablePlan, keys: &[Bytes]) -> Result<Vec<Bytes>> {
+    let unknown = |c: &PlanColumn| Error::internal(format!("the type {} is unknown", c.origin_type)).column(&c.source);
+    let mut fits = Vec::with_capacity(own.key.len());
+    for &k in &own.key {
+        let column = &own.columns[usize::from(k)];
+        fits.push(Fit::new(column, &MyType::parse(&column.origin_type).ok_or_else(|| unknown(column))?));
+    }
+    let converted = keys.iter().map(|key| {
+        let mut out = Vec::with_capacity(key.len());
+        for (cell, fit) in cells(key).zip(&fits) {
+            match cell {
+                // What does not fit is not there.
+                Cell::Value(value) => {
+                    put_cell(&mut out, fit.value(value).ok().flatten().as_deref().map_or(Cell::Null, Cell::Value))
+                }
+                cell => put_cell(&mut out, cell),
+            }
+        }
+        Bytes::from(out)
+    });
+    Ok(converted.collect())
+}
+
+/// A row in the normal form that other kinds of databases give as well.
+fn put_canonical(
+    row: &[u8],
+    decoders: &[Decoder],
+    kinds: &[&DataType],
+    scratch: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    scratch.clear();
+    put_row(row, decoders, scratch)?;
+    let mut rest = &scratch[..];
+    for kind in kinds {
+        match take_cell(&mut rest)? {
+            Cell::Value(value) => canonical::put_normal(out, kind, &fit::canonical(kind, value)),
             cell => put_cell(out, cell),
         }
     }
@@ -129,6 +179,8 @@ impl Rows for MyRows {
             return Err(Error::internal("rows of a table without a key were asked for by key").table(&plan.destination));
         }
         let own = seen_from(plan, side);
+        let foreign = plan.format == RowFormat::Canonical && side == Side::Destination;
+        let keys = if foreign { &own_keys(&own, keys)?[..] } else { keys };
         for keys in keys.chunks(KEYS_AT_ONCE) {
             let conditions: Result<Vec<String>> = keys.iter().map(|key| lookup(&own, key, false)).collect();
             self.give(plan, &own, Some(conditions?.join(" OR ")), sink).await?;

@@ -8,6 +8,7 @@
 //! table, all in one pass over it (`Table`); foreign keys (`Final`); triggers (`Cutover`): they cannot be silenced here, and the
 //! source's log already has their effects.
 
+pub mod foreign;
 mod present;
 pub mod rewrite;
 mod table;
@@ -20,11 +21,13 @@ use crate::typemap::Known;
 use drover_connectors_api::SchemaStep;
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
-use drover_model::schema::{Catalog, Object, TableName};
+use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
+use foreign::Foreign;
 use mysql_async::prelude::Queryable;
 use present::Present;
 pub use present::misfit;
+use std::collections::BTreeSet;
 use work::{Statement, Work};
 
 /// Executes a step on a session that nothing else uses meanwhile. Gives the names of what it created (not of what was there).
@@ -41,18 +44,14 @@ pub async fn apply(
     objects: &[Object],
     existing_allowed: bool,
 ) -> Result<Vec<String>> {
-    let Some(mut work) = Work::new(catalog, plans, objects, known) else {
-        let what = format!("a schema of {} cannot be created in {} yet", catalog.origin, known.version.flavor.title());
-        return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, what)
-            .remedy("create the tables by hand, and leave \"schema\" out of the stages"));
-    };
+    let mut work = Schema::new(catalog, plans, objects, known);
     prepare(session).await?;
     let databases = work.databases();
     let mut created = Vec::new();
     let statements = match step {
         SchemaStep::Base => {
             let present = Present::read(session, known, &databases).await?;
-            for (plan, _) in &work.tables {
+            for (plan, _) in work.tables() {
                 if present.table(&plan.destination) {
                     fits(session, plan, existing_allowed).await?;
                 }
@@ -60,7 +59,7 @@ pub async fn apply(
             work.base()
         }
         SchemaStep::Table { id } => {
-            let Some((plan, table)) = work.tables.iter().find(|(p, _)| p.id == *id).copied() else {
+            let Some((plan, table)) = work.tables().into_iter().find(|(p, _)| p.id == *id) else {
                 return Err(Error::internal(format!("no plan has number {id}")));
             };
             let wanted = work.table(plan, table);
@@ -92,6 +91,63 @@ pub async fn apply(
         open = again;
     }
     Ok(created)
+}
+
+/// The compiled schema of a source: one of the family's, or another kind's.
+enum Schema<'a> {
+    Own(Box<Work<'a>>),
+    Other(Foreign<'a>),
+}
+
+impl<'a> Schema<'a> {
+    fn new(catalog: &'a Catalog, plans: &'a [TablePlan], objects: &'a [Object], known: &'a Known) -> Schema<'a> {
+        match Work::new(catalog, plans, objects, known) {
+            Some(work) => Schema::Own(Box::new(work)),
+            None => Schema::Other(Foreign::new(catalog, plans, objects, known)),
+        }
+    }
+
+    fn databases(&self) -> BTreeSet<String> {
+        match self {
+            Schema::Own(work) => work.databases(),
+            Schema::Other(work) => work.databases(),
+        }
+    }
+
+    fn tables(&self) -> Vec<(&'a TablePlan, &'a Table)> {
+        match self {
+            Schema::Own(work) => work.tables.clone(),
+            Schema::Other(work) => work.tables.clone(),
+        }
+    }
+
+    fn base(&mut self) -> Vec<Statement> {
+        match self {
+            Schema::Own(work) => work.base(),
+            Schema::Other(work) => work.base(),
+        }
+    }
+
+    fn table(&mut self, plan: &TablePlan, table: &Table) -> Vec<table::Added> {
+        match self {
+            Schema::Own(work) => work.table(plan, table),
+            Schema::Other(work) => work.table(plan, table),
+        }
+    }
+
+    fn last(&mut self) -> Vec<Statement> {
+        match self {
+            Schema::Own(work) => work.last(),
+            Schema::Other(work) => work.last(),
+        }
+    }
+
+    fn cutover(&mut self) -> Vec<Statement> {
+        match self {
+            Schema::Own(work) => work.cutover(),
+            Schema::Other(_) => Vec::new(),
+        }
+    }
 }
 
 /// Settings for creating: foreign keys are not looked at (their tables may not be there yet, and rows come as they are), and nothing
@@ -235,7 +291,15 @@ async fn fits(session: &mut Session, plan: &TablePlan, existing_allowed: bool) -
 
 /// What will be left out of the migration's schema, and why: warnings K5, K18, K19, K20. Pure.
 pub fn left_out(catalog: &Catalog, plans: &[TablePlan], objects: &[Object], known: &Known) -> Vec<CheckItem> {
-    let Some(mut work) = Work::new(catalog, plans, objects, known) else { return Vec::new() };
+    let Some(mut work) = Work::new(catalog, plans, objects, known) else {
+        let mut work = Foreign::new(catalog, plans, objects, known);
+        work.base();
+        for (plan, table) in work.tables.clone() {
+            work.table(plan, table);
+        }
+        work.last();
+        return work.left_out.iter().map(item).collect();
+    };
     work.base();
     for (plan, table) in work.tables.clone() {
         work.table(plan, table);
@@ -292,7 +356,9 @@ pub fn map_auto_increments(
     known: &Known,
     values: &[SequenceValue],
 ) -> Vec<(String, SequenceValue)> {
-    let Some(work) = Work::new(catalog, plans, objects, known) else { return Vec::new() };
+    let Some(work) = Work::new(catalog, plans, objects, known) else {
+        return foreign::map_counters(catalog, plans, values);
+    };
     let mapped = values.iter().filter_map(|(schema, name, value, called)| {
         let source = TableName::new(schema.as_str(), name.as_str());
         let to = match plans.iter().find(|p| p.source == source) {

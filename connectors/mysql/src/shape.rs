@@ -7,8 +7,9 @@ use crate::encode::Encoder;
 use crate::sql;
 use crate::types::{Kind, MyType};
 use drover_model::error::codes;
+use drover_model::plan::RowFormat;
 use drover_model::row::Cell;
-use drover_model::schema::TableName;
+use drover_model::schema::{DataType, TableName};
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
 
 /// A column that is written.
@@ -24,6 +25,8 @@ pub(crate) struct Column {
     pub encoder: Encoder,
     /// Character set of the plan's cells, where they are text.
     pub source: Option<MyType>,
+    /// What the values of canonical cells are.
+    pub canonical: Option<DataType>,
 }
 
 /// A table that is written.
@@ -55,6 +58,7 @@ pub(crate) async fn load(session: &mut Session, plan: &TablePlan) -> Result<Shap
     };
     let mut found = catalog::shapes(session, std::slice::from_ref(name)).await?;
     let found = found.remove(name).ok_or_else(|| missing("a table does not exist".into()))?;
+    let canonical = plan.format == RowFormat::Canonical;
     let mut columns = Vec::with_capacity(plan.columns.len());
     for column in &plan.columns {
         let name = &column.destination;
@@ -67,7 +71,8 @@ pub(crate) async fn load(session: &mut Session, plan: &TablePlan) -> Result<Shap
         columns.push(Column {
             name: sql::name(name),
             encoder: Encoder::new(column, &plan.format, &to),
-            source: MyType::parse(&column.origin_type),
+            source: MyType::parse(&column.origin_type).filter(|_| !canonical),
+            canonical: canonical.then(|| column.data_type.clone()),
             kind: to.kind,
             unsigned: to.unsigned,
             charset: to.charset,
@@ -189,6 +194,21 @@ impl Column {
             Kind::Enum { .. } | Kind::Set { .. } | Kind::Json => format!("CONVERT({column} USING utf8mb4)"),
             _ => column.to_owned(),
         }
+    }
+}
+
+impl Shape {
+    /// Says of which row of the plan an error is, by the cells of its key.
+    pub fn of_row(&self, error: Error, row: &[u8]) -> Error {
+        if error.key.is_some() || self.key.is_empty() {
+            return error;
+        }
+        let all: Vec<Cell<'_>> = drover_model::row::cells(row).collect();
+        let parts = self.key.iter().map(|&k| {
+            let name = self.columns[k].name.trim_matches('`');
+            format!("{name}={}", show(all.get(k).copied().unwrap_or(Cell::Null)))
+        });
+        error.key(parts.collect::<Vec<_>>().join(", "))
     }
 }
 

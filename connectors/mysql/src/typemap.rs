@@ -1,7 +1,8 @@
-//! Mapping a table within the family, purely. A type stays what it is, or becomes one that holds every value of it and is named in an item;
-//! a column for which there is none is refused.
+//! Mapping a table, purely. Within the family a type stays what it is, or becomes one that holds every value of it and is named in an item;
+//! a column for which there is none is refused. Tables of other kinds of databases: [`foreign`].
 
 pub mod collate;
+pub mod foreign;
 
 use crate::CELLS;
 use crate::connect::Session;
@@ -10,7 +11,7 @@ use crate::types::{Kind, MyType};
 use drover_connectors_api::MappedTable;
 use drover_model::Result;
 use drover_model::check::CheckItem;
-use drover_model::plan::{PlanColumn, RowFormat, TablePlan};
+use drover_model::plan::{Misfit, PlanColumn, RowFormat, TablePlan};
 use drover_model::schema::{Catalog, Column, Identity, Table, TableName, UniqueKey};
 use drover_model::selection::TableChoice;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -142,14 +143,9 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
     let mut items = Vec::new();
     let origin = Flavor::of_origin(&catalog.origin);
     let mut columns: Vec<PlanColumn> = Vec::new();
-    if origin.is_none() {
-        items.push(CheckItem::failed(
-            "K17",
-            &object,
-            format!("types of {} cannot be carried to {} yet", catalog.origin, known.version.flavor.title()),
-            "choose a destination of the source's own family",
-        ));
-    }
+    let foreign = if origin.is_none() { foreign::types(catalog, table, choice, known) } else { BTreeMap::new() };
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut by_value = Vec::new();
     let mut floats = Vec::new();
     let mut nearest = BTreeMap::new();
     for chosen in &choice.columns {
@@ -163,17 +159,44 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
             continue;
         };
         if column.generated.is_some() {
+            if origin.is_none() {
+                items.push(CheckItem::warning(
+                    "K18",
+                    format!("{object}.{}", column.name),
+                    "its expression is the source's own: the column is left out",
+                    "create the table beforehand with an expression of the destination's own",
+                ));
+            }
             continue;
         }
-        let destination_type = match origin {
-            Some(origin) => of_family(origin, column, known, &object, &mut items, &mut nearest),
-            None => Some(column.origin_type.clone()),
+        let destination_type = match (origin, foreign.get(&column.name)) {
+            (Some(origin), _) => of_family(origin, column, known, &object, &mut items, &mut nearest),
+            (None, Some(Ok(mapped))) => {
+                if let Some(note) = &mapped.note {
+                    told.entry(note.clone()).or_default().push(column.name.clone());
+                }
+                if mapped.by_value && chosen.misfit != Misfit::Text {
+                    by_value.push(column.name.clone());
+                }
+                Some(mapped.text.clone())
+            }
+            (None, other) => {
+                let why = match other {
+                    Some(Err(why)) => why.clone(),
+                    _ => format!("type {} of the source has no counterpart here", column.origin_type),
+                };
+                let drop = format!("leave the column out: columns = {{ drop = [\"{}\"] }}", column.name);
+                items.push(CheckItem::failed("K17", format!("{object}.{}", column.name), why, drop));
+                None
+            }
         };
         let Some(destination_type) = destination_type else { continue };
-        if matches!(
-            MyType::parse(&column.origin_type).map(|t| t.kind),
-            Some(Kind::Float { declared: None } | Kind::Double { declared: None })
-        ) {
+        if origin.is_some()
+            && matches!(
+                MyType::parse(&column.origin_type).map(|t| t.kind),
+                Some(Kind::Float { declared: None } | Kind::Double { declared: None })
+            )
+        {
             floats.push(column.name.clone());
         }
         columns.push(PlanColumn {
@@ -184,7 +207,24 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
             destination_type,
             identity_always: column.identity == Some(Identity::Always),
             ordinal: None,
+            misfit: chosen.misfit,
         });
+    }
+    for (note, columns) in told {
+        items.push(CheckItem::warning(
+            "K17",
+            &object,
+            format!("{}: {note}", columns.join(", ")),
+            "see to it that the application can live with it",
+        ));
+    }
+    if !by_value.is_empty() {
+        let cause = format!(
+            "{}: these types have values at the source that the destination's do not (infinity, dates beyond the years 1 to 9999, \
+             longer numbers): such a value ends the migration, or becomes what on_misfit says",
+            by_value.join(", ")
+        );
+        items.push(CheckItem { cause, ..CheckItem::passed("K17", format!("{object} values")) });
     }
     for ((from, to), columns) in nearest {
         items.push(CheckItem::warning(
@@ -262,7 +302,7 @@ fn of_family(
     let my_type = MyType::parse(&column.origin_type);
     if origin == Flavor::MariaDb
         && matches!(my_type.as_ref().map(|t| &t.kind), Some(Kind::Text { .. }))
-        && column.data_type == drover_model::schema::DataType::Json
+        && column.data_type == drover_model::schema::DataType::JsonText
         && !known.version.is_mariadb()
     {
         let note = "JSON of MariaDB is a text: it stays LONGTEXT with its check, so that every value stays what it is";

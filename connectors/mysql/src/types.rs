@@ -183,9 +183,10 @@ impl MyType {
             Kind::Enum { labels } => DataType::Enum { labels: labels.clone() },
             Kind::Json => DataType::Json,
             Kind::Uuid => DataType::Uuid,
-            Kind::Set { .. } | Kind::Geometry { .. } | Kind::Vector { .. } | Kind::Inet4 | Kind::Inet6 => {
-                DataType::Other
-            }
+            // Labels with commas between, addresses.
+            Kind::Set { .. } | Kind::Inet4 | Kind::Inet6 => DataType::Text { max: None, padded: false },
+            // SRID and WKB as they are stored; numbers as they are stored.
+            Kind::Geometry { .. } | Kind::Vector { .. } => DataType::Bytes { max: None },
         }
     }
 }

@@ -18,16 +18,17 @@ mod statements;
 
 use crate::connect::{Dialer, Session};
 use crate::errors::{classify, is};
+use crate::fit::{Fit, Fitted, Misfits, fitted_values, put_like_source};
 use crate::progress;
 use crate::{keys, sql};
 use async_trait::async_trait;
-use drover_connectors_api::apply::Canceller;
+use drover_connectors_api::apply::{Canceller, Follow};
 use drover_connectors_api::{ApplySession, Committed, Keys, Step};
 use drover_model::error::codes;
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use futures::FutureExt;
-use params::{Grid, Param};
+use params::Param;
 use run::{Cache, Run};
 use shape::{Shape, Wanted};
 use std::collections::HashMap;
@@ -65,6 +66,9 @@ pub(crate) async fn silence_triggers(session: &Session, fault: Fault) -> Result<
     }
 }
 
+/// Values that one statement follows a foreign key with.
+const FOLLOWED_AT_ONCE: usize = 10_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Idle,
@@ -83,6 +87,10 @@ pub struct PgApply {
     pid: Arc<AtomicI32>,
     shapes: HashMap<u32, Arc<Shape>>,
     keys: HashMap<u32, Keys>,
+    /// How rows of other kinds of databases are written; by table.
+    fits: HashMap<u32, Option<Arc<Fit>>>,
+    /// What policies changed in the batch.
+    misfits: Misfits,
     cache: Cache,
     state: State,
 }
@@ -104,6 +112,8 @@ impl PgApply {
             pid: Arc::new(AtomicI32::new(pid)),
             shapes: HashMap::new(),
             keys: HashMap::new(),
+            fits: plans.iter().map(|p| (p.id, Fit::of(p))).collect(),
+            misfits: Misfits::new(),
             cache: Cache::default(),
             state: State::Idle,
         })
@@ -201,7 +211,10 @@ impl ApplySession for PgApply {
         let (shape, plan) = (self.shapes.get(&table).ok_or_else(unknown)?, self.plans.get(&table).ok_or_else(unknown)?);
         let unique = self.keys.get(&table).and_then(|k| k.others.get(index)).ok_or_else(unknown)?;
         let columns: Vec<usize> = unique.columns.iter().map(|c| usize::from(c.0)).collect();
-        let grid = Grid::read(values, columns.len())?;
+        let places: Vec<u16> = unique.columns.iter().map(|c| c.0).collect();
+        let fit = self.fits.get(&table).and_then(Option::as_ref);
+        let fitted = fitted_values(fit, &places, values)?;
+        let grid = fitted.grid(columns.len())?;
         let failed = |e: tokio_postgres::Error| {
             classify(&e, self.dialer.fault(), "cannot ask which rows hold some unique values").table(&plan.destination)
         };
@@ -223,13 +236,19 @@ impl ApplySession for PgApply {
         let stream = self.session.query_raw(&statement, params).await.map_err(failed)?;
         let rows: Vec<tokio_postgres::Row> = futures::TryStreamExt::try_collect(stream).await.map_err(failed)?;
         self.state = State::Open;
-        let cells = |row: &tokio_postgres::Row, columns: std::ops::Range<usize>| {
+        let cells = |row: &tokio_postgres::Row, from: usize, columns: &[usize]| -> Result<Vec<u8>> {
             let mut out = Vec::new();
-            columns.for_each(|c| put_cell(&mut out, Cell::Value(row.get::<_, &str>(c).as_bytes())));
-            out
+            for (i, &c) in columns.iter().enumerate() {
+                let shown = row.get::<_, &str>(from + i).as_bytes();
+                match fit {
+                    Some(_) => put_like_source(&mut out, &plan.columns[c], shown)?,
+                    None => put_cell(&mut out, Cell::Value(shown)),
+                }
+            }
+            Ok(out)
         };
         let split = shape.key.len();
-        Ok(rows.iter().map(|r| (cells(r, 0..split), cells(r, split..split + columns.len()))).collect())
+        rows.iter().map(|r| Ok((cells(r, 0, &shape.key)?, cells(r, split, &columns)?))).collect()
     }
 
     async fn execute(&mut self, steps: &[Step<'_>]) -> Result<()> {
@@ -240,6 +259,9 @@ impl ApplySession for PgApply {
         self.learn(steps.iter().flat_map(tables)).await?;
         let begun = self.state == State::Open;
         self.state = State::Failed;
+        let fitted = Fitted::of(&self.fits, steps, &mut self.misfits)?;
+        let owned = fitted.as_ref().map(|f| f.steps(&self.fits, steps));
+        let steps = owned.as_deref().unwrap_or(steps);
         let mut run = Run::new(&self.session, &self.plans, &self.shapes, &mut self.cache, self.dialer.fault());
         if !begun {
             run.simple("begin").await?;
@@ -252,8 +274,84 @@ impl ApplySession for PgApply {
         Ok(())
     }
 
+    async fn follow(
+        &mut self,
+        table: u32,
+        columns: &[u16],
+        values: &[&[u8]],
+        what: Follow<'_>,
+        give: &[u16],
+    ) -> Result<Vec<Vec<u8>>> {
+        self.usable()?;
+        self.learn(std::iter::once(table)).await?;
+        let unknown = || Error::internal(format!("a foreign key of unknown table {table}"));
+        let shape = self.shapes.get(&table).ok_or_else(unknown)?;
+        let plan = self.plans.get(&table).ok_or_else(unknown)?;
+        let fit = self.fits.get(&table).and_then(Option::as_ref);
+        let places: Vec<usize> = columns.iter().map(|&c| usize::from(c)).collect();
+        let given: Vec<usize> = give.iter().map(|&c| usize::from(c)).collect();
+        let set = match what {
+            Follow::Set(new) => Some(fitted_values(fit, columns, &[new])?),
+            Follow::Delete | Follow::SetNull => None,
+        };
+        let set = set.as_ref().map(|s| s.grid(places.len())).transpose()?;
+        let text = statements::follow(shape, &places, what, &given);
+        let fault = self.dialer.fault();
+        let failed = |e: tokio_postgres::Error| {
+            classify(&e, fault, "cannot do what a foreign key of the source did").table(&plan.destination)
+        };
+        let begun = self.state == State::Open;
+        self.state = State::Failed;
+        if !begun {
+            self.session.batch_execute("begin").await.map_err(failed)?;
+        }
+        // No index may serve these columns.
+        self.session
+            .batch_execute("set local enable_hashjoin = on; set local enable_seqscan = on")
+            .await
+            .map_err(failed)?;
+        let statement = self.session.prepare_typed(&text.sql, &text.types).await.map_err(failed)?;
+        let mut out = Vec::new();
+        for part in values.chunks(FOLLOWED_AT_ONCE) {
+            let fitted = fitted_values(fit, columns, part)?;
+            let grid = fitted.grid(places.len())?;
+            let params = (0..places.len()).map(|c| grid.array(c));
+            let params: Vec<Param<'_>> = match &set {
+                Some(set) => params.chain((0..places.len()).map(|c| set.param(c))).collect(),
+                None => params.collect(),
+            };
+            let stream = self.session.query_raw(&statement, params).await.map_err(failed)?;
+            let mut stream = std::pin::pin!(stream);
+            while let Some(row) = futures::TryStreamExt::try_next(&mut stream).await.map_err(failed)? {
+                let mut cells = Vec::new();
+                for (i, &c) in given.iter().enumerate() {
+                    match (row.get::<_, Option<&str>>(i), fit) {
+                        (None, _) => put_cell(&mut cells, Cell::Null),
+                        (Some(text), Some(_)) => put_like_source(&mut cells, &plan.columns[c], text.as_bytes())?,
+                        (Some(text), None) => put_cell(&mut cells, Cell::Value(text.as_bytes())),
+                    }
+                }
+                if !given.is_empty() {
+                    out.push(cells);
+                }
+            }
+        }
+        self.session
+            .batch_execute("set local enable_hashjoin = off; set local enable_seqscan = off")
+            .await
+            .map_err(failed)?;
+        self.state = State::Open;
+        Ok(out)
+    }
+
     async fn commit(&mut self, previous: &Position, next: &Position) -> Result<Committed> {
         self.usable()?;
+        let misfits = std::mem::take(&mut self.misfits);
+        if !misfits.is_empty() && self.state == State::Open {
+            self.state = State::Failed;
+            progress::note_misfits(&self.session, self.migration, &self.plans, &misfits, self.dialer.fault()).await?;
+            self.state = State::Open;
+        }
         let kind = (u32::MAX, run::Kind::Progress, false);
         let begun = self.state == State::Open;
         self.state = State::Failed;
@@ -300,6 +398,7 @@ impl ApplySession for PgApply {
     }
 
     async fn rollback(&mut self) -> Result<()> {
+        self.misfits.clear();
         if self.state != State::Idle {
             match self.session.batch_execute("rollback").await {
                 Ok(()) => self.state = State::Idle,

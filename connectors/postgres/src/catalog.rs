@@ -12,11 +12,14 @@
 
 mod objects;
 pub mod order;
+mod plain;
 mod types;
 mod variant;
 
 use crate::errors::classify;
-use drover_model::schema::{Catalog, Column, Identity, Object, OldImage, Phase, Table, TableName, UniqueKey};
+use drover_model::schema::{
+    Catalog, Column, Identity, Object, OldImage, Phase, PlainForeignKey, PlainIndex, Table, TableName, UniqueKey,
+};
 use drover_model::{Error, Fault, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio_postgres::{Client, Row};
@@ -193,7 +196,11 @@ impl Reader {
         let indexes = Self::by_relation(&self.indexes, "relid")?;
         let triggers = Self::by_relation(&self.triggers, "relid")?;
         let mut identities: HashMap<u32, Vec<&Row>> = HashMap::new();
+        let mut owned: HashMap<u32, Vec<&Row>> = HashMap::new();
         for s in &self.sequences {
+            if let Some(owner) = s.try_get::<_, Option<u32>>("owner_relid")? {
+                owned.entry(owner).or_default().push(s);
+            }
             if let (true, Some(owner)) = (s.try_get("is_identity")?, s.try_get::<_, Option<u32>>("owner_relid")?) {
                 identities.entry(owner).or_default().push(s);
             }
@@ -302,6 +309,13 @@ impl Reader {
                 };
                 part_rows.collect(*member, &on, &mut parts, if i == 0 { Some(&mut keys) } else { None })?;
             }
+            let (plain_indexes, plain_foreign_keys) = part_rows.plain(oid)?;
+            let owned = owned.get(&oid).map(Vec::as_slice).unwrap_or_default();
+            let default = |name: &str| {
+                let column = table_columns.iter().find(|c| c.try_get::<_, &str>("name").is_ok_and(|n| n == name));
+                column.and_then(|c| c.try_get::<_, Option<String>>("expression").ok()).flatten()
+            };
+            options.extend(plain::counters(owned, default)?);
             for s in identities.get(&oid).into_iter().flatten() {
                 let mut o = objects::sequence(s)?;
                 o.kind = "identity".into();
@@ -331,12 +345,15 @@ impl Reader {
                 physical: self.physical.get(&oid).cloned().unwrap_or_default(),
                 options,
                 unlogged: Vec::new(),
+                plain_indexes,
+                plain_foreign_keys,
             });
         }
         let mut found = objects::all(&self, &mut needs, &indexes, &triggers)?;
         found.extend(unsupported);
         Ok(Catalog {
             scope: None,
+            home: Some("public".into()),
             origin: ORIGIN.into(),
             version: self.version,
             version_text: head.try_get("text")?,
@@ -395,9 +412,10 @@ fn column(c: &Row, types: &Types) -> Rowed<Column> {
     let (oid, typmod): (u32, i32) = (c.try_get("type")?, c.try_get("typmod")?);
     let expression: Option<String> = c.try_get("expression")?;
     let generated = !c.try_get::<_, String>("generated")?.is_empty();
+    let data_type = types.data_type(oid, typmod);
+    let plain_default = expression.as_deref().filter(|_| !generated).and_then(|e| plain::default(e, &data_type));
     Ok(Column {
         name: c.try_get("name")?,
-        data_type: types.data_type(oid, typmod),
         origin_type: c.try_get("type_text")?,
         builtin: types.builtin(oid),
         nullable: !c.try_get::<_, bool>("not_null")?,
@@ -410,6 +428,9 @@ fn column(c: &Row, types: &Types) -> Rowed<Column> {
         generated: if generated { expression } else { None },
         collation: c.try_get("collation")?,
         comment: c.try_get("comment")?,
+        plain_default,
+        folds: false,
+        data_type,
     })
 }
 
@@ -554,6 +575,24 @@ impl Parts<'_> {
             parts.push(self.part("trigger", g, Phase::Final, options)?);
         }
         Ok(())
+    }
+
+    /// Indexes and foreign keys of a table in no dialect.
+    fn plain(&self, oid: u32) -> Rowed<(Vec<PlainIndex>, Vec<PlainForeignKey>)> {
+        let (mut indexes, mut foreign_keys) = (Vec::new(), Vec::new());
+        for k in self.constraints.get(&oid).into_iter().flatten() {
+            match k.try_get::<_, String>("kind")?.as_str() {
+                "u" => indexes.extend(plain::unique(k)?),
+                "f" if k.try_get("is_local")? && !k.try_get::<_, bool>("is_clone")? => {
+                    foreign_keys.extend(plain::foreign_key(k)?);
+                }
+                _ => {}
+            }
+        }
+        for x in self.indexes.get(&oid).into_iter().flatten() {
+            indexes.extend(plain::index(x)?);
+        }
+        Ok((indexes, foreign_keys))
     }
 
     fn part(&self, kind: &str, row: &Row, phase: Phase, options: BTreeMap<String, String>) -> Rowed<Object> {

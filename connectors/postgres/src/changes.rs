@@ -4,6 +4,7 @@
 //! subtransaction that rolled back is ever in one; memory stays bounded whatever a transaction's size (it spills to
 //! a file until its commit); every position is an `end_lsn` of a commit or a place that the server said it had read up to.
 
+use crate::bytea::{self, is_raw};
 use crate::guard::Guard;
 use crate::lsn::Lsn;
 use crate::pgoutput::{Decoder, Message, Old, Relation, Tuple, Value};
@@ -57,6 +58,8 @@ struct Mapping {
     columns: Vec<u16>,
     /// For each column of the plan's key, its place in the tuple.
     key: Vec<u16>,
+    /// Places of columns whose cells are bytes, where the tuple has digits.
+    raw: Vec<u16>,
     /// All key columns belong to the replica identity.
     key_logged: bool,
     operations: drover_model::plan::Operations,
@@ -356,7 +359,8 @@ impl Changes {
         let key: Vec<u16> = plan.key.iter().map(|&k| columns[usize::from(k)]).collect();
         let logged: Vec<bool> = relation.columns.iter().map(|c| c.key).collect();
         let key_logged = key.iter().all(|&k| logged.get(usize::from(k)).copied().unwrap_or(false));
-        let mapping = Mapping { table: plan.id, columns, key, key_logged, operations: plan.operations };
+        let raw = plan.columns.iter().zip(&columns).filter(|(c, _)| is_raw(plan, c)).map(|(_, &place)| place).collect();
+        let mapping = Mapping { table: plan.id, columns, key, raw, key_logged, operations: plan.operations };
         self.relations.insert(relation.oid, Ok(mapping));
         Ok(())
     }
@@ -556,8 +560,9 @@ impl Changes {
     }
 }
 
-fn put_value(out: &mut Vec<u8>, value: Value<'_>) -> Result<()> {
+fn put_value(out: &mut Vec<u8>, value: Value<'_>, raw: bool) -> Result<()> {
     match value {
+        Value::Text(shown) if raw => return bytea::put_raw(out, shown),
         Value::Null => put_cell(out, Cell::Null),
         Value::Unchanged => put_cell(out, Cell::Unknown),
         Value::Text(text) => put_cell(out, Cell::Value(text)),
@@ -567,7 +572,7 @@ fn put_value(out: &mut Vec<u8>, value: Value<'_>) -> Result<()> {
 }
 
 /// Writes the values at these places. Places usually rise one by one, so the tuple is walked once.
-fn put_row(out: &mut Vec<u8>, tuple: &Tuple<'_>, places: &[u16], base: Option<&Tuple<'_>>) -> Result<()> {
+fn put_row(out: &mut Vec<u8>, tuple: &Tuple<'_>, places: &[u16], raw: &[u16], base: Option<&Tuple<'_>>) -> Result<()> {
     let mut walk = tuple.iter();
     let mut at = 0u16;
     for &place in places {
@@ -582,7 +587,7 @@ fn put_row(out: &mut Vec<u8>, tuple: &Tuple<'_>, places: &[u16], base: Option<&T
             (Value::Unchanged, Some(base)) => base.iter().nth(usize::from(place)).unwrap_or(value),
             _ => value,
         };
-        put_value(out, known)?;
+        put_value(out, known, raw.contains(&place))?;
     }
     Ok(())
 }
@@ -608,19 +613,19 @@ fn old_kind(mapping: &Mapping, old: &Old<'_>) -> Result<OldKind> {
 fn encode(mapping: &Mapping, message: &Message<'_>, out: &mut Vec<u8>) -> Result<bool> {
     let put_old = |out: &mut Vec<u8>, old: &Old<'_>| match old {
         Old::None => Ok(()),
-        Old::Key(tuple) => put_row(out, tuple, &mapping.key, None),
-        Old::Full(tuple) => put_row(out, tuple, &mapping.columns, None),
+        Old::Key(tuple) => put_row(out, tuple, &mapping.key, &mapping.raw, None),
+        Old::Full(tuple) => put_row(out, tuple, &mapping.columns, &mapping.raw, None),
     };
     match message {
         Message::Insert { new, .. } if mapping.operations.insert => {
             change::put_insert(out, mapping.table);
-            put_row(out, new, &mapping.columns, None)?;
+            put_row(out, new, &mapping.columns, &mapping.raw, None)?;
         }
         Message::Update { old, new, .. } if mapping.operations.update => {
             change::put_update(out, mapping.table, old_kind(mapping, old)?);
             put_old(out, old)?;
             let base = if let Old::Full(tuple) = old { Some(tuple) } else { None };
-            put_row(out, new, &mapping.columns, base)?;
+            put_row(out, new, &mapping.columns, &mapping.raw, base)?;
         }
         Message::Delete { old, .. } if mapping.operations.delete => {
             change::put_delete(out, mapping.table, old_kind(mapping, old)?);

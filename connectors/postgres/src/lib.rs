@@ -1,6 +1,7 @@
 //! PostgreSQL 10 and later, and its cloud kin, as source and destination.
 
 pub mod apply;
+mod bytea;
 pub mod catalog;
 pub mod changes;
 pub mod check;
@@ -8,6 +9,7 @@ pub mod connect;
 pub mod connector;
 pub mod destination;
 pub mod errors;
+mod fit;
 pub mod guard;
 pub mod keys;
 pub mod load;

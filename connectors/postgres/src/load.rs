@@ -7,6 +7,8 @@
 use crate::apply::{copy_in, copytext, silence_triggers};
 use crate::connect::{Dialer, Session};
 use crate::errors::{classify, is};
+use crate::fit::{Fit, Misfits};
+use crate::typemap::CELLS;
 use crate::{progress, sql};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -15,7 +17,9 @@ use drover_model::error::codes;
 use drover_model::plan::RowFormat;
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
 use futures::SinkExt;
+use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use tokio_postgres::CopyInSink;
 use tokio_postgres::error::SqlState;
 
@@ -31,6 +35,9 @@ struct Chunk {
     generation: u32,
     number: u32,
     sink: Pin<Box<CopyInSink<Bytes>>>,
+    /// Of rows from another kind of database.
+    fit: Option<Arc<Fit>>,
+    misfits: Misfits,
 }
 
 /// A session that loads chunks.
@@ -166,13 +173,16 @@ impl Loader for PgLoader {
         }
         let binary = match &plan.format {
             RowFormat::Canonical => false,
+            RowFormat::Native(name) if name == CELLS => false,
             RowFormat::Native(name) if name == BINARY => true,
             RowFormat::Native(name) => return Err(Error::internal(format!("rows in the unknown format {name}"))),
         };
         let copy = copy_in(&sql::table(&plan.destination), &sql::destination_columns(plan), binary);
         match self.session.copy_in(&copy).await {
             Ok(sink) => {
-                self.chunk = Some(Chunk { plan: plan.clone(), generation, number: chunk, sink: Box::pin(sink) });
+                let (fit, misfits) = (Fit::of(plan), Misfits::new());
+                let plan = plan.clone();
+                self.chunk = Some(Chunk { plan, generation, number: chunk, sink: Box::pin(sink), fit, misfits });
                 Ok(None)
             }
             Err(e) => {
@@ -186,13 +196,21 @@ impl Loader for PgLoader {
     async fn block(&mut self, data: Bytes) -> Result<()> {
         let fault = self.fault();
         let chunk = self.chunk.as_mut().ok_or_else(|| Error::internal("a block came without a chunk"))?;
-        let data = match chunk.plan.format {
-            RowFormat::Native(_) => data,
-            RowFormat::Canonical => {
+        let data = match &chunk.plan.format {
+            RowFormat::Native(name) if name == BINARY => data,
+            _ => {
                 let mut rows = &data[..];
                 let mut lines = BytesMut::with_capacity(data.len() + (data.len() >> 3));
+                let (width, mut row) = (chunk.plan.columns.len(), Vec::new());
                 while !rows.is_empty() {
-                    copytext::put_line(&mut lines, &mut rows, chunk.plan.columns.len())?;
+                    match &chunk.fit {
+                        Some(fit) => {
+                            row.clear();
+                            fit.row(&mut rows, &mut row, &mut chunk.misfits)?;
+                            copytext::put_line(&mut lines, &mut &row[..], width)?;
+                        }
+                        None => copytext::put_line(&mut lines, &mut rows, width)?,
+                    }
                 }
                 lines.freeze()
             }
@@ -227,6 +245,10 @@ impl Loader for PgLoader {
             self.undo().await?;
             let what = format!("chunk {} has {rows} rows, but {loaded} arrived at the destination", chunk.number);
             return Err(Error::new(codes::ROW_COUNT, fault, Retry::Other, what).table(&chunk.plan.destination));
+        }
+        if !chunk.misfits.is_empty() {
+            let plans = HashMap::from([(chunk.plan.id, chunk.plan.clone())]);
+            progress::note_misfits(&self.session, self.migration, &plans, &chunk.misfits, fault).await?;
         }
         let values = (i64::from(chunk.plan.id), i64::from(chunk.generation), i64::from(chunk.number));
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =

@@ -4,11 +4,13 @@
 
 use crate::connect::{Dialer, Session};
 use crate::errors::{classify, is};
+use crate::fit::Misfits;
 use crate::{apply, sql};
 use drover_connectors_api::Progress;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use drover_runtime::retry::Backoff;
+use std::collections::HashMap;
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
 
@@ -26,9 +28,44 @@ const TABLES: &str = "\
         primary key (migration, table_id)); \
     create table if not exists drover.drover_chunk (migration uuid not null, table_id bigint not null, generation bigint not null, \
         chunk bigint not null, rows bigint, loaded_at timestamptz not null default now(), \
-        primary key (migration, table_id, generation, chunk))";
+        primary key (migration, table_id, generation, chunk)); \
+    create table if not exists drover.drover_misfit (migration uuid not null, table_id bigint not null, column_name text not null, \
+        table_name text not null, policy text not null, occurrences bigint not null, example text not null, \
+        primary key (migration, table_id, column_name))";
 
-const OURS: [&str; 3] = ["drover_progress", "drover_table", "drover_chunk"];
+const OURS: [&str; 4] = ["drover_progress", "drover_table", "drover_chunk", "drover_misfit"];
+
+/// Counts values that a column's policy changed, in the transaction that writes them.
+pub(crate) async fn note_misfits(
+    session: &Session,
+    migration: MigrationId,
+    plans: &HashMap<u32, TablePlan>,
+    misfits: &Misfits,
+    fault: Fault,
+) -> Result<()> {
+    let (mut ids, mut columns, mut tables, mut policies, mut counts, mut examples) =
+        (vec![], vec![], vec![], vec![], vec![], vec![]);
+    for ((table, column), (count, example)) in misfits {
+        let Some((plan, column)) = plans.get(table).and_then(|p| p.columns.get(usize::from(*column)).map(|c| (p, c)))
+        else {
+            continue;
+        };
+        ids.push(i64::from(*table));
+        columns.push(column.source.clone());
+        tables.push(plan.source.to_string());
+        policies.push(format!("{:?}", column.misfit).to_lowercase());
+        counts.push(i64::try_from(*count).unwrap_or(i64::MAX));
+        examples.push(example.replace('\0', ""));
+    }
+    let sql = "insert into drover.drover_misfit as m (migration, table_id, column_name, table_name, policy, occurrences, example) \
+        select $1, * from unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[]) \
+        on conflict (migration, table_id, column_name) do update set occurrences = m.occurrences + excluded.occurrences";
+    session
+        .execute(sql, &[&migration, &ids, &columns, &tables, &policies, &counts, &examples])
+        .await
+        .map(drop)
+        .map_err(|e| classify(&e, fault, "cannot count values that did not fit"))
+}
 
 /// The comparable part of a position as bytes.
 pub(crate) fn place(position: &Position) -> Vec<u8> {

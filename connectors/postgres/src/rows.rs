@@ -4,16 +4,20 @@
 //! sends, in hexadecimal, for versions before 12 print other digits; `NaN` is one value whatever its bits.
 
 use crate::apply::copytext;
-use crate::apply::params::{Grid, Param};
+use crate::apply::params::Param;
 use crate::apply::shape::{self, Shape, Wanted};
+use crate::bytea::{is_raw, put_raw};
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
+use crate::fit::{Fit, fitted_values};
 use crate::sql;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use drover_connectors_api::{RowSink, Rows, Side};
+use drover_model::canonical;
 use drover_model::chunk::Bounds;
-use drover_model::row::{Cell, put_cell};
+use drover_model::plan::RowFormat;
+use drover_model::row::{Cell, cells, put_cell};
 use drover_model::{Error, Result, TablePlan};
 use futures::TryStreamExt;
 use std::pin::pin;
@@ -45,7 +49,11 @@ impl PgRows {
 }
 
 /// The canonical form of a column, where it is not its output form: its value as text.
-fn special(column: &shape::Column) -> Option<String> {
+fn special(plan: &TablePlan, column: &shape::Column) -> Option<String> {
+    if plan.format == RowFormat::Canonical {
+        // Between kinds of databases there is a form for all of them.
+        return None;
+    }
     let name = format!("d.{}", column.name);
     match column.type_name.as_str() {
         float @ ("float4" | "float8") => {
@@ -54,6 +62,18 @@ fn special(column: &shape::Column) -> Option<String> {
         "_float4" | "_float8" => Some(format!("encode(array_send({name}), 'hex')")),
         _ => None,
     }
+}
+
+/// A row as the server shows it, in the normal form that other kinds of databases give as well.
+fn put_normal(plan: &TablePlan, row: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    for (cell, column) in cells(row).zip(&plan.columns) {
+        match cell {
+            Cell::Value(shown) if is_raw(plan, column) => put_raw(out, shown)?,
+            Cell::Value(shown) => canonical::put_normal(out, &column.data_type, shown),
+            cell => put_cell(out, cell),
+        }
+    }
+    Ok(())
 }
 
 fn tuple(items: impl Iterator<Item = String>) -> String {
@@ -99,7 +119,7 @@ impl Rows for PgRows {
         let failed = |e: tokio_postgres::Error| {
             classify(&e, self.dialer.fault(), "cannot read rows for comparison").table(&shape.name)
         };
-        let columns = shape.columns.iter().map(|c| special(c).unwrap_or_else(|| format!("d.{}", c.name)));
+        let columns = shape.columns.iter().map(|c| special(plan, c).unwrap_or_else(|| format!("d.{}", c.name)));
         let copy = format!(
             "copy (select {} from {} as d where {}) to stdout",
             sql::list(columns),
@@ -109,11 +129,20 @@ impl Rows for PgRows {
         let stream = self.session.copy_out(&copy).await.map_err(failed)?;
         let mut stream = pin!(stream);
         let (mut block, mut rows, mut scratch) = (Vec::with_capacity(BLOCK + (BLOCK >> 3)), 0, Vec::new());
+        let (canonical, mut row) = (plan.format == RowFormat::Canonical, Vec::new());
         while let Some(data) = stream.try_next().await.map_err(failed)? {
             // The server sends each line as one message.
             let line =
                 data.chunk().strip_suffix(b"\n").ok_or_else(|| Error::internal("a COPY message is not a line"))?;
-            if copytext::take_line(&mut block, line, &mut scratch) != plan.columns.len() {
+            let cells = if canonical {
+                row.clear();
+                let cells = copytext::take_line(&mut row, line, &mut scratch);
+                put_normal(plan, &row, &mut block)?;
+                cells
+            } else {
+                copytext::take_line(&mut block, line, &mut scratch)
+            };
+            if cells != plan.columns.len() {
                 return Err(Error::internal("a COPY line has another number of columns").table(&shape.name));
             }
             rows += 1;
@@ -140,16 +169,17 @@ impl Rows for PgRows {
             classify(&e, self.dialer.fault(), "cannot read rows by key for comparison").table(&shape.name)
         };
         let keys: Vec<&[u8]> = keys.iter().map(|k| &k[..]).collect();
-        let grid = Grid::read(&keys, plan.key.len())?;
+        let keys = fitted_values(Fit::of(plan).as_ref(), &plan.key, &keys)?;
+        let grid = keys.grid(plan.key.len())?;
         // `concat` gives the output form; nulls are told apart without regard to what is within a composite.
         let shown = shape.columns.iter().map(|c| {
-            special(c).unwrap_or_else(|| {
+            special(plan, c).unwrap_or_else(|| {
                 format!("case when d.{0} is not distinct from null then null else concat(d.{0}) end", c.name)
             })
         });
         let on = shape.key.iter().enumerate().map(|(i, &k)| {
             let column = &shape.columns[k];
-            match special(column) {
+            match special(plan, column) {
                 Some(form) => format!("{form} = v.c{i}"),
                 None => format!("d.{} {} v.c{i}::{}", column.name, column.equals, column.cast),
             }
@@ -169,9 +199,15 @@ impl Rows for PgRows {
         let stream = self.session.query_raw(&statement, params).await.map_err(failed)?;
         let mut stream = pin!(stream);
         let (mut block, mut rows) = (Vec::new(), 0);
+        let (canonical, mut cells) = (plan.format == RowFormat::Canonical, Vec::new());
         while let Some(row) = stream.try_next().await.map_err(failed)? {
+            cells.clear();
+            let out = if canonical { &mut cells } else { &mut block };
             for c in 0..shape.columns.len() {
-                put_cell(&mut block, row.get::<_, Option<&str>>(c).map_or(Cell::Null, |v| Cell::Value(v.as_bytes())));
+                put_cell(out, row.get::<_, Option<&str>>(c).map_or(Cell::Null, |v| Cell::Value(v.as_bytes())));
+            }
+            if canonical {
+                put_normal(plan, &cells, &mut block)?;
             }
             rows += 1;
             if block.len() >= BLOCK {

@@ -7,6 +7,7 @@
 //! Order: schemas, extensions, types, sequences, functions, tables without keys, views (`Base`); primary key, unique keys and indexes of one
 //! table (`Table`); views that need a primary key, foreign keys (not valid, then validated), triggers (`Final`).
 
+pub(crate) mod foreign;
 mod late;
 pub mod rewrite;
 pub mod work;
@@ -268,6 +269,9 @@ pub fn map_sequences(
     values: &[SequenceValue],
 ) -> Result<Vec<(String, SequenceValue)>> {
     let work = Work::new(catalog, plans, objects);
+    if !work.same_kind {
+        return Ok(foreign_sequences(&work, values));
+    }
     let chosen = work.objects.iter().copied().filter(|o| o.kind == "sequence");
     let owned = work.tables.iter().flat_map(|(_, t)| &t.parts).filter(|p| p.kind == "identity");
     let known: HashMap<(&str, &str), &SequenceValue> =
@@ -286,6 +290,20 @@ pub fn map_sequences(
         out.push((name, (to.schema, to.name, *value, *called)));
     }
     Ok(out)
+}
+
+/// Of another kind of database: a table's counter, under the table's name, becomes the value of its column's sequence. A table that has no value
+/// has not counted yet.
+fn foreign_sequences(work: &Work<'_>, values: &[SequenceValue]) -> Vec<(String, SequenceValue)> {
+    let counters = work.tables.iter().filter_map(|(plan, table)| {
+        let counts =
+            |c: &&drover_model::plan::PlanColumn| table.column(&c.source).is_some_and(|c| c.identity.is_some());
+        let to = foreign::sequence(plan, plan.columns.iter().find(counts)?);
+        let (schema, name, value, called) =
+            values.iter().find(|v| v.0 == plan.source.schema && v.1 == plan.source.name)?;
+        Some((format!("{schema}.{name}"), (to.schema, to.name, *value, *called)))
+    });
+    counters.collect()
 }
 
 /// Signatures are compared without quotes: the server and we do not set them at the same places.

@@ -3,6 +3,7 @@
 //!
 //! Source: PostgreSQL manual, "Snapshot Synchronization Functions" and SET TRANSACTION.
 
+use crate::bytea::{self, is_raw};
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
 use crate::sql::{ident, literal, qualified};
@@ -15,12 +16,12 @@ use drover_model::plan::{PlanColumn, RowFormat, SnapshotRef};
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
 use futures::StreamExt;
+use std::borrow::Cow;
 use std::pin::pin;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
-/// The format whose bytes pass undecoded between two servers of this kind.
-pub const COPY_BINARY: &str = "postgres-copy-binary";
+pub use crate::typemap::COPY_BINARY;
 
 /// Size of a block: large enough that its record's cost does not count, small enough to stay far below brokers' limits.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -245,9 +246,19 @@ fn output(column: &PlanColumn) -> String {
     format!("case when {name} is not distinct from null then null else concat({name}) end")
 }
 
-fn select(plan: &TablePlan, bounds: &Bounds, as_text: bool) -> String {
+/// Whether COPY's binary form of a column is its cell.
+fn as_sent(plan: &TablePlan, column: &PlanColumn) -> bool {
+    is_binary(plan) || is_raw(plan, column)
+}
+
+/// Whether blocks have COPY's binary form.
+fn is_binary(plan: &TablePlan) -> bool {
+    matches!(&plan.format, RowFormat::Native(name) if name == COPY_BINARY)
+}
+
+fn select(plan: &TablePlan, bounds: &Bounds) -> String {
     let columns: Vec<String> =
-        plan.columns.iter().map(|c| if as_text { output(c) } else { ident(&c.source) }).collect();
+        plan.columns.iter().map(|c| if as_sent(plan, c) { ident(&c.source) } else { output(c) }).collect();
     format!("select {} from {}{}", columns.join(", "), from_clause(plan), condition(plan, bounds))
 }
 
@@ -323,7 +334,7 @@ impl ChunkReader for Reader {
     }
 
     async fn read(&mut self, plan: &TablePlan, bounds: &Bounds, sink: &mut dyn BlockSink) -> Result<ChunkRead> {
-        let native = plan.format != RowFormat::Canonical;
+        let native = is_binary(plan);
         let whole = matches!(
             bounds,
             Bounds::Whole | Bounds::Keys { from: None, to: None } | Bounds::Physical { from: None, to: None }
@@ -339,7 +350,7 @@ impl ChunkReader for Reader {
         let begin =
             format!("savepoint chunk; set local enable_seqscan = {seq}; set local enable_bitmapscan = {bitmap}");
         self.session.batch_execute(&begin).await.map_err(|e| failed(e, self.fault))?;
-        let sql = format!("copy ({}) to stdout (format binary)", select(plan, bounds, !native));
+        let sql = format!("copy ({}) to stdout (format binary)", select(plan, bounds));
         let stream = self.session.copy_out(&sql).await.map_err(|e| failed(e, self.fault))?;
         let mut stream = pin!(stream);
         let mut block = BytesMut::with_capacity(BLOCK_BYTES + (64 << 10));
@@ -381,11 +392,16 @@ impl ChunkReader for Reader {
     }
 
     async fn fetch(&mut self, plan: &TablePlan, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
-        let mut columns: Vec<Vec<Option<&str>>> = vec![Vec::with_capacity(keys.len()); plan.key.len()];
+        let raw: Vec<bool> = plan.columns.iter().map(|c| is_raw(plan, c)).collect();
+        let mut columns: Vec<Vec<Option<Cow<'_, str>>>> = vec![Vec::with_capacity(keys.len()); plan.key.len()];
         for key in keys {
             let mut cells = drover_model::row::cells(key);
-            for column in &mut columns {
-                column.push(cells.next().and_then(Cell::value).and_then(|v| std::str::from_utf8(v).ok()));
+            for (column, &k) in columns.iter_mut().zip(&plan.key) {
+                let value = cells.next().and_then(Cell::value);
+                column.push(match raw[usize::from(k)] {
+                    true => value.map(|v| bytea::shown(v).into()),
+                    false => value.and_then(|v| std::str::from_utf8(v).ok()).map(Cow::Borrowed),
+                });
             }
         }
         let failed =
@@ -399,9 +415,11 @@ impl ChunkReader for Reader {
         let mut found = vec![None; keys.len()];
         for row in rows {
             let mut out = Vec::new();
-            for i in 1..row.len() {
-                let text: Option<&str> = row.get(i);
-                put_cell(&mut out, text.map_or(Cell::Null, |v| Cell::Value(v.as_bytes())));
+            for (i, raw) in (1..row.len()).zip(&raw) {
+                match row.get::<_, Option<&str>>(i) {
+                    Some(text) if *raw => bytea::put_raw(&mut out, text.as_bytes())?,
+                    text => put_cell(&mut out, text.map_or(Cell::Null, |v| Cell::Value(v.as_bytes()))),
+                }
             }
             let place = usize::try_from(row.get::<_, i64>(0) - 1).ok().and_then(|n| found.get_mut(n));
             *place.ok_or_else(|| Error::internal("a fetched row has no key that was asked for"))? =

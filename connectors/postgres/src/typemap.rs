@@ -1,14 +1,22 @@
 //! Mapping a table to PostgreSQL, purely. Within the kind, types stay what they are; every column is lossless or named in an item.
 
+mod foreign;
+
 use crate::catalog::ORIGIN;
 use drover_connectors_api::MappedTable;
 use drover_model::check::CheckItem;
 use drover_model::plan::{PlanColumn, RowFormat, TablePlan};
 use drover_model::schema::{Catalog, DataType, Identity, Table, TableName};
+
 use drover_model::selection::TableChoice;
+pub use foreign::type_of as foreign_type;
 
 /// Name of the native row format: COPY's binary form, header and trailer included in the chunk's byte stream.
 pub const COPY_BINARY: &str = "postgres-copy-binary";
+
+/// Name of the format of cells that hold each value's own text, for types that are other ones at another server. Canonical cells are for other
+/// kinds of databases.
+pub const CELLS: &str = "postgres-cells";
 
 /// Columns of type `bit` (and arrays of it), which cannot be followed by changes (R152). The check refuses them when incremental is selected
 /// and lets them pass otherwise; [`map_table`] does not know the stages and says nothing about them.
@@ -53,8 +61,12 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version
         if column.generated.is_some() {
             continue;
         }
-        let destination_type =
-            if same_kind { Some(column.origin_type.clone()) } else { foreign_type(&column.data_type) };
+        let destination_type = if same_kind {
+            Some(column.origin_type.clone())
+        } else {
+            foreign::check(&object, table, column, chosen.misfit, &mut items);
+            foreign::type_of(&column.data_type, chosen.misfit)
+        };
         let Some(destination_type) = destination_type else {
             items.push(CheckItem::failed(
                 "K17",
@@ -81,9 +93,13 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version
             destination_type,
             identity_always: column.identity == Some(Identity::Always),
             ordinal: None,
+            misfit: chosen.misfit,
         });
     }
     names(&object, choice, &columns, &mut items);
+    if !same_kind {
+        foreign::keys(&object, table, &mut items);
+    }
     let position = |name: &String| columns.iter().position(|c| &c.source == name).map(|i| i as u16);
     let whole = |k: &&drover_model::schema::UniqueKey| k.columns.iter().all(|c| position(c).is_some());
     let candidates = || table.keys.iter().filter(|k| k.identifies);
@@ -114,11 +130,14 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version
             "select at least one column",
         ));
     }
-    let formats = if builtin && !columns.is_empty() {
-        vec![RowFormat::Native(COPY_BINARY.into()), RowFormat::Canonical]
-    } else {
-        vec![RowFormat::Canonical]
-    };
+    let mut formats = Vec::new();
+    if builtin && !columns.is_empty() {
+        formats.push(RowFormat::Native(COPY_BINARY.into()));
+    }
+    if same_kind {
+        formats.push(RowFormat::Native(CELLS.into()));
+    }
+    formats.push(RowFormat::Canonical);
     let left_out =
         table.columns.iter().filter(|c| !columns.iter().any(|p| p.source == c.name)).map(|c| c.name.clone()).collect();
     let plan = TablePlan {
@@ -171,51 +190,4 @@ fn names(object: &str, choice: &TableChoice, columns: &[PlanColumn], items: &mut
             ));
         }
     }
-}
-
-/// The type for values of another kind of database; `None` where there is none without loss.
-fn foreign_type(t: &DataType) -> Option<String> {
-    Some(match t {
-        DataType::Bool => "boolean".into(),
-        DataType::Int { bytes: 1 | 2, unsigned: false } | DataType::Int { bytes: 1, unsigned: true } => {
-            "smallint".into()
-        }
-        DataType::Int { bytes: 3 | 4, unsigned: false } | DataType::Int { bytes: 2 | 3, unsigned: true } => {
-            "integer".into()
-        }
-        DataType::Int { bytes: 8, unsigned: false } | DataType::Int { bytes: 4, unsigned: true } => "bigint".into(),
-        DataType::Int { bytes: 8, unsigned: true } => "numeric(20,0)".into(),
-        DataType::Int { .. } => "numeric".into(),
-        DataType::Float { bytes: 4 } => "real".into(),
-        DataType::Float { .. } => "double precision".into(),
-        DataType::Decimal { precision: Some(p), scale } if (1..=1000).contains(p) => {
-            format!("numeric({p},{})", scale.unwrap_or(0))
-        }
-        DataType::Decimal { .. } => "numeric".into(),
-        DataType::Text { max: Some(n), padded: false } if (1..=10_485_760).contains(n) => {
-            format!("character varying({n})")
-        }
-        DataType::Text { max: Some(n), padded: true } if (1..=10_485_760).contains(n) => format!("character({n})"),
-        DataType::Text { .. } => "text".into(),
-        DataType::Bytes { .. } => "bytea".into(),
-        DataType::Date => "date".into(),
-        DataType::Time { precision, zone } if *precision <= 6 => {
-            format!("time({precision}) with{} time zone", if *zone { "" } else { "out" })
-        }
-        DataType::Timestamp { precision, zone } if *precision <= 6 => {
-            format!("timestamp({precision}) with{} time zone", if *zone { "" } else { "out" })
-        }
-        // Finer than microseconds.
-        DataType::Time { .. } | DataType::Timestamp { .. } => return None,
-        DataType::Interval => "interval".into(),
-        DataType::Uuid => "uuid".into(),
-        DataType::Json | DataType::Document => "jsonb".into(),
-        DataType::Bit { max, varying } => {
-            let length = max.map(|n| format!("({n})")).unwrap_or_default();
-            format!("bit{}{length}", if *varying { " varying" } else { "" })
-        }
-        DataType::Enum { .. } => "text".into(),
-        DataType::Array(of) => format!("{}[]", foreign_type(of)?),
-        DataType::Other => return None,
-    })
 }

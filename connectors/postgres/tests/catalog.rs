@@ -100,7 +100,7 @@ async fn physical_identity_notices_every_rewrite() {
 
 #[tokio::test]
 async fn tables_are_mapped_without_loss_or_with_a_reason() {
-    use drover_connectors_postgres::typemap::{self, COPY_BINARY};
+    use drover_connectors_postgres::typemap::{self, CELLS, COPY_BINARY};
     use drover_model::plan::RowFormat;
     use drover_model::selection::{ColumnRules, Selection};
     let server = common::server().await;
@@ -116,10 +116,11 @@ async fn tables_are_mapped_without_loss_or_with_a_reason() {
     };
     let native = RowFormat::Native(COPY_BINARY.into());
     let (orders, _) = map("orders", &[]);
-    assert_eq!(orders.formats, [native.clone(), RowFormat::Canonical]);
+    let cells = RowFormat::Native(CELLS.into());
+    assert_eq!(orders.formats, [native.clone(), cells.clone(), RowFormat::Canonical]);
     assert_eq!((orders.plan.key.as_slice(), orders.items.len()), ([0].as_slice(), 0));
     let (customer, table) = map("customer", &[]);
-    assert_eq!(customer.formats, [RowFormat::Canonical], "types of users have other numbers elsewhere");
+    assert_eq!(customer.formats, [cells, RowFormat::Canonical], "types of users have other numbers elsewhere");
     assert_eq!(customer.plan.left_out, ["doubled"]);
     assert!(customer.plan.columns[0].identity_always);
     assert_eq!(typemap::bit_columns(table, &customer.plan), ["flags"]);

@@ -230,11 +230,11 @@ async fn empty_tables_and_native_rows_are_counted() {
 #[tokio::test]
 async fn snapshot_and_fetched_rows_have_the_streams_form() {
     let ddl = "create type pair as (a int, b text);
-        create table f (k bool, i inet, b bool, c char(5), n inet, m cidr, o \"char\", p pair, x xml, j jsonb, a bool[], t time, primary key (k, i));";
+        create table f (k bool, i inet, b bool, c char(5), n inet, m cidr, o \"char\", p pair, x xml, j jsonb, a bool[], t time, y bytea, primary key (k, i));";
     let bench = Bench::new(ddl, &[]).await;
     let mut follower = bench.follow(None).await;
-    bench.run("insert into f values (true, '10.0.0.1', false, 'ab', '10.0.0.1', '10.0.0.0/8', 'q', row(null, null), '<a/>', '{\"a\": 1}', '{t,f}', '1:02'), \
-        (false, '10.0.0.2', null, null, null, null, null, null, null, null, null, null)").await;
+    bench.run("insert into f values (true, '10.0.0.1', false, 'ab', '10.0.0.1', '10.0.0.0/8', 'q', row(null, null), '<a/>', '{\"a\": 1}', '{t,f}', '1:02', '\\x0041'), \
+        (false, '10.0.0.2', null, null, null, null, null, null, null, null, null, null, null)").await;
     let (_hold, mut reader) = reader(&bench).await;
     let plan = bench.plan("f");
     let mut streamed = Vec::new();
@@ -252,6 +252,7 @@ async fn snapshot_and_fetched_rows_have_the_streams_form() {
     streamed.sort();
     let read = chunk(&mut *reader, plan, &Bounds::Whole).await.unwrap();
     assert_eq!(read, streamed);
+    assert!(read.iter().any(|r| r.contains(&Some("\0A".to_owned()))), "bytes are bytes: {read:?}");
     let keys: Vec<Bytes> = streamed.iter().map(|r| Bytes::from(encoded(&r[..2]))).collect();
     let found = reader.fetch(plan, &keys).await.unwrap();
     let all: Vec<u8> = found.into_iter().flat_map(Option::unwrap).collect();

@@ -152,8 +152,7 @@ impl<'a> World<'a> {
         for (id, test) in [items(), loose()].iter().enumerate() {
             let name = TableName::new(fixture.schema(), test.name);
             let table = catalog.table(&name).with_context(|| format!("{name} is not in the catalogue"))?;
-            let keep =
-                |c: &drover_model::schema::Column| ColumnChoice { source: c.name.clone(), destination: c.name.clone() };
+            let keep = |c: &drover_model::schema::Column| ColumnChoice::same(&c.name);
             let choice = TableChoice {
                 source: name.clone(),
                 schema: name.schema.clone(),

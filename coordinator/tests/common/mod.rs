@@ -46,9 +46,12 @@ pub fn catalog() -> Catalog {
         physical: format!("p{id}"),
         options: Default::default(),
         unlogged: Vec::new(),
+        plain_indexes: Vec::new(),
+        plain_foreign_keys: Vec::new(),
     };
     Catalog {
         scope: None,
+        home: None,
         origin: "memory".into(),
         version: 1,
         version_text: "1".into(),

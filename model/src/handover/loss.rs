@@ -238,6 +238,8 @@ mod tests {
             bytes: 0,
             physical: String::new(),
             options: Default::default(),
+            plain_indexes: Vec::new(),
+            plain_foreign_keys: Vec::new(),
             unlogged: parents(id).into_iter().map(key).collect(),
         };
         let catalog = Catalog {
@@ -247,6 +249,7 @@ mod tests {
             database: String::new(),
             identity: String::new(),
             scope: None,
+            home: None,
             tables: (0..8).map(table).collect(),
             objects: vec![],
         };

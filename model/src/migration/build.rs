@@ -295,6 +295,7 @@ fn object_rule(node: &Node<'_>) -> ObjectRule {
             include: columns.texts("include"),
             drop: columns.texts("drop").unwrap_or_default(),
             rename: columns.text_map("rename"),
+            on_misfit: columns.text_map("on_misfit"),
         }),
         operations: node.texts("operations").map(|words| {
             let has = |word: &str| words.iter().any(|w| w == word);

@@ -145,7 +145,12 @@ static OBJECTS: Section = Section {
 
 static COLUMNS: Section = Section {
     name: "objects.columns",
-    keys: &[optional("include", Takes::List), optional("drop", Takes::List), optional("rename", Takes::TextMap)],
+    keys: &[
+        optional("include", Takes::List),
+        optional("drop", Takes::List),
+        optional("rename", Takes::TextMap),
+        optional("on_misfit", Takes::TextMap),
+    ],
 };
 
 pub(super) static LIMITS: Section = Section {

@@ -164,7 +164,7 @@ const BAD: &[(&str, &[&str])] = &[
         "[[objects]]\ninclude = \"a.*\"\n[[objects]]\ninclued = \"a.b\"\ncolumns = { colour = 1 }",
         &[
             "conf/shop.toml:11: unknown key \"inclued\" in [[objects]]; did you mean \"include\"? known here: include, exclude, rename, where, columns, operations",
-            "conf/shop.toml:12: unknown key \"colour\" in [objects.columns]; known here: include, drop, rename",
+            "conf/shop.toml:12: unknown key \"colour\" in [objects.columns]; known here: include, drop, rename, on_misfit",
         ],
     ),
     (

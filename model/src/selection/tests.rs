@@ -21,6 +21,7 @@ fn columns(drop: &[&str], rename: &[(&str, &str)]) -> Option<ColumnRules> {
         include: None,
         drop: drop.iter().map(|s| (*s).to_owned()).collect(),
         rename: rename.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
+        ..ColumnRules::default()
     })
 }
 

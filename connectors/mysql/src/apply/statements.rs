@@ -39,7 +39,8 @@ impl<'a, 'f> Given<'a, 'f> {
                 if i > 0 {
                     out.push(b',');
                 }
-                self.column(column).encoder.put_literal(out, at(&row, cell)?)?;
+                let put = self.column(column).encoder.put_literal(out, at(&row, cell)?);
+                put.map_err(|e| self.of(e, bytes))?;
                 if n == 0 {
                     out.extend_from_slice(format!(" AS c{column}").as_bytes());
                 }
@@ -47,6 +48,12 @@ impl<'a, 'f> Given<'a, 'f> {
         }
         out.extend_from_slice(b") AS m");
         Ok(())
+    }
+
+    /// Says of which row an error is.
+    fn of(&self, error: Error, row: &[u8]) -> Error {
+        let whole = self.fields.iter().all(|(cell, column)| cell == column);
+        if whole { self.shape.of_row(error, row) } else { error }
     }
 
     fn column(&self, column: usize) -> &'a Column {
@@ -136,13 +143,13 @@ pub(super) fn update(out: &mut Vec<u8>, given: &Given<'_, '_>, set: &[usize]) ->
 }
 
 /// `a = 1, b = 'x'`
-fn put_set(out: &mut Vec<u8>, shape: &Shape, row: &[u8], set: &[usize]) -> Result<()> {
-    let row: Vec<Cell<'_>> = cells(row).collect();
+fn put_set(out: &mut Vec<u8>, shape: &Shape, bytes: &[u8], set: &[usize]) -> Result<()> {
+    let row: Vec<Cell<'_>> = cells(bytes).collect();
     for (i, &c) in set.iter().enumerate() {
         put(out, if i == 0 { "" } else { ", " });
         put(out, &shape.columns[c].name);
         put(out, " = ");
-        shape.columns[c].encoder.put_value(out, at(&row, c)?)?;
+        shape.columns[c].encoder.put_value(out, at(&row, c)?).map_err(|e| shape.of_row(e, bytes))?;
     }
     Ok(())
 }
@@ -196,13 +203,13 @@ pub(super) fn delete_whole(out: &mut Vec<u8>, shape: &Shape, row: &[u8], count: 
     let mut literal = Vec::new();
     for (i, (cell, column)) in cells(row).zip(&shape.columns).enumerate() {
         put(out, if i == 0 { " WHERE " } else { " AND " });
-        if cell == Cell::Null {
+        let Some(written) = column.encoder.written(cell).map_err(|e| shape.of_row(e, row))? else {
             put(out, &format!("{} IS NULL", column.name));
             continue;
-        }
+        };
         literal.clear();
         column.encoder.put_literal(&mut literal, cell)?;
-        column.put_same(out, &literal, cell);
+        column.put_same(out, &literal, &written);
     }
     put(out, &format!(" LIMIT {count}"));
     Ok(())
@@ -299,9 +306,8 @@ impl Column {
 
     /// Appends a condition that holds for exactly the value of a cell: what an index can look up, and where equality is coarser than bytes,
     /// the bytes.
-    fn put_same(&self, out: &mut Vec<u8>, literal: &[u8], cell: Cell<'_>) {
+    fn put_same(&self, out: &mut Vec<u8>, literal: &[u8], bytes: &[u8]) {
         let name = &self.name;
-        let bytes = cell.value().unwrap_or_default();
         let quoted = |out: &mut Vec<u8>| put_quoted(out, bytes);
         match &self.kind {
             Kind::Char { .. } | Kind::VarChar { .. } | Kind::Text { .. } => {
@@ -322,6 +328,12 @@ impl Column {
             Kind::Enum { .. } | Kind::Set { .. } => {
                 put(out, &format!("CAST(CONVERT({name} USING utf8mb4) AS BINARY) = "));
                 quoted(out);
+            }
+            // The text was another server's: what counts is the value.
+            Kind::Json if self.canonical.is_some() => {
+                put(out, &format!("{name} = CAST(CONVERT("));
+                quoted(out);
+                put(out, " USING utf8mb4) AS JSON)");
             }
             Kind::Json => {
                 put(out, &format!("CAST(CAST({name} AS CHAR CHARACTER SET utf8mb4) AS BINARY) = "));

@@ -6,9 +6,12 @@
 
 use super::table_map::{self, BINARY, Column};
 use super::values::{Decode, Width, width};
+use crate::condition::Condition;
 use crate::types::{Kind, MyType};
 use drover_model::TablePlan;
+use drover_model::plan::RowFormat;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Why a table's rows do not fit its plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,11 +34,13 @@ pub struct Shape {
     types: Vec<MyType>,
     /// All columns of the table in their order, from the server's catalogue when the stream began; where the plan does not know the places.
     pub catalogue: Option<Vec<String>>,
+    condition: Option<Arc<Condition>>,
 }
 
 impl Shape {
-    /// `Err` names a column whose type is not known.
-    pub fn new(plan: TablePlan, catalogue: Option<Vec<String>>) -> Result<Shape, Misfit> {
+    /// `condition` is the plan's. `Err` names a column whose type is not known.
+    pub fn new(plan: TablePlan, catalogue: Option<Vec<String>>, condition: Option<Condition>) -> Result<Shape, Misfit> {
+        let condition = condition.map(Arc::new);
         let mut types = Vec::with_capacity(plan.columns.len());
         for column in &plan.columns {
             let my = MyType::parse(&column.origin_type).ok_or_else(|| Misfit {
@@ -48,7 +53,7 @@ impl Shape {
             })?;
             types.push(my);
         }
-        Ok(Shape { plan, types, catalogue })
+        Ok(Shape { plan, types, catalogue, condition })
     }
 
     /// Whether the plan itself says where its columns are.
@@ -71,6 +76,8 @@ pub struct Binding {
     /// Places of the plan's key columns, with their index in `columns`.
     pub key: Vec<usize>,
     pub operations: drover_model::plan::Operations,
+    /// Which rows move; its columns are those of `columns` by their index.
+    pub condition: Option<Arc<Condition>>,
 }
 
 /// Character sets by the numbers of their collations, as the server lists them.
@@ -104,6 +111,15 @@ pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations, mariadb:
             let how = format!("{} has another type than {}", planned.source, planned.origin_type);
             misfit(how, Some(&planned.source))
         })?;
+        let decode = if plan.format == RowFormat::Canonical {
+            decode.canonical(my).ok_or_else(|| Misfit {
+                how: format!("{} has the type {}, whose text cannot be converted", planned.source, planned.origin_type),
+                column: Some(planned.source.clone()),
+                unreadable: true,
+            })?
+        } else {
+            decode
+        };
         bound.push((place, decode));
     }
     Ok(Binding {
@@ -113,6 +129,7 @@ pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations, mariadb:
         columns: bound,
         key: plan.key.iter().map(|&k| usize::from(k)).collect(),
         operations: plan.operations,
+        condition: shape.condition.clone(),
     })
 }
 

@@ -4,6 +4,7 @@ use super::bytes::{big, little, little_signed};
 use super::json;
 use super::table_map::{Column, code};
 use crate::cells;
+use crate::charset::Charset;
 use crate::types::{Kind, MyType};
 use drover_model::row::put_varint;
 use std::io::Read;
@@ -63,11 +64,15 @@ pub enum Decode {
     },
     Timestamp {
         digits: u8,
+        /// UTC is said behind it.
+        zone: bool,
     },
     /// The forms of before 5.6, which live on in tables from then.
     OldTime,
     OldDateTime,
-    OldTimestamp,
+    OldTimestamp {
+        zone: bool,
+    },
     Bit {
         length: u8,
     },
@@ -78,6 +83,13 @@ pub enum Decode {
         labels: Vec<String>,
     },
     Plain,
+    /// In another character set than UTF-8, to which it goes.
+    Text {
+        charset: Charset,
+        compressed: bool,
+    },
+    /// A year as a number.
+    Number,
     /// The log leaves trailing zeros out.
     Padded {
         length: usize,
@@ -143,9 +155,13 @@ impl Decode {
             &Kind::DateTime { digits } => {
                 fraction(code::DATETIME2, code::DATETIME, digits, Decode::DateTime { digits }, Decode::OldDateTime)
             }
-            &Kind::Timestamp { digits } => {
-                fraction(code::TIMESTAMP2, code::TIMESTAMP, digits, Decode::Timestamp { digits }, Decode::OldTimestamp)
-            }
+            &Kind::Timestamp { digits } => fraction(
+                code::TIMESTAMP2,
+                code::TIMESTAMP,
+                digits,
+                Decode::Timestamp { digits, zone: false },
+                Decode::OldTimestamp { zone: false },
+            ),
             Kind::Char { length } => is(code == code::STRING && characters(*length), Decode::Plain),
             Kind::VarChar { length } => is(varchar && characters(*length), plain),
             Kind::Text { prefix } | Kind::Blob { prefix } => is(blob(*prefix), plain),
@@ -174,6 +190,22 @@ impl Decode {
         }
     }
 
+    /// The same for canonical cells. `None`: text in this character set cannot be read.
+    pub fn canonical(self, my: &MyType) -> Option<Decode> {
+        Some(match self {
+            Decode::Timestamp { digits, .. } => Decode::Timestamp { digits, zone: true },
+            Decode::OldTimestamp { .. } => Decode::OldTimestamp { zone: true },
+            Decode::Year => Decode::Number,
+            Decode::Plain | Decode::Compressed if my.is_text() => {
+                match Charset::of(my.charset.as_deref().unwrap_or("utf8mb4"))? {
+                    Charset::Utf8 => self,
+                    charset => Decode::Text { charset, compressed: self == Decode::Compressed },
+                }
+            }
+            other => other,
+        })
+    }
+
     /// Appends the cell of a value. `None` if the bytes are none of this type.
     #[inline]
     pub fn put(&self, out: &mut Vec<u8>, bytes: &[u8], scratch: &mut Vec<u8>) -> Option<()> {
@@ -194,9 +226,24 @@ impl Decode {
             }
             Decode::Time { digits } => put_time(out, bytes, *digits),
             Decode::DateTime { digits } => put_datetime(out, bytes, *digits)?,
-            Decode::Timestamp { digits } => {
+            Decode::Timestamp { digits, zone } => {
                 let (seconds, fraction) = bytes.split_first_chunk::<4>()?;
-                cells::put_timestamp(out, u32::from_be_bytes(*seconds), micros(fraction), *digits);
+                cells::put_timestamp(out, u32::from_be_bytes(*seconds), micros(fraction), *digits, *zone);
+            }
+            Decode::Number => {
+                let year = *bytes.first()?;
+                cells::put_uint(out, if year == 0 { 0 } else { 1900 + u64::from(year) });
+            }
+            Decode::Text { charset, compressed } => {
+                scratch.clear();
+                if *compressed {
+                    let mut plain = Vec::new();
+                    unpack_column(bytes, &mut plain)?;
+                    charset.put(scratch, &plain)?;
+                } else {
+                    charset.put(scratch, bytes)?;
+                }
+                cells::put_bytes(out, scratch);
             }
             Decode::OldTime => {
                 let n = little_signed(bytes);
@@ -209,7 +256,7 @@ impl Decode {
                 let date = ((date / 10_000) as u32, (date / 100 % 100) as u32, (date % 100) as u32);
                 cells::put_datetime(out, date, (clock / 10_000, clock / 100 % 100, clock % 100), 0, 0);
             }
-            Decode::OldTimestamp => cells::put_timestamp(out, little(bytes) as u32, 0, 0),
+            Decode::OldTimestamp { zone } => cells::put_timestamp(out, little(bytes) as u32, 0, 0, *zone),
             Decode::Bit { length } => cells::put_bit(out, bytes, *length),
             Decode::Enum { labels } => cells::put_enum(out, little(bytes) as usize, labels)?,
             Decode::Set { labels } => cells::put_set(out, little(bytes), labels)?,

@@ -10,6 +10,8 @@ use super::tables::Tables;
 use super::{Changes, now};
 use crate::binlog::bind::{Collations, Shape};
 use crate::binlog::dump::Dump;
+use crate::charset::Charset;
+use crate::condition::{Condition, Detail};
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
 use crate::flavor::Flavor;
@@ -46,7 +48,7 @@ fn lost(why: impl Into<String>) -> Error {
 ///
 /// # Errors
 /// POSITION_LOST if the server no longer has its log from there on, or is another one that lacks transactions of the one before;
-/// UNSUPPORTED for plans that cannot be followed (a filter; text that would have to be converted).
+/// UNSUPPORTED for plans that cannot be followed (a condition that cannot be told exactly on changes; text that would have to be converted).
 pub async fn open(dialer: &Dialer, spec: &StreamSpec, from: &Position) -> Result<Changes> {
     spec.tables.iter().try_for_each(can_follow)?;
     let resume = position::resume_of(from)?;
@@ -68,19 +70,14 @@ fn can_follow(plan: &TablePlan) -> Result<()> {
     let refuse = |why: String, remedy: &str| {
         Err(Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, why).table(&plan.source).remedy(remedy))
     };
-    if plan.filter.is_some() {
-        return refuse(
-            "a condition (where) cannot be evaluated on changes of this kind of source".into(),
-            "leave `where` out, or migrate this table without \"incremental\"",
-        );
-    }
     for column in &plan.columns {
         let Some(my) = MyType::parse(&column.origin_type) else { continue };
-        let plain = ["utf8", "utf8mb3", "utf8mb4", "ascii"];
-        let convert = my.is_text() && my.charset.as_deref().is_some_and(|c| !plain.contains(&c));
-        if plan.format == RowFormat::Canonical && convert {
+        if plan.format == RowFormat::Canonical
+            && my.is_text()
+            && my.charset.as_deref().is_some_and(|c| Charset::of(c).is_none())
+        {
             let set = my.charset.unwrap_or_default();
-            let why = format!("text in {set} is not converted for this kind of destination yet");
+            let why = format!("changes of text in {set} cannot be converted to UTF-8");
             return refuse(why, "convert the column to utf8mb4 at the source, or leave it out")
                 .map_err(|e| e.column(&column.source));
         }
@@ -289,7 +286,8 @@ async fn tables(session: &mut Session, plans: &[TablePlan]) -> Result<Tables> {
     let folds: Option<u64> = session.first("SELECT @@GLOBAL.lower_case_table_names", what).await?;
     let mut shapes = Vec::with_capacity(plans.len());
     for plan in plans {
-        let shape = Shape::new(plan.clone(), None).map_err(|m| {
+        let condition = condition(session, plan).await?;
+        let shape = Shape::new(plan.clone(), None, condition).map_err(|m| {
             Error::new(codes::UNSUPPORTED, Fault::Source, Retry::Never, m.how)
                 .table(&plan.source)
                 .column(m.column.unwrap_or_default())
@@ -308,6 +306,31 @@ async fn tables(session: &mut Session, plans: &[TablePlan]) -> Result<Tables> {
         shape.catalogue = Some(session.all(sql, what).await?);
     }
     Ok(Tables::new(shapes, collations, folds.unwrap_or(0) != 0))
+}
+
+/// The plan's condition, ready to be evaluated on changes.
+async fn condition(session: &mut Session, plan: &TablePlan) -> Result<Option<Condition>> {
+    if plan.filter.is_none() {
+        return Ok(None);
+    }
+    let sql = format!(
+        "SELECT COLUMN_NAME, COLLATION_NAME, IS_NULLABLE = 'YES' FROM information_schema.COLUMNS \
+         WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {}",
+        sql::text(&plan.source.schema),
+        sql::text(&plan.source.name)
+    );
+    let rows: Vec<(String, Option<String>, bool)> =
+        session.all(sql, "cannot read what a condition is evaluated with").await?;
+    let detail = |name: &str| {
+        let row = rows.iter().find(|r| r.0 == name);
+        row.map(|r| Detail { collation: r.1.clone(), nullable: r.2 }).unwrap_or_default()
+    };
+    let details: Vec<Detail> = plan.columns.iter().map(|c| detail(&c.source)).collect();
+    Condition::of(plan, &details).map_err(|refusal| {
+        Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, refusal.why)
+            .table(&plan.source)
+            .remedy(refusal.remedy)
+    })
 }
 
 /// By how much the server's clock is ahead of ours, in microseconds.

@@ -329,9 +329,10 @@ impl Changes {
         let mut at = 0;
         let mut unwritten = 0;
         while at < bytes.len() {
+            let length = pending.buffer.len();
             let put = rows::put_change(rows, binding, bytes, at, &mut self.scratch, &mut pending.buffer);
             at = put.map_err(|refused| self.refused(binding.table, refused))?;
-            unwritten += 1;
+            unwritten += u64::from(pending.buffer.len() > length);
             // Not after each of many small rows.
             if pending.buffer.len() >= self.room.batch_bytes {
                 pending.added(std::mem::take(&mut unwritten), &mut self.room)?;

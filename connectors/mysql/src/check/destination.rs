@@ -35,7 +35,9 @@ pub async fn check(
     log::topology(End::Destination, &variables, session.version.flavor, &mut items);
     let objects = selected(migration, catalog);
     writable(session, &variables, &mut items).await?;
-    permissions(session, migration, plans, catalog, &objects, &variables, &mut items).await?;
+    // What is written in another kind's language is not created.
+    let own = if Flavor::of_origin(&catalog.origin).is_some() { &objects[..] } else { &[] };
+    permissions(session, migration, plans, catalog, own, &variables, &mut items).await?;
     settings(session, plans, catalog, &variables, &mut items).await?;
     space(plans, &mut items);
     tables(session, migration, plans, &mut items).await?;
@@ -122,9 +124,11 @@ async fn permissions(
                 needed.push(privilege);
             }
         }
+        let family = Flavor::of_origin(&catalog.origin).is_some();
         let triggers = catalog
             .tables
             .iter()
+            .filter(|_| family)
             .any(|t| t.parts.iter().any(|p| p.kind == "trigger") && plans.iter().any(|p| p.source == t.name));
         if triggers {
             needed.push("TRIGGER");
@@ -200,7 +204,8 @@ fn trusted(
     let power = grants.global("SUPER");
     let functions = objects.iter().filter(|o| o.kind == "function" && (!power || !declared(&o.definition)));
     let functions = functions.map(|o| format!("function {}.{}", o.schema, o.name));
-    let tables = catalog.tables.iter().filter(|t| !power && plans.iter().any(|p| p.source == t.name));
+    let family = Flavor::of_origin(&catalog.origin).is_some();
+    let tables = catalog.tables.iter().filter(|t| family && !power && plans.iter().any(|p| p.source == t.name));
     let triggers = tables.flat_map(|t| t.parts.iter().filter(|p| p.kind == "trigger"));
     let found: Vec<String> = functions.chain(triggers.map(|o| format!("trigger {}.{}", o.schema, o.name))).collect();
     if found.is_empty() {
@@ -426,6 +431,19 @@ fn filtered_parents(plans: &[TablePlan], catalog: &Catalog, items: &mut Vec<Chec
     use crate::catalog::create::Foreign;
     for plan in plans {
         let Some(table) = catalog.table(&plan.source) else { continue };
+        for key in &table.plain_foreign_keys {
+            let parent = plans.iter().find(|p| p.source == key.parent);
+            if Flavor::of_origin(&catalog.origin).is_none()
+                && parent.is_some_and(|p| p.filter.is_some() && p.source != plan.source)
+            {
+                let cause = format!(
+                    "foreign key {} references {}, of which only some rows move: rows may reference what is not there",
+                    key.name, key.parent
+                );
+                let remedy = "filter this table by the same condition";
+                items.push(CheckItem::warning("K20", plan.source.to_string(), cause, remedy));
+            }
+        }
         for key in table.parts.iter().filter(|p| p.kind == "foreign key") {
             let Some(foreign) = Foreign::parse(&key.definition) else { continue };
             let schema = foreign.schema.as_deref().unwrap_or(&plan.source.schema);

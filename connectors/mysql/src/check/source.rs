@@ -3,12 +3,14 @@
 use super::grants::Grants;
 use super::{End, log, managed, selected, some, version};
 use crate::catalog::lex;
+use crate::condition::{Condition, Detail, Refusal};
 use crate::connect::Session;
 use crate::sql;
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
 use drover_model::migration::{Migration, Stage};
-use drover_model::schema::Catalog;
+use drover_model::plan::RowFormat;
+use drover_model::schema::{Catalog, Effect};
 use drover_model::{Result, TablePlan};
 use mysql_async::prelude::Queryable;
 use std::collections::BTreeSet;
@@ -37,7 +39,10 @@ pub async fn check(
     keys(migration, plans, catalog, variables.keys().any(|k| k.starts_with("rds_")), &mut items);
     damaged(plans, catalog, migration, &mut items);
     doubtful_texts(plans, catalog, &mut items);
-    filters(session, plans, &mut items).await?;
+    if incremental {
+        charsets(plans, &mut items);
+    }
+    filters(session, plans, catalog, incremental, &mut items).await?;
     let mut hint = CheckItem::passed("K57", "load");
     hint.cause =
         "the copy reads and writes with all its sessions: below 30 % CPU on both sides is a good time for it".into();
@@ -253,6 +258,26 @@ fn doubtful_texts(plans: &[TablePlan], catalog: &Catalog, items: &mut Vec<CheckI
     }
 }
 
+/// K17: texts that can be copied, because the server converts them, but whose changes nobody can convert.
+fn charsets(plans: &[TablePlan], items: &mut Vec<CheckItem>) {
+    use crate::types::MyType;
+    for plan in plans.iter().filter(|p| p.format == RowFormat::Canonical) {
+        for column in &plan.columns {
+            let Some(t) = MyType::parse(&column.origin_type).filter(MyType::is_text) else { continue };
+            let Some(charset) = t.charset.filter(|c| crate::charset::Charset::of(c).is_none()) else { continue };
+            items.push(CheckItem::failed(
+                "K17",
+                format!("{}.{}", plan.source, column.source),
+                format!("changes of text in the character set {charset} cannot be converted to UTF-8"),
+                format!(
+                    "ALTER TABLE {} MODIFY the column to CHARACTER SET utf8mb4, leave it out, or migrate without incremental",
+                    sql::qualified(&plan.source)
+                ),
+            ));
+        }
+    }
+}
+
 /// Whether a condition stays within the parentheses that are put around it.
 fn enclosed(filter: &str) -> bool {
     let mut depth = 0i64;
@@ -265,8 +290,47 @@ fn enclosed(filter: &str) -> bool {
     depth == 0
 }
 
-/// K22: the server parses each condition; nothing is executed.
-async fn filters(session: &mut Session, plans: &[TablePlan], items: &mut Vec<CheckItem>) -> Result<()> {
+/// Why a condition cannot be followed in the log.
+fn on_changes(plan: &TablePlan, plans: &[TablePlan], catalog: &Catalog) -> Option<Refusal> {
+    let table = catalog.table(&plan.source)?;
+    let detail = |name: &str| {
+        let column = table.columns.iter().find(|c| c.name == name);
+        column.map(|c| Detail { collation: c.collation.clone(), nullable: c.nullable }).unwrap_or_default()
+    };
+    let details: Vec<Detail> = plan.columns.iter().map(|c| detail(&c.source)).collect();
+    let condition = match Condition::of(plan, &details) {
+        Ok(condition) => condition?,
+        Err(refusal) => return Some(refusal),
+    };
+    // What foreign keys do is not in the log there: the destination does it, to the rows that it has.
+    let tested: Vec<&str> = condition.columns().map(|c| plan.columns[c].source.as_str()).collect();
+    let remedy = "leave the condition out, or migrate this table without \"incremental\"";
+    let own = table.unlogged.iter().find(|key| {
+        let changes = key.on_update.is_some() || key.on_delete == Some(Effect::SetNull);
+        changes && key.columns.iter().any(|c| tested.contains(&c.as_str()))
+    });
+    if let Some(key) = own {
+        let why = format!("foreign key {} may change a column of the condition, and the log does not tell", key.name);
+        return Some(Refusal { why, remedy: remedy.into() });
+    }
+    let children = plans.iter().filter_map(|p| Some((p, catalog.table(&p.source)?)));
+    let acting = children.flat_map(|(p, t)| t.unlogged.iter().map(move |key| (p, key)));
+    let (child, key) = acting.into_iter().find(|(_, key)| key.parent == plan.source)?;
+    let why = format!(
+        "foreign key {} of {} follows rows of this table that do not move, and the log does not tell when",
+        key.name, child.source
+    );
+    Some(Refusal { why, remedy: remedy.into() })
+}
+
+/// K22: the server parses each condition; nothing is executed. With incremental it must be one that drover evaluates on changes itself.
+async fn filters(
+    session: &mut Session,
+    plans: &[TablePlan],
+    catalog: &Catalog,
+    incremental: bool,
+    items: &mut Vec<CheckItem>,
+) -> Result<()> {
     for plan in plans {
         let Some(filter) = &plan.filter else { continue };
         let object = plan.source.to_string();
@@ -285,15 +349,14 @@ async fn filters(session: &mut Session, plans: &[TablePlan], items: &mut Vec<Che
                     .close(statement)
                     .await
                     .map_err(|e| crate::errors::classify(&e, session.fault, "checking a filter"))?;
-                items.push(if parameters == 0 {
-                    CheckItem::passed("K22", object)
-                } else {
-                    CheckItem::failed(
-                        "K22",
-                        object,
-                        "the condition has parameters (?)",
-                        "write values into the condition",
-                    )
+                let refused = if incremental { on_changes(plan, plans, catalog) } else { None };
+                items.push(match refused {
+                    _ if parameters > 0 => {
+                        let cause = "the condition has parameters (?)";
+                        CheckItem::failed("K22", object, cause, "write values into the condition")
+                    }
+                    Some(refusal) => CheckItem::failed("K22", object, refusal.why, refusal.remedy),
+                    None => CheckItem::passed("K22", object),
                 });
             }
             Err(e) => {

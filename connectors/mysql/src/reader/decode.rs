@@ -5,6 +5,7 @@
 use crate::cells;
 use crate::types::{Kind, MyType};
 use crate::wire::{ColumnDef, read_lenenc};
+use drover_model::plan::RowFormat;
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Result, TablePlan};
 use mysql_common::constants::ColumnType;
@@ -30,6 +31,10 @@ pub enum Decoder {
     DateTime {
         digits: u8,
     },
+    /// A moment of UTC, with that said behind it.
+    Instant {
+        digits: u8,
+    },
     Time {
         digits: u8,
     },
@@ -40,6 +45,7 @@ pub fn decoders(plan: &TablePlan, sent: &[ColumnDef]) -> Result<Vec<Decoder>> {
     if sent.len() < plan.columns.len() {
         return Err(Error::internal("a statement gives fewer columns than its table's plan has").table(&plan.source));
     }
+    let canonical = plan.format == RowFormat::Canonical;
     let mut out = Vec::with_capacity(sent.len());
     for (i, def) in sent.iter().enumerate() {
         let column = plan.columns.get(i);
@@ -50,7 +56,12 @@ pub fn decoders(plan: &TablePlan, sent: &[ColumnDef]) -> Result<Vec<Decoder>> {
             })?),
             None => None,
         };
-        out.push(decoder(*def, wanted.as_ref()).ok_or_else(|| {
+        let decoder = decoder(*def, wanted.as_ref()).map(|d| match (canonical, d, wanted.as_ref().map(|t| &t.kind)) {
+            (true, Decoder::DateTime { digits }, Some(Kind::Timestamp { .. })) => Decoder::Instant { digits },
+            (true, Decoder::Year, _) => Decoder::Int { bytes: 2, unsigned: true },
+            _ => d,
+        });
+        out.push(decoder.ok_or_else(|| {
             let text = format!("values are sent as {:?}, which is not what the plan says", def.kind);
             Error::internal(text).table(&plan.source).column(column.map_or("", |c| &c.source))
         })?);
@@ -161,6 +172,10 @@ fn put_value(decoder: Decoder, rest: &mut &[u8], out: &mut Vec<u8>) -> Option<()
         Decoder::DateTime { digits } => {
             let (date, clock, micros) = date_time(sized(rest)?)?;
             cells::put_datetime(out, date, clock, micros, digits);
+        }
+        Decoder::Instant { digits } => {
+            let (date, clock, micros) = date_time(sized(rest)?)?;
+            cells::put_instant(out, date, clock, micros, digits);
         }
         Decoder::Time { digits } => {
             let bytes = sized(rest)?;

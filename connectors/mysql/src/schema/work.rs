@@ -400,7 +400,7 @@ impl<'a> Work<'a> {
     }
 }
 
-fn statement(kind: &str, name: TableName, on: Option<TableName>, sql: String) -> Statement {
+pub(super) fn statement(kind: &str, name: TableName, on: Option<TableName>, sql: String) -> Statement {
     Statement { kind: kind.into(), name, on, sql, settings: Vec::new(), definer: None }
 }
 

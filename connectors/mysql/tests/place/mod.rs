@@ -77,6 +77,7 @@ impl Place {
                 destination_type: c.origin_type.clone(),
                 identity_always: false,
                 ordinal: None,
+                misfit: Default::default(),
             })
             .collect();
         let place = |k: &&str| columns.iter().position(|c| c.source == *k).map(|i| i as u16).context("no key column");

@@ -58,10 +58,7 @@ impl Place {
             .into_iter()
             .enumerate()
             .map(|(id, table)| {
-                let keep = |c: &drover_model::schema::Column| ColumnChoice {
-                    source: c.name.clone(),
-                    destination: c.name.clone(),
-                };
+                let keep = |c: &drover_model::schema::Column| ColumnChoice::same(&c.name);
                 let choice = TableChoice {
                     source: table.name.clone(),
                     schema: table.name.schema.clone(),

@@ -3,6 +3,7 @@
 
 use super::shape::Shape;
 use crate::sql;
+use drover_connectors_api::apply::Follow;
 use tokio_postgres::types::Type;
 
 /// A statement and the columns whose values it takes, in the order of its parameters.
@@ -205,6 +206,47 @@ pub(crate) fn holders(shape: &Shape, columns: &[usize]) -> Text {
         on.collect::<Vec<_>>().join(" and ")
     );
     Text { sql, types: values.types() }
+}
+
+/// Does to the rows of which `columns` hold one of the given values what a foreign key did, and gives columns `give` of them as they were.
+/// Parameters: the columns' values as arrays; to set, their new values as texts.
+pub(crate) fn follow(shape: &Shape, columns: &[usize], what: Follow<'_>, give: &[usize]) -> Text {
+    let values = Values { many: true, count: columns.len() };
+    let on = columns.iter().enumerate().map(|(i, &c)| {
+        let column = &shape.columns[c];
+        format!("d.{} {} v.c{i}::{}", column.name, column.equals, column.cast)
+    });
+    let on = on.collect::<Vec<_>>().join(" and ");
+    let shown = give.iter().enumerate().map(|(i, &c)| {
+        let name = &shape.columns[c].name;
+        format!("case when d.{name} is not distinct from null then null else concat(d.{name}) end as g{i}")
+    });
+    let found = sql::list(["d.ctid as c".into(), "d.tableoid as o".into()].into_iter().chain(shown));
+    let place = "d.ctid = x.c and d.tableoid = x.o";
+    let act = match what {
+        Follow::Delete => format!("delete from {} as d using x where {place}", shape.only),
+        Follow::SetNull | Follow::Set(_) => {
+            let set = sql::list(columns.iter().enumerate().map(|(i, &c)| {
+                let column = &shape.columns[c];
+                match what {
+                    Follow::Set(_) => format!("{} = ${}::{}", column.name, columns.len() + i + 1, column.cast),
+                    _ => format!("{} = null", column.name),
+                }
+            }));
+            format!("update {} as d set {set} from x where {place}", shape.only)
+        }
+    };
+    let given = sql::list((0..give.len().max(1)).map(|i| if give.is_empty() { "1".into() } else { format!("x.g{i}") }));
+    let sql = format!(
+        "with x as materialized (select {found} from {} as d join {} on {on} for update of d), y as ({act}) select {given} from x",
+        shape.only,
+        values.unnest(false)
+    );
+    let mut types = values.types();
+    if matches!(what, Follow::Set(_)) {
+        types.extend(vec![Type::TEXT; columns.len()]);
+    }
+    Text { sql, types }
 }
 
 /// `copy t (…) from stdin` in text or binary format.

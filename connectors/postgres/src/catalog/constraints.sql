@@ -11,6 +11,11 @@ SELECT k.oid, k.conrelid AS relid, k.conname::text AS name, k.contype::text AS k
        coalesce(x.indisvalid, true) AS valid,
        (SELECT fn.nspname::text FROM pg_class fc JOIN pg_namespace fn ON fn.oid = fc.relnamespace WHERE fc.oid = k.confrelid) AS foreign_schema,
        (SELECT fc.relname::text FROM pg_class fc WHERE fc.oid = k.confrelid) AS foreign_name,
+       k.confdeltype::text AS on_delete, k.confupdtype::text AS on_update, k.confmatchtype::text AS matching,
+       coalesce(cardinality(k.confdelsetcols), 0) > 0 AS sets_some, -- @from 150000
+       false AS sets_some, -- @before 150000
+       coalesce(x.indnullsnotdistinct, false) AS nulls_alike, -- @from 150000
+       false AS nulls_alike, -- @before 150000
        obj_description(k.oid, 'pg_constraint') AS comment,
        coalesce((SELECT bool_and(a.attnotnull) FROM unnest(k.conkey) u(num)
               JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.num), false) AS all_not_null

@@ -9,6 +9,10 @@ SELECT x.indexrelid AS oid, x.indrelid AS relid, ic.relname::text AS name, pg_ge
               JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = u.num
              WHERE u.ord <= x.indnkeyatts -- @from 110000
              ), false) AS all_not_null,
+       (SELECT am.amname::text FROM pg_am am WHERE am.oid = ic.relam) AS method,
+       ARRAY(SELECT o & 1 = 1 FROM unnest(x.indoption::int2[]) WITH ORDINALITY u(o, ord) ORDER BY u.ord) AS descending,
+       x.indnullsnotdistinct AS nulls_alike, -- @from 150000
+       false AS nulls_alike, -- @before 150000
        x.indisclustered AS clustered,
        obj_description(x.indexrelid, 'pg_class') AS comment
 FROM pg_index x

@@ -14,7 +14,7 @@ impl Work<'_> {
         let mut out = Vec::new();
         let own = qualified(&plan.destination.schema, &plan.destination.name);
         if !self.same_kind {
-            return foreign_keys_of(plan, table);
+            return self.foreign_keys(plan, table);
         }
         for kind in ["primary key", "unique", "exclude", "index"] {
             for part in table.parts.iter().filter(|p| p.kind == kind) {
@@ -84,6 +84,14 @@ impl Work<'_> {
             wanted.map(|o| work.object(o)).collect()
         };
         let mut out = late(self, false);
+        if !self.same_kind {
+            return self
+                .tables
+                .clone()
+                .into_iter()
+                .flat_map(|(plan, table)| self.foreign_references(plan, table))
+                .collect();
+        }
         for (plan, table) in self.tables.clone() {
             for part in table.parts.iter().filter(|p| p.kind == "foreign key") {
                 match self.foreign_key(plan, table, part) {
@@ -173,34 +181,4 @@ impl Work<'_> {
         let name = TableName::new(on.schema.clone(), part.name.clone());
         Ok(Statement { kind: "foreign key".into(), name, on: Some(on), sql, then })
     }
-}
-
-/// Keys of a table of another kind of database: those whose columns all move.
-fn foreign_keys_of(plan: &TablePlan, table: &Table) -> Vec<Statement> {
-    let own = qualified(&plan.destination.schema, &plan.destination.name);
-    let mut out = Vec::new();
-    for k in table.keys.iter().filter(|k| k.primary || k.identifies) {
-        let columns: Option<Vec<String>> = k
-            .columns
-            .iter()
-            .map(|c| plan.columns.iter().find(|p| &p.source == c).map(|p| ident(&p.destination)))
-            .collect();
-        let Some(columns) = columns else { continue };
-        // Names of keys are unique in a schema here; elsewhere they are not (every primary key of MySQL is called PRIMARY).
-        let (kind, word, name) = if k.primary {
-            ("primary key", "PRIMARY KEY", format!("{}_pkey", plan.destination.name))
-        } else {
-            ("unique", "UNIQUE", format!("{}_{}", plan.destination.name, k.name))
-        };
-        let sql = format!("ALTER TABLE {own} ADD CONSTRAINT {} {word} ({})", ident(&name), columns.join(", "));
-        let at = plan.destination.clone();
-        out.push(Statement {
-            kind: kind.into(),
-            name: TableName::new(at.schema.clone(), name),
-            on: Some(at),
-            sql,
-            then: None,
-        });
-    }
-    out
 }

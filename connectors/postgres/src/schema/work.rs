@@ -60,6 +60,7 @@ impl<'a> Work<'a> {
             same_kind: catalog.origin == ORIGIN,
         };
         if !work.same_kind {
+            work.foreign_objects(catalog, objects);
             return work;
         }
         for (plan, table) in &work.tables {
@@ -241,7 +242,7 @@ impl<'a> Work<'a> {
             let mut need = list(&table.options, "needs");
             need.extend(names(&table.options, "inherits").iter().map(|t| key(&t.schema, &t.name)));
             needs.push(need);
-            out.push(self.table(plan, table));
+            out.push(if self.same_kind { self.table(plan, table) } else { vec![self.foreign_table(plan, table)] });
         }
         let mut slots: Vec<_> = out.into_iter().map(Some).collect();
         let order = order::creation_order(&keys, &needs);
@@ -355,7 +356,7 @@ impl<'a> Work<'a> {
             if selected_parents.is_empty() { Vec::new() } else { list(&table.options, "inherited_columns") };
         for column in &table.columns {
             let moved = plan.columns.iter().find(|c| c.source == column.name);
-            if moved.is_none() && (column.generated.is_none() || !self.same_kind) {
+            if moved.is_none() && column.generated.is_none() {
                 continue;
             }
             let name = moved.map_or(column.name.as_str(), |c| c.destination.as_str());
@@ -377,13 +378,6 @@ impl<'a> Work<'a> {
             }
             let kind = moved.map_or(column.origin_type.as_str(), |c| c.destination_type.as_str());
             let mut line = format!("{} {}", ident(name), self.renames.apply(kind, false));
-            if !self.same_kind {
-                if !column.nullable {
-                    line.push_str(" NOT NULL");
-                }
-                lines.push(line);
-                continue;
-            }
             if let Some(collation) = &column.collation {
                 line.push_str(&format!(" COLLATE {collation}"));
             }
@@ -417,8 +411,7 @@ impl<'a> Work<'a> {
             }
             lines.push(line);
         }
-        let parts = table.parts.iter().filter(|_| self.same_kind);
-        let checks: Vec<&Object> = parts.filter(|p| p.kind == "check").collect();
+        let checks: Vec<&Object> = table.parts.iter().filter(|p| p.kind == "check").collect();
         for check in checks {
             if check.options.contains_key("inherited") && !selected_parents.is_empty()
                 || !on_itself(check, &plan.source)

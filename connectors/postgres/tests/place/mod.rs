@@ -99,6 +99,7 @@ pub fn plan(id: u32, table: &str, columns: &[&str], key: &[u16]) -> TablePlan {
                 destination_type: "text".into(),
                 identity_always: c.ends_with('!'),
                 ordinal: None,
+                misfit: Default::default(),
             })
             .collect(),
         key: key.to_vec(),

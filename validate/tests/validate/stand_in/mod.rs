@@ -36,6 +36,7 @@ pub fn plan(id: u32, name: &str, columns: &[(&str, DataType)], key: &[u16]) -> T
         destination_type: String::new(),
         identity_always: false,
         ordinal: None,
+        misfit: Default::default(),
     };
     TablePlan {
         id,
