@@ -16,3 +16,4 @@ mod stream_tests;
 
 pub use inspect::select;
 pub use roles::{Extractor, SourceFactory};
+pub use stream::End;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use drover_connectors_api::{Hold, Side, Source, StreamSpec};
 use drover_log::LogFactory;
 use drover_model::error::codes;
-use drover_model::migration::IncrementalLimits;
+use drover_model::migration::{IncrementalLimits, Stage};
 use drover_model::plan::SnapshotRef;
 use drover_model::{Error, MigrationId, Position, Result, TablePlan};
 use drover_proto::order::{Description, Order, Outcome, Owes, Progress, Share};
@@ -271,7 +271,13 @@ impl Extractor {
             Order::CheckSource => self.check(job).await.map(Some),
             Order::Stream { resume, start } => self.stream(job, *resume, start.as_ref()).await,
             Order::Snapshot { .. } => {
-                let hold = self.source(d).await?.new_snapshot(&d.plans).await?;
+                let source = self.source(d).await?;
+                let hold = if d.migration.has(Stage::Incremental) {
+                    let seen = end_of_log(&*self.logs.log(d).await?).await?;
+                    source.snapshot_beside(&d.plans, seen.as_ref()).await?
+                } else {
+                    source.new_snapshot(&d.plans).await?
+                };
                 let outcome = Outcome::SnapshotTaken { snapshot: hold.snapshot() };
                 Ok(self.hold(job, hold, outcome).await)
             }
@@ -286,7 +292,8 @@ impl Extractor {
             Order::Copy { .. } => self.copy(job).await,
             Order::Fetch { owes, snapshot } => self.fetch(job, owes, snapshot).await,
             Order::Mark => {
-                let position = self.source(d).await?.mark().await?;
+                let seen = end_of_log(&*self.logs.log(d).await?).await?;
+                let position = self.source(d).await?.mark_beside(seen.as_ref()).await?;
                 drover_runtime::failpoint("marked-not-reported");
                 Ok(Some(Outcome::Marked { position }))
             }

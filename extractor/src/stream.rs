@@ -4,7 +4,7 @@
 use crate::confirm::Confirming;
 use bytes::Bytes;
 use drover_connectors_api::{Batch, ChangeStream, Opened, Source, StreamSpec};
-use drover_log::{Appender, Log, Stream};
+use drover_log::{Appender, Log, Offset, Stream};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
 use drover_proto::record::{frame, parse};
@@ -29,13 +29,63 @@ pub struct News {
     pub log_bytes: u64,
 }
 
+/// Where the records of a log end, as the applier's gate takes them: those of an older epoch than one before them do not count. They are
+/// late ones, of an extractor that stood still and came back after its work had gone to another.
+#[derive(Debug, Default)]
+pub struct End {
+    newest: u64,
+    end: Option<Position>,
+}
+
+impl End {
+    /// Takes the next record in, in the log's order.
+    ///
+    /// # Errors
+    /// LOG: its head has no position.
+    pub fn take(&mut self, head: &ChangesHead) -> Result<()> {
+        if head.epoch >= self.newest {
+            self.newest = head.epoch;
+            // A transaction whose last piece is missing was not published: it comes again as a whole.
+            let to = if head.pieces && !head.last_piece { &head.from } else { &head.to };
+            let to = Position::from_bytes(to).map_err(|e| unreadable(&e))?;
+            self.end = self.end.take().max(Some(to));
+        }
+        Ok(())
+    }
+
+    /// The position from which the stream has to go on; `None` if there was no record.
+    pub fn position(&self) -> Option<&Position> {
+        self.end.as_ref()
+    }
+}
+
+/// Records that may lie between the newest end and a late record behind it: more than an extractor has on its way.
+const LATE: Offset = 64;
+
 /// Where the log ends: the position from which the stream has to go on, `None` for an empty log.
 pub async fn end_of_log(log: &dyn Log) -> Result<Option<Position>> {
-    let Some((_, record)) = log.last(Stream::Changes).await? else { return Ok(None) };
-    let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
-    // A transaction whose last piece is missing was not published: it comes again as a whole.
-    let end = if head.pieces && !head.last_piece { &head.from } else { &head.to };
-    Position::from_bytes(end).map(Some).map_err(|e| unreadable(&e))
+    let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
+    end_from(log, last.saturating_sub(LATE), last).await
+}
+
+/// The same from all records: heads and bodies of the whole log are read.
+async fn newest_end(log: &dyn Log) -> Result<Option<Position>> {
+    let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
+    end_from(log, 0, last).await
+}
+
+async fn end_from(log: &dyn Log, from: Offset, last: Offset) -> Result<Option<Position>> {
+    let first = log.span(Stream::Changes).await?.first;
+    let mut reader = log.reader(Stream::Changes, from.max(first)).await?;
+    let mut end = End::default();
+    loop {
+        let (offset, record) = reader.next().await?;
+        let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
+        end.take(&head)?;
+        if offset >= last {
+            return Ok(end.end);
+        }
+    }
 }
 
 /// From where on the log has changes; `None` for an empty log.
@@ -47,26 +97,6 @@ pub async fn begin_of_log(log: &dyn Log) -> Result<Option<Position>> {
     let (_, record) = log.reader(Stream::Changes, first).await?.next().await?;
     let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
     Position::from_bytes(&head.from).map(Some).map_err(|e| unreadable(&e))
-}
-
-/// The end from all records: the last one may be a late one, of an extractor that stood still and came back after its work had
-/// gone to another. Epochs tell. Reads the whole log, heads and bodies.
-async fn newest_end(log: &dyn Log) -> Result<Option<Position>> {
-    let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
-    let mut reader = log.reader(Stream::Changes, log.span(Stream::Changes).await?.first).await?;
-    let (mut newest, mut end) = (0, None);
-    loop {
-        let (offset, record) = reader.next().await?;
-        let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
-        if head.epoch >= newest {
-            newest = head.epoch;
-            let to = if head.pieces && !head.last_piece { &head.from } else { &head.to };
-            end = end.max(Some(Position::from_bytes(to).map_err(|e| unreadable(&e))?));
-        }
-        if offset >= last {
-            return Ok(end);
-        }
-    }
 }
 
 fn unreadable(e: &dyn std::error::Error) -> Error {

@@ -107,6 +107,18 @@ impl TablePlan {
     pub fn column_index(&self, source: &str) -> Option<u16> {
         self.columns.iter().position(|c| c.source == source).map(|i| i as u16)
     }
+    /// The plan of what both sides hold alike: without columns whose values a policy may have changed (`null`, `clamp`), unless they are of the key.
+    pub fn comparable(&self) -> TablePlan {
+        let stays = |i: usize| !matches!(self.columns[i].misfit, Misfit::Null | Misfit::Clamp) || self.is_key(i as u16);
+        let kept: Vec<usize> = (0..self.columns.len()).filter(|i| stays(*i)).collect();
+        let place = |k: &u16| kept.iter().position(|i| *i == usize::from(*k)).map(|i| i as u16);
+        TablePlan {
+            columns: kept.iter().map(|i| self.columns[*i].clone()).collect(),
+            key: self.key.iter().filter_map(place).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Whether a column (by index) belongs to the identifying key.
     pub fn is_key(&self, column: u16) -> bool {
         self.key.contains(&column)

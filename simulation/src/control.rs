@@ -92,6 +92,7 @@ impl Store for Disk {
                 }
                 Write::Event { id, seq, at_ms, event } => {
                     let text = serde_json::to_string(event).map_err(json)?;
+                    note!("journal {seq}: {:.100}", text);
                     if let Some(kept) = disk.get_mut(id) {
                         if *seq != kept.events.len() as u64 + 1 {
                             sim::violated(format!("event {seq} of the journal comes after {}", kept.events.len()));
@@ -105,6 +106,7 @@ impl Store for Disk {
                     }
                 }
                 Write::Grant(grant) => {
+                    note!("lease {}: {} to {}", grant.epoch, grant.key, grant.worker);
                     if let Some(kept) = disk.get_mut(&grant.migration) {
                         if grant.epoch <= kept.epoch {
                             sim::violated(format!("lease {} was given after {}", grant.epoch, kept.epoch));
@@ -116,6 +118,7 @@ impl Store for Disk {
                     }
                 }
                 Write::Release { id, key } => {
+                    note!("release {key}");
                     if let Some(kept) = disk.get_mut(id) {
                         kept.grants.remove(&key.to_string());
                     }

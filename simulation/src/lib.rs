@@ -9,6 +9,7 @@
 pub mod check;
 pub mod control;
 pub mod databases;
+pub mod explore;
 pub mod log;
 pub mod machine;
 pub mod net;

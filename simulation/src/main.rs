@@ -97,7 +97,7 @@ fn one(args: &Args, seed: u64) -> ExitCode {
 }
 
 /// A run may take so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs a seed in a process of its own.
 fn child(args: &Args, seed: u64) -> Result<Value, String> {

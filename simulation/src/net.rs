@@ -199,7 +199,8 @@ impl Connection {
         tokio::spawn(async move {
             if slow {
                 sim::fault("slow disk");
-                tokio::time::sleep(sim::ms(50, 2_000)).await;
+                let hangs = sim::chance(100_000);
+                tokio::time::sleep(if hangs { sim::ms(2_000, 25_000) } else { sim::ms(50, 2_000) }).await;
             }
             let result = work.await;
             match &result {

@@ -2,8 +2,9 @@
 
 use crate::{note, sim};
 use drover_runtime::process::Process;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Waker};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// A process.
@@ -11,8 +12,9 @@ pub struct Node {
     pub name: String,
     state: Mutex<State>,
     dead: watch::Sender<bool>,
-    /// Chance, in a million, that it dies at a failpoint.
+    /// Chance, in a million, that it dies at a failpoint, or stands still there.
     dies: u64,
+    me: Weak<Node>,
 }
 
 #[derive(Default)]
@@ -27,7 +29,8 @@ struct Killed;
 
 impl Node {
     pub fn new(name: String, dies: u64) -> Arc<Node> {
-        Arc::new(Node { name, state: Mutex::default(), dead: watch::Sender::new(false), dies })
+        let dead = watch::Sender::new(false);
+        Arc::new_cyclic(|me| Node { name, state: Mutex::default(), dead, dies, me: me.clone() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -52,8 +55,16 @@ impl Node {
     }
 
     /// Stops it for a while, as SIGSTOP does.
-    pub fn freeze(&self) {
+    pub fn freeze(&self, time: Duration) {
         self.state().frozen = true;
+        let me = self.me.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            if let Some(node) = me.upgrade() {
+                note!("{} goes on", node.name);
+                node.thaw();
+            }
+        });
     }
 
     /// It goes on.
@@ -78,6 +89,12 @@ impl Process for Node {
 
     fn passes(&self, failpoint: &str) {
         sim::reach(failpoint);
+        if sim::chance(self.dies) {
+            sim::fault("frozen at a failpoint");
+            let time = sim::ms(1_000, 40_000);
+            note!("{} is frozen at {failpoint} for {time:?}", self.name);
+            return self.freeze(time);
+        }
         if sim::chance(self.dies) {
             sim::fault("killed at a failpoint");
             note!("{} dies at {failpoint}", self.name);

@@ -29,6 +29,8 @@ fn table(table: &str, columns: &[&str], keys: &[(&str, &[&str])], old_image: Old
         generated: None,
         collation: None,
         comment: None,
+        plain_default: None,
+        folds: false,
     };
     let key = |(i, (name, columns)): (usize, &(&str, &[&str]))| UniqueKey {
         name: (*name).into(),
@@ -47,6 +49,8 @@ fn table(table: &str, columns: &[&str], keys: &[(&str, &[&str])], old_image: Old
         physical: format!("{table} as created"),
         options: (!large.is_empty()).then(|| ("large".into(), large.into())).into_iter().collect(),
         unlogged: Vec::new(),
+        plain_indexes: Vec::new(),
+        plain_foreign_keys: Vec::new(),
     }
 }
 

@@ -64,8 +64,8 @@ impl Plan {
         let end = |server: &Server| {
             let engine = server.engine();
             // Names stay the same, so the source's database is the destination's.
-            let database =
-                if engine.dialect() == Dialect::MySql { source.engine().database() } else { engine.database() };
+            let within = [source, destination].iter().all(|s| s.engine().dialect() == Dialect::MySql);
+            let database = if within { source.engine().database() } else { engine.database() };
             (engine.kind().to_owned(), server.url(database))
         };
         Plan {

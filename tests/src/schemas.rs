@@ -63,6 +63,8 @@ pub struct Generated {
     pub change: Vec<String>,
     /// How many tables there are.
     pub tables: usize,
+    /// Sections of a migration file: between engines, what becomes of values that only one of them has.
+    pub objects: String,
 }
 
 /// The tables for a pair: its source has all their types and its destination, too.
@@ -78,6 +80,9 @@ pub fn generate(pair: Pair) -> Generated {
         made.create.push(session.into());
         made.change.push(session.into());
     }
+    if pair.source.dialect() != pair.destination.dialect() {
+        made.objects = "[[objects]]\ninclude = \"*.*\"\n".into();
+    }
     for (number, kind) in kinds.iter().enumerate() {
         single(&mut made, &format!("t{number}"), kind);
     }
@@ -91,7 +96,32 @@ pub fn generate(pair: Pair) -> Generated {
     made
 }
 
+/// The policy for values of a type that only one engine has.
+fn policy(kind: &Kind) -> Option<&'static str> {
+    let word = kind.sql.split(['(', ' ']).next().unwrap_or_default();
+    match word {
+        "date" | "time" | "datetime" | "timestamp" => Some("text"),
+        // The character of number 0.
+        "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => Some("clamp"),
+        _ => None,
+    }
+}
+
+fn policies<'k>(made: &mut Generated, table: &str, columns: impl IntoIterator<Item = (String, &'k Kind)>) {
+    if made.objects.is_empty() {
+        return;
+    }
+    let named = columns.into_iter().filter_map(|(name, kind)| Some(format!("{name} = \"{}\"", policy(kind)?)));
+    let named = named.collect::<Vec<_>>().join(", ");
+    if !named.is_empty() {
+        made.objects
+            .push_str(&format!("[[objects]]\ninclude = \"app.{table}\"\ncolumns = {{ on_misfit = {{ {named} }} }}\n"));
+    }
+}
+
 fn single(made: &mut Generated, table: &str, kind: &Kind) {
+    let typed = if kind.key.is_empty() { &["v", "d"][..] } else { &["k", "v", "d"] };
+    policies(made, table, typed.iter().map(|c| ((*c).to_owned(), kind)));
     let key = if kind.key.is_empty() { "int" } else { kind.sql };
     let default = if kind.default { format!("DEFAULT {}", kind.value(0)) } else { String::new() };
     let prefix = kind.prefix;
@@ -134,6 +164,7 @@ fn mixed(made: &mut Generated, number: usize, six: &[&Kind]) {
     let columns = six.iter().enumerate().map(|(place, kind)| format!("c{place} {} {}", kind.sql, null(place)));
     let columns = columns.collect::<Vec<_>>().join(", ");
     let table = format!("m{number}");
+    policies(made, &table, six.iter().enumerate().map(|(place, kind)| (format!("c{place}"), *kind)));
     made.tables += 1;
     made.create.push(format!("CREATE TABLE {table} ({columns}, n int{key})"));
     let row = |n: usize| {

@@ -19,9 +19,9 @@ const MOVES_WITHIN: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(60);
 
 suite! {
-    main a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back;
+    both a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back;
     main the_work_of_dead_workers_moves;
-    main every_part_dies_in_turn;
+    both every_part_dies_in_turn;
     main records_that_come_again_and_late_change_nothing;
 }
 

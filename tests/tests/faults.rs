@@ -19,10 +19,10 @@ async fn many(pair: Pair, form: Form) -> Result<Scene> {
 
 suite! {
     wide failpoints_in_process;
-    wide failpoints_in_a_cluster;
+    both failpoints_in_a_cluster;
     wide random_kills_of_run;
     wide snapshot_lost_in_process;
-    wide snapshot_lost_in_a_cluster;
+    both snapshot_lost_in_a_cluster;
     wide servers_restart_under_load;
 }
 
@@ -63,7 +63,8 @@ async fn failpoints_in_a_cluster(pair: Pair) -> Result<()> {
     let drover = &mut scene.drover;
     drover.start_role(Role::Coordinator, &[]).await?;
     drover.start_role(Role::Extractor, &[("DROVER_FAILPOINT", "copied-not-reported:4")]).await?;
-    drover.start_role(Role::Applier, &[("DROVER_FAILPOINT", "loaded-not-reported:6")]).await?;
+    // No more than the first extractor has reported: the next one may be gone before it has copied anything.
+    drover.start_role(Role::Applier, &[("DROVER_FAILPOINT", "loaded-not-reported:2")]).await?;
     drover.create().await?;
     // Each is replaced by one that dies at the next point; the last ones live.
     let plan = [

@@ -6,6 +6,99 @@ use drover_tests::{Deployment, Dialect, Form, Pair, Server, chinook, compare, my
 
 mysql_to_postgres! {
     the_chinook_sample;
+    what_does_not_fit_is_refused_or_decided;
+    switched_over;
+}
+
+/// Values that MySQL's modes of old let in.
+const ODD: &str = "SET sql_mode = '', time_zone = '+00:00';
+    CREATE TABLE odd (id int PRIMARY KEY, d date, dn date NOT NULL, t time(3), tt time, x varchar(20), ts timestamp NULL, at datetime(6));
+    INSERT INTO odd VALUES (1, '2020-02-29', '2020-02-29', '23:59:59.5', '10:00:00', 'plain', '2020-01-01 00:00:00', '2020-01-01 00:00:00.000001'),
+        (2, '2020-00-00', '0000-00-00', '-838:59:59', '100:00:00', 'a\0b', '0000-00-00 00:00:00', '0000-00-00 00:00:00');";
+const ODD_CHANGES: &str = "SET sql_mode = '', time_zone = '+00:00';
+    INSERT INTO odd VALUES (3, '2021-02-00', '0000-00-00', '25:00:00', '-00:00:01', '\0', '0000-00-00 00:00:00', '2021-00-01 01:02:03.5');
+    UPDATE odd SET t = '838:59:59' WHERE id = 1; UPDATE odd SET x = 'c' WHERE id = 2;";
+const POLICIES: &str = "[[objects]]\ninclude = \"app.odd\"\ncolumns = { on_misfit = { d = \"null\", dn = \"clamp\", t = \"clamp\", \
+    tt = \"text\", x = \"clamp\", ts = \"null\", at = \"text\" } }\n";
+
+async fn what_does_not_fit_is_refused_or_decided(pair: Pair) -> Result<()> {
+    let (source, destination) = scene::servers(pair).await?;
+    let database = pair.source.database();
+    source.exec(database, ODD).await?;
+    // By default it stops, and says where and what to do.
+    let plain = Deployment::new(Form::InProcess, &source, &destination, "", "").await?;
+    let file = plain.file.display().to_string();
+    let refused = plain.call(&["run", &file]).await?.expect(1)?;
+    for word in ["DR0014", "app.odd", "id=\\\"2\\\"", "2020-00-00", "on_misfit"] {
+        ensure!(refused.stderr.replace("id=\"2\"", "id=\\\"2\\\"").contains(word), "{word}: {}", refused.stderr);
+    }
+    plain.call(&["cleanup", &file]).await?.expect(0)?;
+    destination.exec("drover", "DROP SCHEMA app CASCADE").await?;
+    // A policy that has no use is refused.
+    let wrong = POLICIES.replace("x = \"clamp\"", "x = \"text\"");
+    let wrong = Deployment::new(Form::InProcess, &source, &destination, "", &wrong).await?;
+    let refused = wrong.call(&["check", &wrong.file.display().to_string()]).await?.expect(3)?;
+    ensure!(refused.stdout.contains("app.odd.x"), "{}", refused.stdout);
+
+    let mut drover = Deployment::new(Form::InProcess, &source, &destination, "", POLICIES).await?;
+    drover.start().await?;
+    drover.wait_consistent().await?;
+    source.exec(database, ODD_CHANGES).await?;
+    drover.wait_caught_up().await?;
+    let mut to = destination.connect("drover").await?;
+    let rows = to.rows("SELECT concat_ws('|', id, coalesce(d::text, 'null'), dn, t, tt, x, coalesce(ts::text, 'null'), at) FROM odd ORDER BY id").await?;
+    let rows: Vec<String> = rows.into_iter().flatten().flatten().collect();
+    ensure!(
+        rows == [
+            "1|2020-02-29|2020-02-29|24:00:00|10:00:00|plain|2020-01-01 00:00:00+00|2020-01-01 00:00:00.000001",
+            "2|null|0001-01-01|00:00:00|100:00:00|c|null|0000-00-00 00:00:00.000000",
+            "3|null|0001-01-01|24:00:00|-00:00:01||null|2021-00-01 01:02:03.500000",
+        ],
+        "{rows:#?}"
+    );
+    let counted = to
+        .rows("SELECT concat_ws(' ', table_name, column_name, policy, occurrences) FROM drover.drover_misfit ORDER BY column_name")
+        .await?;
+    let counted: Vec<String> = counted.into_iter().flatten().flatten().collect();
+    // Of each time that such a value was written: by the copy, and by two changes of whole rows.
+    let wanted =
+        ["app.odd d null 3", "app.odd dn clamp 3", "app.odd t clamp 4", "app.odd ts null 3", "app.odd x clamp 2"];
+    ensure!(counted == wanted, "{counted:#?}");
+    validated(&drover).await
+}
+
+/// Counters go on where the source's stood, also such as an identity cannot be.
+async fn switched_over(pair: Pair) -> Result<()> {
+    let (source, destination) = scene::servers(pair).await?;
+    let database = pair.source.database();
+    source
+        .exec(
+            database,
+            "CREATE TABLE a (id int NOT NULL AUTO_INCREMENT PRIMARY KEY, note varchar(20) DEFAULT 'none');
+            CREATE TABLE b (id bigint unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, at timestamp DEFAULT CURRENT_TIMESTAMP, k binary(2) DEFAULT 'ab');
+            INSERT INTO a VALUES (1, 'x'), (70, NULL); INSERT INTO b (id) VALUES (9000000000)",
+        )
+        .await?;
+    let mut drover = Deployment::new(Form::InProcess, &source, &destination, "", "").await?;
+    drover.start().await?;
+    drover.wait_consistent().await?;
+    source.exec(database, "INSERT INTO a (note) VALUES ('y')").await?;
+    drover.wait_caught_up().await?;
+    let file = drover.file.display().to_string();
+    let done = drover.call(&["cutover", &file, "--json"]).await?.expect(0)?.json()?;
+    ensure!(done["cut_over"] == true && done["equal"] == true, "{done:#}");
+    let mut to = destination.connect("drover").await?;
+    to.run("INSERT INTO a DEFAULT VALUES; INSERT INTO b DEFAULT VALUES").await?;
+    let last = to.text("SELECT concat(max(id), ' ', (array_agg(note ORDER BY id DESC))[1]) FROM a").await?;
+    ensure!(last.as_deref() == Some("72 none"), "{last:?}");
+    let last =
+        to.text("SELECT concat(max(id), ' ', count(at), ' ', (array_agg(k ORDER BY id DESC))[1]) FROM b").await?;
+    ensure!(last.as_deref() == Some("9000000001 2 \\x6162"), "{last:?}");
+    let file = drover.file.display().to_string();
+    drover.call(&["cleanup", &file]).await?.expect(0)?;
+    let left = to.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'drover'").await?;
+    ensure!(left == 0, "drover's schema is left");
+    Ok(())
 }
 
 /// Both sides hold the same rows.

@@ -10,6 +10,8 @@
 //! - Memory is bounded by [`Options::memory`] whatever the size of the tables: first digests by bucket, then only keys and hashes of
 //!   the buckets that differ, in several passes where need be.
 //!
+//! Columns whose values a policy may have changed on their way (`on_misfit` null or clamp) are not compared, unless they are of the key.
+//!
 //! Nothing is written but marks at the source. Tables are read whole, each side in one consistent view: key ranges cannot be cut alike on two
 //! databases whose collations differ.
 
@@ -107,6 +109,7 @@ pub async fn validate(
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Report> {
     let counters = Counters::default();
+    let plans: Vec<TablePlan> = plans.iter().map(TablePlan::comparable).collect();
     let workers = options.parallel.clamp(1, plans.len().max(1));
     let memory = options.memory / workers;
     let waiter = settle::Waiter::new(source, destination, &options);
@@ -165,6 +168,7 @@ pub struct Summary {
 /// # Errors
 /// The table cannot be read.
 pub async fn summary(rows: &mut dyn Rows, plan: &TablePlan, side: Side) -> Result<Summary> {
+    let plan = &plan.comparable();
     let mut sink = scan::Summing {
         scanner: scan::Scanner::new(plan),
         digest: Digest::default(),

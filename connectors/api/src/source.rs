@@ -33,6 +33,16 @@ pub trait Source: Send + Sync {
     /// up to its position is in it, so that changes after it can be told from those before.
     async fn new_snapshot(&self, tables: &[TablePlan]) -> Result<Box<dyn Hold>>;
 
+    /// The same beside a stream, which must be able to meet it: its position belongs to the history of `seen`, the stream's last position in the log
+    /// (none: it has published nothing yet). Sources whose positions have but one history do not look at it.
+    ///
+    /// # Errors
+    /// Besides, where the stream has yet to follow to another server: worth another try.
+    async fn snapshot_beside(&self, tables: &[TablePlan], seen: Option<&Position>) -> Result<Box<dyn Hold>> {
+        let _ = seen;
+        self.new_snapshot(tables).await
+    }
+
     /// Joins a snapshot of another process and holds it too (with a token of its own). SNAPSHOT_LOST if it is gone.
     async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>>;
 
@@ -52,6 +62,12 @@ pub trait Source: Send + Sync {
     /// A position such that everything committed before this call lies at or before it, and which the stream will pass
     /// soon even if the source is idle: written into the source's log, or reported by it afterwards.
     async fn mark(&self) -> Result<Position>;
+
+    /// The same in the history of `seen`, as [`Source::snapshot_beside`] has it.
+    async fn mark_beside(&self, seen: Option<&Position>) -> Result<Position> {
+        let _ = seen;
+        self.mark().await
+    }
 
     /// Seconds by which the source's clock is ahead of ours, for lag.
     async fn clock_skew(&self) -> Result<f64>;

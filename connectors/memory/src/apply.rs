@@ -248,7 +248,12 @@ impl MemoryApply {
         if epoch != self.epoch && broken != Some(Broken::Epoch) {
             return Ok(Committed::Fenced);
         }
-        if position.as_ref() != Some(previous) && broken != Some(Broken::Order) {
+        let may_go_on = match broken {
+            Some(Broken::Order) => true,
+            Some(Broken::Epoch) => epoch != self.epoch,
+            _ => false,
+        };
+        if position.as_ref() != Some(previous) && !may_go_on {
             let at = position.map_or_else(|| "none".to_owned(), |p| p.text);
             return Err(Error::internal(format!("the progress stands at {at}, not at {previous}")));
         }
@@ -263,7 +268,7 @@ impl MemoryApply {
         inner.tables = working.tables;
         inner.version += 1;
         if let Some(row) = inner.progress.get_mut(&self.migration) {
-            row.position = Some(next.clone());
+            row.before = row.position.replace(next.clone());
         }
         let note = Note::Applied { epoch: self.epoch, current: epoch, previous: previous.clone(), next: next.clone() };
         let mut changes = working.changes;

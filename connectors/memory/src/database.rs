@@ -63,6 +63,8 @@ pub(crate) struct ProgressRow {
     pub name: String,
     pub epoch: u64,
     pub position: Option<Position>,
+    /// Where it stood before the last commit.
+    pub before: Option<Position>,
     /// (table, generation, chunk) of the chunks that are loaded.
     pub chunks: BTreeSet<(u32, u32, u32)>,
     pub generations: HashMap<u32, u32>,
@@ -79,9 +81,9 @@ pub(crate) struct Saved {
 /// Promises that a destination breaks on demand, to see that a checker sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
-    /// Commits of an older epoch are taken.
+    /// Commits of an older epoch are taken, wherever they go on from.
     Epoch,
-    /// A commit does not look where the progress stands.
+    /// Who takes over is told where the progress stood one commit before, and no commit is refused for going on from there.
     Order,
     /// The mark of a chunk is not looked at: what comes twice is loaded twice.
     Marks,

@@ -91,6 +91,7 @@ impl Destination for MemoryDestination {
             name: name.into(),
             epoch: 0,
             position: None,
+            before: None,
             chunks: BTreeSet::new(),
             generations: HashMap::new(),
         });
@@ -155,7 +156,11 @@ impl Destination for MemoryDestination {
         let mut inner = self.db.lock();
         let row = progress_row(&mut inner, migration)?;
         row.epoch += 1;
-        let progress = told(migration, row);
+        let mut progress = told(migration, row);
+        let before = row.before.clone();
+        if inner.broken == Some(Broken::Order) {
+            progress.position = before.or(progress.position);
+        }
         inner.make_durable();
         Ok(progress)
     }

@@ -80,7 +80,10 @@ impl Destination for MyDestination {
     }
 
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
-        check::destination(&mut self.session().await?, &self.known, migration, plans, catalog).await
+        let items = check::destination(&mut self.session().await?, &self.known, migration, plans, catalog).await;
+        let mut items = items?;
+        items.extend(self.dialer.settings().database.as_deref().and_then(|d| check::elsewhere(d, plans)));
+        Ok(items)
     }
 
     async fn prepare(&self, migration: MigrationId, name: &str) -> Result<Progress> {

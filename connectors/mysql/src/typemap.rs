@@ -175,6 +175,14 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
                 if let Some(note) = &mapped.note {
                     told.entry(note.clone()).or_default().push(column.name.clone());
                 }
+                if chosen.misfit == Misfit::Null && !column.nullable {
+                    items.push(CheckItem::failed(
+                        "K17",
+                        format!("{object}.{}", column.name),
+                        "on_misfit says null, and the column is not null",
+                        "choose \"clamp\" or \"text\", or let the column be null at the source",
+                    ));
+                }
                 if mapped.by_value && chosen.misfit != Misfit::Text {
                     by_value.push(column.name.clone());
                 }

@@ -24,6 +24,7 @@ use drover_model::{Error, Fault, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio_postgres::{Client, Row};
 use types::Types;
+pub use types::simple as builtin;
 
 /// The kind of database in [`Catalog::origin`].
 pub const ORIGIN: &str = "postgres";

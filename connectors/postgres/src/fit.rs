@@ -151,7 +151,7 @@ impl Fit {
         let name = &self.plan.columns[column].source;
         let what =
             format!("{} has no place in a column of type {}", shown(value), self.plan.columns[column].destination_type);
-        let error = Error::new(codes::LOSS, Fault::User, Retry::Never, what).table(&self.plan.source).column(name);
+        let error = Error::new(codes::LOSS, Fault::Source, Retry::Never, what).table(&self.plan.source).column(name);
         let remedy = format!(
             "correct the value at the source, or decide what becomes of such values: columns = {{ on_misfit = {{ {name} = \"null\" }} }} (or \"clamp\", \"text\")"
         );

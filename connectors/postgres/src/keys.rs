@@ -6,6 +6,7 @@
 //! that are taken for apart.
 
 use drover_connectors_api::{Keys, Norm, UniqueColumns};
+use drover_model::plan::{Misfit, RowFormat};
 use drover_model::{Fault, Result, TablePlan};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
@@ -84,6 +85,10 @@ fn column(row: &tokio_postgres::Row, plan: &TablePlan) -> Result<(u16, Norm), St
     let Some(at) = plan.columns.iter().position(|c| c.destination == name) else {
         return Err(format!("its column {name} is not among those that move"));
     };
+    let moved = &plan.columns[at];
+    if plan.format == RowFormat::Canonical && matches!(moved.misfit, Misfit::Null | Misfit::Clamp) {
+        return Err(format!("values of column {name} that do not fit become others here"));
+    }
     let (schema, type_name, kind): (&str, &str, &str) = (
         row.get::<_, Option<_>>(7).unwrap_or_default(),
         row.get::<_, Option<_>>(8).unwrap_or_default(),

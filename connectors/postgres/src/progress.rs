@@ -362,6 +362,13 @@ pub async fn restart_table(dialer: &Dialer, migration: MigrationId, plan: &Table
             Err(e) => return Err(failed(e)),
         }
     }
+    session
+        .execute(
+            "delete from drover.drover_misfit where migration = $1 and table_id = $2",
+            &[&migration, &i64::from(plan.id)],
+        )
+        .await
+        .map_err(failed)?;
     let table = sql::table(&plan.destination);
     let row = session
         .query_one(
@@ -397,8 +404,14 @@ pub async fn cleanup(dialer: &Dialer, migration: Option<MigrationId>, name: &str
         .await
         .map_err(failed)?;
     for table in OURS {
+        let name = format!("drover.{table}");
+        // An earlier version did not have all of them.
+        let there = session.query_one("select to_regclass($1) is not null", &[&name]).await.map_err(failed)?;
+        if !there.get::<_, bool>(0) {
+            continue;
+        }
         session
-            .execute(&format!("delete from drover.{table} where migration = $1"), &[&known.migration])
+            .execute(&format!("delete from {name} where migration = $1"), &[&known.migration])
             .await
             .map_err(failed)?;
     }
@@ -415,7 +428,7 @@ pub async fn cleanup(dialer: &Dialer, migration: Option<MigrationId>, name: &str
         .map_err(failed)?;
     if row.get(0) {
         let list = sql::list(OURS.iter().map(|t| format!("drover.{t}")));
-        session.batch_execute(&format!("drop table {list}")).await.map_err(failed)?;
+        session.batch_execute(&format!("drop table if exists {list}")).await.map_err(failed)?;
         if row.get(1) {
             session.batch_execute("drop schema drover").await.map_err(failed)?;
             done.push("schema drover dropped".to_owned());

@@ -147,15 +147,24 @@ const MARIADB_11: &[Kind] =
 
 pub fn kinds(pair: Pair) -> Vec<Kind> {
     let mut kinds = COMMON.to_vec();
-    let both = |release: Release| [pair.source, pair.destination].iter().all(|e| *e == Engine::MySql(release));
-    let mariadb = |engine: Engine| matches!(engine, Engine::MySql(release) if release.is_mariadb());
-    if mariadb(pair.source) && mariadb(pair.destination) {
+    if matches!(pair.destination, Engine::Postgres(_)) {
+        // Changes in these cannot be converted exactly; they are refused.
+        kinds.retain(|kind| !["ujis", "big5"].iter().any(|set| kind.sql.contains(set)));
+    }
+    let all = |has: &dyn Fn(Release) -> bool| {
+        // Whatever the family's types become elsewhere.
+        [pair.source, pair.destination].iter().all(|engine| match engine {
+            Engine::MySql(release) => has(*release),
+            Engine::Postgres(_) => true,
+        })
+    };
+    if all(&Release::is_mariadb) {
         kinds.extend(MARIADB);
     }
-    if both(Release::MySql9) {
+    if all(&|r| r == Release::MySql9) {
         kinds.extend(MYSQL);
     }
-    if both(Release::MariaDb11) {
+    if all(&|r| r == Release::MariaDb11) {
         kinds.extend(MARIADB_11);
     }
     kinds

@@ -162,6 +162,8 @@ pub enum Refused {
     Damaged,
     /// The image lacks columns that are needed.
     Partial(Action),
+    /// The images lack columns that the table's condition is about, or some of a row that satisfies it from now on.
+    Untold,
     /// Differences of a document whose old image is not there.
     NoBase,
 }
@@ -289,7 +291,7 @@ pub fn put_change(
                 (false, true) => {
                     let absent = |i: usize| after[i] == Raw::Absent && before[i] == Raw::Absent;
                     if binding.columns.iter().any(|(place, _)| absent(*place)) {
-                        return Err(Refused::Partial(Action::Update));
+                        return Err(Refused::Untold);
                     }
                     change::put_insert(out, binding.table);
                     put_image(out, binding, bytes, after, Some(before), text)?;
@@ -328,7 +330,7 @@ fn satisfies(
         let value = match row::cells(&tested.cells[from..]).next() {
             Some(Cell::Value(value)) => Some((tested.cells.len() - value.len(), tested.cells.len())),
             Some(Cell::Null) => None,
-            _ => return Err(Refused::Partial(Action::Update)),
+            _ => return Err(Refused::Untold),
         };
         tested.places.push(value);
     }

@@ -73,10 +73,20 @@ fn unpadded(value: &str) -> String {
 
 /// Indexes of columns; those of expressions, of words in a text and of places are left out.
 pub(super) fn indexes(definition: &Definition) -> Vec<PlainIndex> {
-    let parts = definition.parts.iter().filter(|p| matches!(p.kind, PartKind::Unique | PartKind::Index));
+    let parts = definition.parts.iter();
     parts
         .filter_map(|part| {
-            let columns: Option<Vec<IndexColumn>> = Index::parse(&part.text)?
+            let index = Index::parse(&part.text)?;
+            let wanted = match part.kind {
+                PartKind::Unique | PartKind::Index => true,
+                // On beginnings of texts it names no rows: a unique index like others.
+                PartKind::Primary => index.whole_columns().is_none(),
+                _ => false,
+            };
+            if !wanted {
+                return None;
+            }
+            let columns: Option<Vec<IndexColumn>> = index
                 .parts
                 .into_iter()
                 .map(|p| match p {
@@ -84,7 +94,7 @@ pub(super) fn indexes(definition: &Definition) -> Vec<PlainIndex> {
                     KeyPart::Expression { .. } => None,
                 })
                 .collect();
-            Some(PlainIndex { name: part.name.clone(), unique: part.kind == PartKind::Unique, columns: columns? })
+            Some(PlainIndex { name: part.name.clone(), unique: part.kind != PartKind::Index, columns: columns? })
         })
         .collect()
 }

@@ -353,6 +353,9 @@ impl Changes {
                 self.fail(codes::UNSUPPORTED, verb)
                     .remedy("set binlog_row_image = FULL at the source, for sessions that exist too, and migrate the table again")
             }
+            Refused::Untold => self
+                .fail(codes::UNSUPPORTED, "a changed row whose condition (where) the log does not tell")
+                .remedy("set binlog_row_image = FULL at the source, for sessions that exist too, and migrate the table again"),
             Refused::NoBase => self
                 .fail(codes::UNSUPPORTED, "a partial update of a JSON document that the log has not")
                 .remedy("set binlog_row_image = FULL or binlog_row_value_options = '' at the source, and migrate the table again"),

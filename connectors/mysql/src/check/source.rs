@@ -43,6 +43,7 @@ pub async fn check(
         charsets(plans, &mut items);
     }
     filters(session, plans, catalog, incremental, &mut items).await?;
+    held_schema_changes(session, &mut items).await?;
     let mut hint = CheckItem::passed("K57", "load");
     hint.cause =
         "the copy reads and writes with all its sessions: below 30 % CPU on both sides is a good time for it".into();
@@ -276,6 +277,24 @@ fn charsets(plans: &[TablePlan], items: &mut Vec<CheckItem>) {
             ));
         }
     }
+}
+
+/// K57: a MariaDB gives metadata locks back before the end of a copy only to sessions that do not write to its log.
+async fn held_schema_changes(session: &mut Session, items: &mut Vec<CheckItem>) -> Result<()> {
+    if !session.version.is_mariadb() {
+        return Ok(());
+    }
+    let grants = Grants::read(session).await?;
+    let named = session.version.mariadb(100_502);
+    if grants.global("SUPER") && !named || named && grants.global("BINLOG ADMIN") {
+        return Ok(());
+    }
+    let (account, privilege) = (&grants.account, if named { "BINLOG ADMIN" } else { "SUPER" });
+    let cause = format!(
+        "account {account} lacks {privilege}: an ALTER TABLE of the application waits until the copy ends, and statements on that table behind it"
+    );
+    items.push(CheckItem::warning("K57", "schema changes", cause, format!("GRANT {privilege} ON *.* TO {account}")));
+    Ok(())
 }
 
 /// Whether a condition stays within the parentheses that are put around it.

@@ -186,8 +186,9 @@ pub(super) fn unpadded(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Moments by their texts: what the shorter one lacks is zero.
+/// Moments by their texts: what the shorter one lacks is zero. In canonical cells an instant says that it is in UTC.
 pub(super) fn moments(a: &[u8], b: &[u8]) -> Ordering {
+    let (a, b) = (a.strip_suffix(b"+00").unwrap_or(a), b.strip_suffix(b"+00").unwrap_or(b));
     const ZERO: &[u8; 26] = b"0000-00-00 00:00:00.000000";
     let n = a.len().min(b.len());
     a[..n].cmp(&b[..n]).then_with(|| {

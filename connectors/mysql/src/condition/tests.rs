@@ -26,6 +26,7 @@ fn plan() -> (TablePlan, Vec<Detail>) {
         destination_type: (*of).into(),
         identity_always: false,
         ordinal: Some(i as u16),
+        misfit: Default::default(),
     };
     let plan = TablePlan {
         id: 1,
@@ -93,6 +94,8 @@ fn texts_labels_and_moments() {
     assert!(holds("at = '2024-01-01 10:00:00.5'", &[("at", "2024-01-01 10:00:00.500")]));
     assert!(moments(b"2024-01-01", b"2024-01-01 00:00:00.000").is_eq());
     assert!(moments(b"2024-01-01", b"2024-01-01 00:00:00.001").is_lt());
+    assert!(moments(b"2024-01-01 00:00:00+00", b"2024-01-01").is_eq());
+    assert!(moments(b"2024-01-01 00:00:00.5+00", b"2024-01-01 00:00:00").is_gt());
 }
 
 #[test]

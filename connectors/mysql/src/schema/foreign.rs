@@ -426,3 +426,92 @@ pub fn map_counters(
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::typemap::foreign::tests::{all, catalog, column, known, table};
+    use crate::typemap::map_table;
+    use drover_model::schema::{IndexColumn, PlainForeignKey};
+
+    #[test]
+    fn tables_without_a_dialect() {
+        let int = |bytes| DataType::Int { bytes, unsigned: false };
+        let text = |max| DataType::Text { max, padded: false };
+        let mut parent = table("parent", vec![column("id", int(4)), column("name", text(None))], &[&["id"], &["name"]]);
+        parent.columns[0].nullable = false;
+        parent.columns[0].default = Some("the next one".into());
+        parent.options.insert("counter:id".into(), "s.parent_id_seq".into());
+        let mut child = table(
+            "child",
+            vec![
+                column("id", int(8)),
+                column("parent", text(None)),
+                column("by", int(8)),
+                column("Odd`", text(Some(9))),
+            ],
+            &[&["id"]],
+        );
+        child.columns[3].default = Some("its own".into());
+        child.columns[3].plain_default = Some(PlainDefault::Value("it's \\".into()));
+        child.columns[1].default = Some("an expression".into());
+        let index = |name: &str, columns: &[&str]| PlainIndex {
+            name: name.into(),
+            unique: false,
+            columns: columns
+                .iter()
+                .map(|c| IndexColumn { name: (*c).into(), prefix: None, descending: *c == "by" })
+                .collect(),
+        };
+        parent.plain_indexes = vec![PlainIndex { unique: true, ..index("parent_name_key", &["name"]) }];
+        child.plain_indexes = vec![index("PRIMARY", &["by", "Odd`"])];
+        let key = |name: &str, own: &str, theirs: &str| PlainForeignKey {
+            name: name.into(),
+            columns: vec![own.into()],
+            parent: parent.name.clone(),
+            references: vec![theirs.into()],
+            on_delete: Action::Cascade,
+            on_update: Action::Restrict,
+        };
+        child.plain_foreign_keys = vec![key("to_name", "parent", "name"), key("to_id", "by", "id")];
+        let tables = [parent, child];
+        let (catalog, known) = (catalog(&tables), known("9.7.0"));
+        let plans: Vec<TablePlan> = tables
+            .iter()
+            .enumerate()
+            .map(|(i, t)| TablePlan { id: i as u32, ..map_table(&catalog, t, &all(t), &known).plan })
+            .collect();
+        let mut work = Foreign::new(&catalog, &plans, &[], &known);
+        let made: Vec<String> = work.base().into_iter().map(|s| s.sql).collect();
+        let text = "CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin";
+        assert_eq!(
+            made[1],
+            format!(
+                "CREATE TABLE `s`.`parent` (\n  `id` int NOT NULL AUTO_INCREMENT,\n  `name` varchar(768) {text},\n  PRIMARY KEY (`id`)\n) \
+                 ENGINE=InnoDB DEFAULT {text}"
+            )
+        );
+        assert!(
+            made[2].contains("`Odd``` varchar(9) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin DEFAULT 'it\\'s \\\\'"),
+            "{}",
+            made[2]
+        );
+        let indexes: Vec<String> = work.table(&plans[0], &tables[0]).into_iter().map(|a| a.clause).collect();
+        assert_eq!(indexes, ["UNIQUE KEY `parent_name_key` (`name`)"]);
+        let indexes: Vec<String> = work.table(&plans[1], &tables[1]).into_iter().map(|a| a.clause).collect();
+        assert_eq!(indexes, ["KEY `PRIMARY_key` (`by` DESC,`Odd```)"]);
+        let foreign: Vec<String> = work.last().into_iter().map(|s| s.sql).collect();
+        assert_eq!(
+            foreign,
+            [
+                "ALTER TABLE `s`.`child` ADD CONSTRAINT `to_name` FOREIGN KEY (`parent`) REFERENCES `s`.`parent` (`name`) ON DELETE CASCADE"
+            ]
+        );
+        let out: Vec<&str> = work.left_out.iter().map(|l| l.name.as_str()).collect();
+        assert_eq!(out, ["s.child.parent", "s.child.to_id"], "a default and a key between int and bigint");
+        let values =
+            [("s".to_owned(), "parent_id_seq".to_owned(), 7, true), ("s".to_owned(), "other".to_owned(), 1, true)];
+        let mapped = map_counters(&catalog, &plans, &values);
+        assert_eq!(mapped, [("s.parent_id_seq".to_owned(), ("s".to_owned(), "parent".to_owned(), 8, false))]);
+    }
+}

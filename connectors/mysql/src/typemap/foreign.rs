@@ -121,7 +121,7 @@ fn natural(t: &DataType, known: &Known) -> (Natural, Option<String>, bool) {
         DataType::Interval => {
             (Natural::Chars(Some(255)), Some("becomes a text: no type here has intervals".to_owned()), false)
         }
-        DataType::Uuid if v.mariadb(100_700) => fixed("uuid", 16),
+        // UUID of MariaDB refuses what has a version without its variant.
         DataType::Uuid => fixed("char(36) character set ascii", 36),
         DataType::Json | DataType::Document if v.mysql(50_708) => {
             (Natural::Fixed("json".into(), KEY_BYTES + 1), None, true)
@@ -319,4 +319,148 @@ pub(crate) fn index_bytes(text: &str) -> Option<u32> {
         Kind::Uuid | Kind::Inet6 => 16,
         _ => 8,
     })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::flavor::Version;
+    use drover_model::plan::Operations;
+    use drover_model::schema::{OldImage, TableName, UniqueKey};
+    use drover_model::selection::ColumnChoice;
+    use std::collections::BTreeSet;
+
+    pub(crate) fn known(version: &str) -> Known {
+        Known {
+            version: Version::parse(version).unwrap(),
+            collations: BTreeSet::from(["utf8mb4_0900_bin".to_owned(), "ascii_bin".to_owned()]),
+            charsets: BTreeSet::from(["utf8mb4".to_owned()]),
+            defaults: BTreeMap::new(),
+            engines: BTreeSet::new(),
+            lower_case: false,
+        }
+    }
+
+    pub(crate) fn column(name: &str, data_type: DataType) -> Column {
+        Column {
+            name: name.into(),
+            data_type,
+            origin_type: "its own".into(),
+            builtin: true,
+            nullable: true,
+            default: None,
+            identity: None,
+            generated: None,
+            collation: None,
+            comment: None,
+            plain_default: None,
+            folds: false,
+        }
+    }
+
+    pub(crate) fn table(name: &str, columns: Vec<Column>, keys: &[&[&str]]) -> Table {
+        let keys = keys.iter().enumerate().map(|(i, k)| UniqueKey {
+            name: format!("{name}_{i}"),
+            primary: i == 0,
+            columns: k.iter().map(|c| (*c).to_owned()).collect(),
+            identifies: true,
+        });
+        Table {
+            name: TableName::new("s", name),
+            columns,
+            keys: keys.collect(),
+            old_image: OldImage::Key,
+            parts: vec![],
+            rows: 0,
+            bytes: 0,
+            physical: String::new(),
+            options: BTreeMap::new(),
+            unlogged: vec![],
+            plain_indexes: vec![],
+            plain_foreign_keys: vec![],
+        }
+    }
+
+    pub(crate) fn catalog(tables: &[Table]) -> Catalog {
+        Catalog {
+            origin: "elsewhere".into(),
+            version: 0,
+            version_text: String::new(),
+            database: String::new(),
+            scope: None,
+            home: Some("s".into()),
+            identity: String::new(),
+            tables: tables.to_vec(),
+            objects: vec![],
+        }
+    }
+
+    pub(crate) fn all(table: &Table) -> TableChoice {
+        let column =
+            |c: &Column| ColumnChoice { source: c.name.clone(), destination: c.name.clone(), misfit: Misfit::Fail };
+        TableChoice {
+            source: table.name.clone(),
+            schema: table.name.schema.clone(),
+            table: table.name.name.clone(),
+            columns: table.columns.iter().map(column).collect(),
+            filter: None,
+            operations: Operations::ALL,
+        }
+    }
+
+    fn text(max: Option<u32>) -> DataType {
+        DataType::Text { max, padded: false }
+    }
+
+    fn mapped(table: &Table) -> BTreeMap<String, Result<String, String>> {
+        let found = types(&catalog(std::slice::from_ref(table)), table, &all(table), &known("9.7.0"));
+        found.into_iter().map(|(name, m)| (name, m.map(|m| m.text))).collect()
+    }
+
+    #[test]
+    fn columns_of_a_key_share_its_bytes() {
+        let int = DataType::Int { bytes: 4, unsigned: false };
+        let columns = vec![
+            column("a", text(None)),
+            column("b", text(Some(20))),
+            column("c", text(None)),
+            column("n", int),
+            column("free", text(None)),
+        ];
+        let found = mapped(&table("t", columns, &[&["a", "b", "c", "n"], &["c"]]));
+        // 3072 - 5 for the number, 80 for the short text, the rest in two.
+        assert_eq!(found["a"].as_deref(), Ok("varchar(373) character set utf8mb4"));
+        assert_eq!(found["b"].as_deref(), Ok("varchar(20) character set utf8mb4"));
+        assert_eq!(
+            found["c"].as_deref(),
+            Ok("varchar(373) character set utf8mb4"),
+            "the smallest room of all its keys"
+        );
+        assert_eq!(found["free"].as_deref(), Ok("longtext character set utf8mb4"));
+        let many: Vec<Column> = (0..30).map(|i| column(&format!("c{i}"), text(None))).collect();
+        let names: Vec<String> = many.iter().map(|c| c.name.clone()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert!(mapped(&table("t", many, &[&names]))["c0"].is_err(), "no room for text worth the name");
+    }
+
+    #[test]
+    fn a_row_has_room_for_all_of_its_columns() {
+        let columns =
+            vec![column("a", text(Some(12_000))), column("b", text(Some(8_000))), column("c", text(Some(100)))];
+        let found = mapped(&table("t", columns, &[]));
+        assert_eq!(found["a"].as_deref(), Ok("longtext character set utf8mb4"));
+        assert_eq!(found["b"].as_deref(), Ok("varchar(8000) character set utf8mb4"));
+        assert_eq!(found["c"].as_deref(), Ok("varchar(100) character set utf8mb4"));
+    }
+
+    #[test]
+    fn labels_that_no_enum_can_have() {
+        let label = |l: &str| DataType::Enum { labels: vec![l.to_owned()] };
+        let columns =
+            vec![column("a", label("it's \\")), column("b", label("a ")), column("c", label(&"x".repeat(300)))];
+        let found = mapped(&table("t", columns, &[]));
+        assert_eq!(found["a"].as_deref(), Ok("enum('it''s \\\\') character set utf8mb4"));
+        assert_eq!(found["b"].as_deref(), Ok("longtext character set utf8mb4"));
+        assert_eq!(found["c"].as_deref(), Ok("longtext character set utf8mb4"));
+    }
 }

@@ -73,8 +73,8 @@ fn fraction(typmod: i32) -> u8 {
     if (0..=6).contains(&typmod) { typmod as u8 } else { 6 }
 }
 
-/// A built-in type by its name in `pg_type`.
-fn simple(name: &str, typmod: i32) -> DataType {
+/// What the values of a built-in type are, by its name in `pg_type` and its modifier (-1: none).
+pub fn simple(name: &str, typmod: i32) -> DataType {
     let length = (typmod >= 4).then(|| (typmod - 4) as u32);
     let bits = (typmod >= 0).then_some(typmod as u32);
     match name {

@@ -139,7 +139,7 @@ impl Work<'_> {
             then: None,
         };
         let mut out = Vec::new();
-        for key in table.keys.iter().filter(|k| k.primary) {
+        for key in table.keys.iter().filter(|k| k.primary && k.identifies) {
             match columns(plan, &key.columns) {
                 Ok(columns) => {
                     // Names of keys are unique in a schema here; elsewhere each table has its own.
@@ -211,7 +211,7 @@ impl Work<'_> {
         let (parent, table) = found.ok_or_else(|| format!("it references {}, which is not selected", key.parent))?;
         let wanted: BTreeSet<&String> = key.references.iter().collect();
         let same = |names: Vec<&String>| names.len() == wanted.len() && names.iter().all(|n| wanted.contains(n));
-        let primary = table.keys.iter().any(|k| k.primary && same(k.columns.iter().collect()));
+        let primary = table.keys.iter().any(|k| k.primary && k.identifies && same(k.columns.iter().collect()));
         let unique = table.plain_indexes.iter().any(|i| {
             i.unique
                 && i.columns.iter().all(|c| c.prefix.is_none())

@@ -65,23 +65,28 @@ pub(super) fn check(object: &str, table: &Table, column: &Column, misfit: Misfit
     match misfit {
         Misfit::Text if text => items.push(CheckItem::failed(
             "K17",
-            name,
+            &name,
             "on_misfit = \"text\" has no use for a column that is a text (or bytes) anyway",
             "take \"null\", \"clamp\" or \"fail\"",
         )),
         Misfit::Null if key => items.push(CheckItem::failed(
             "K17",
-            name,
+            &name,
             "on_misfit = \"null\" cannot be for a column of a key that identifies rows",
             "take \"clamp\", \"text\" or \"fail\"",
         )),
         Misfit::Null if !column.nullable => items.push(CheckItem::warning(
             "K17",
-            name,
+            &name,
             "the column is not null at the source; with on_misfit = \"null\" it is created without NOT NULL",
             "take \"clamp\" or \"text\" where the application relies on it",
         )),
         _ => {}
+    }
+    if matches!(misfit, Misfit::Null | Misfit::Clamp) && !key {
+        let cause = "values that do not fit are changed by its on_misfit: drover.drover_misfit counts them, and the comparison leaves the column out";
+        let remedy = "look at its values by hand where they matter";
+        items.push(CheckItem::warning("K17", name, cause, remedy));
     }
 }
 
