@@ -2,7 +2,7 @@
 //! transaction at the destination, beside which nothing else runs; what began to come and is discarded is rolled back before anything
 //! of the transaction is executed again; and no more than [`HELD`] bytes of pieces (or one piece) are in memory.
 //!
-//! Folding a piece takes a fifth of the time that the destination needs to execute it. So pieces are folded as they come, each in a task of its own,
+//! Folding a piece takes time in which the destination could work already. So pieces are folded as they come, each in a task of its own,
 //! and a session has the next one at hand when it has executed one.
 
 use super::Run;
