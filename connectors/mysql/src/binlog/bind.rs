@@ -76,8 +76,10 @@ pub struct Binding {
     /// Places of the plan's key columns, with their index in `columns`.
     pub key: Vec<usize>,
     pub operations: drover_model::plan::Operations,
-    /// Which rows move; its columns are those of `columns` by their index.
+    /// Which rows move.
     pub condition: Option<Arc<Condition>>,
+    /// The columns that it reads, like `columns`, in the cells that it knows: not converted for another kind of destination.
+    pub tested: Vec<(usize, Decode)>,
 }
 
 /// Character sets by the numbers of their collations, as the server lists them.
@@ -104,6 +106,8 @@ pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations, mariadb:
         })?);
     }
     let mut bound = Vec::with_capacity(places.len());
+    let reads: Vec<usize> = shape.condition.iter().flat_map(|c| c.columns()).collect();
+    let mut tested: Vec<Option<(usize, Decode)>> = vec![None; reads.len()];
     for ((planned, my), &place) in plan.columns.iter().zip(&shape.types).zip(&places) {
         let column = &columns[place];
         let decode = Decode::of(column, my).filter(|_| same_details(column, my, collations));
@@ -111,6 +115,9 @@ pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations, mariadb:
             let how = format!("{} has another type than {}", planned.source, planned.origin_type);
             misfit(how, Some(&planned.source))
         })?;
+        for (_, slot) in reads.iter().zip(&mut tested).filter(|(index, _)| **index == bound.len()) {
+            *slot = Some((place, decode.clone()));
+        }
         let decode = if plan.format == RowFormat::Canonical {
             decode.canonical(my).ok_or_else(|| Misfit {
                 how: format!("{} has the type {}, whose text cannot be converted", planned.source, planned.origin_type),
@@ -130,6 +137,7 @@ pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations, mariadb:
         key: plan.key.iter().map(|&k| usize::from(k)).collect(),
         operations: plan.operations,
         condition: shape.condition.clone(),
+        tested: tested.into_iter().flatten().collect(),
     })
 }
 

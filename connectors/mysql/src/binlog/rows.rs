@@ -323,8 +323,7 @@ fn satisfies(
     let Some(condition) = &binding.condition else { return Ok(true) };
     tested.cells.clear();
     tested.places.clear();
-    for column in condition.columns() {
-        let (place, decode) = &binding.columns[column];
+    for (place, decode) in &binding.tested {
         let from = tested.cells.len();
         put_raw(&mut tested.cells, decode, bytes, cells[*place], base.map(|b| b[*place]), text)?;
         let value = match row::cells(&tested.cells[from..]).next() {
