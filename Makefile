@@ -8,11 +8,19 @@ test:  ## install what the tests need, check style, build, run all tests
 	@deploy/servers/install test
 	@$(MAKE) --no-print-directory lint
 	cargo build --workspace --quiet
+	target/debug/simulate --seconds 40
 	RUST_LIB_BACKTRACE=0 cargo test --workspace --no-fail-fast
 
 lint:  ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+SEEDS ?= 5000
+FIRST ?= 1
+
+simulate:  ## the whole system in one thread with all that can go wrong, out of SEEDS seeds from FIRST on
+	cargo build --release --quiet -p drover-simulation
+	target/release/simulate --seeds $(SEEDS) --first $(FIRST) --all
 
 demo:  ## a live migration on this machine, from nothing to compared
 	@deploy/demo/run
@@ -20,4 +28,7 @@ demo:  ## a live migration on this machine, from nothing to compared
 bench:  ## speed, CPU and memory beside the raw COPY pipe, pgcopydb and native replication
 	@deploy/bench/run
 
-.PHONY: help test lint demo bench
+bench-mysql:  ## the same for MySQL or MariaDB (SERVER=mariadb) beside mydumper+myloader and native replication
+	@deploy/bench/mysql
+
+.PHONY: help test lint simulate demo bench bench-mysql

@@ -8,25 +8,33 @@
 //! equal that are not), and then ends the order: the coordinator decides about trying again. The progress at the destination,
 //! moved by each commit from the previous position to the next under our epoch, says what is done.
 
+mod huge;
+mod setbacks;
+mod units;
+
+use self::huge::Huge;
+use self::units::{Unit, first_table, units};
 use crate::changed::Changed;
 use crate::compact::links::Links;
 use crate::compact::{Parts, Shapes};
 use crate::consume::{Consumer, Record, Trail, Verdict};
+use crate::evolve;
 use crate::owed::{Creditor, Owing};
 use crate::schedule::{BatchId, Footprint, Schedule, State};
 use crate::session::{self, Command, Common, Reply, Work, mode_of};
-use crate::windows::{Mode, Windows};
+use crate::windows::Windows;
 use bytes::Bytes;
 use drover_connectors_api::apply::Canceller;
-use drover_connectors_api::{Committed, Destination};
+use drover_connectors_api::{Committed, Destination, Shift};
 use drover_log::{Log, Offset, Stream};
 use drover_model::change::{Item, Reader};
+use drover_model::ddl::{SchemaChange, Schemas};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Position, Result, Retry};
 use drover_proto::order::{Description, Progress, Window};
 use drover_runtime::{CancellationToken, task};
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OnceCell, mpsc};
@@ -114,7 +122,6 @@ struct Kept {
 /// Applies changes; the huge transaction that begins at `in_order` change by change.
 async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order: Option<Position>) -> Result<()> {
     let id = task.description.id;
-    let plans = task.description.plans.clone();
     let progress = task.destination.take_over(id).await?;
     let consistent = task.windows.iter().map(|w| &w.high).max().unwrap_or(&task.start);
     task.destination.note_consistent(id, progress.epoch, consistent).await?;
@@ -125,19 +132,12 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
             task.start.clone()
         }
     };
-    let keys = task.destination.keys(&plans).await?;
-    for k in &keys {
-        if let Some(why) = &k.serial {
-            let table = plans.iter().find(|p| p.id == k.table).map(|p| p.destination.to_string()).unwrap_or_default();
-            tracing::warn!(table, why, "the table's changes are applied one by one");
-        }
-    }
-    let links = task.description.catalog.as_ref().map(|c| Links::new(c, &plans)).unwrap_or_default();
-    let shapes = Arc::new(Shapes::new(&plans, &keys).linked(links));
+    let schemas = evolve::schemas_at(&*task.destination, &task.description, &have)?;
+    let shapes = shapes(&*task.destination, &schemas).await?;
     let consumer = Consumer::open(&*task.log, id, have.clone()).await?;
     let (feed, input) = mpsc::channel(4);
     let _reader = task::spawn("changes reader", read(consumer, feed));
-    let owing = Owing {
+    let owing = Arc::new(Owing {
         log: task.log.clone(),
         migration: id,
         lease: task.lease,
@@ -146,9 +146,15 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
         cancel: cancel.clone(),
         rounds: AtomicU32::default(),
         open: Mutex::default(),
-    };
-    let common =
-        Arc::new(Common { destination: task.destination, migration: id, epoch: progress.epoch, plans, shapes, owing });
+    });
+    let common = Arc::new(Common {
+        destination: task.destination,
+        migration: id,
+        epoch: progress.epoch,
+        plans: schemas.plans.clone(),
+        shapes,
+        owing,
+    });
     let (replies, answers) = mpsc::unbounded_channel();
     let mut run = Run {
         windows: Windows::new(task.windows),
@@ -178,9 +184,25 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
         retried: None,
         cancels: Vec::new(),
         stopping: None,
+        description: task.description,
+        schemas,
+        barrier: None,
     };
     run.report();
     run.run(input, answers, cancel.clone()).await
+}
+
+/// What compacting knows, from the destination's catalogue of now.
+async fn shapes(destination: &dyn Destination, schemas: &Schemas) -> Result<Arc<Shapes>> {
+    let plans = &schemas.plans;
+    let keys = destination.keys(&schemas.live()).await?;
+    for k in &keys {
+        if let Some(why) = &k.serial {
+            let table = plans.iter().find(|p| p.id == k.table).map(|p| p.destination.to_string()).unwrap_or_default();
+            tracing::warn!(table, why, "the table's changes are applied one by one");
+        }
+    }
+    Ok(Arc::new(Shapes::new(plans, &keys).linked(Links::new(&schemas.catalog, plans))))
 }
 
 async fn read(mut consumer: Consumer, feed: mpsc::Sender<Result<(Offset, Record)>>) {
@@ -207,22 +229,6 @@ struct Open {
     work: Work,
     bytes: usize,
     since: Instant,
-}
-
-/// A huge transaction that comes in pieces.
-struct Huge {
-    id: BatchId,
-    slot: Option<usize>,
-    slices: VecDeque<Bytes>,
-    modes: Arc<Vec<Mode>>,
-    /// A slice is being executed, or a rollback is under way.
-    in_flight: bool,
-    restart: bool,
-    complete: bool,
-    previous: Position,
-    next: Position,
-    rows: u64,
-    commit_micros: i64,
 }
 
 struct Run<'k> {
@@ -259,6 +265,19 @@ struct Run<'k> {
     retried: Option<BatchId>,
     cancels: Vec<task::Owned<()>>,
     stopping: Option<Instant>,
+    description: Arc<Description>,
+    /// Catalogue and plans of everything that is taken in.
+    schemas: Schemas,
+    /// A schema change waits for everything before it.
+    barrier: Option<Barrier>,
+}
+
+/// A schema change that is next.
+struct Barrier {
+    change: Box<SchemaChange>,
+    previous: Position,
+    next: Position,
+    commit_micros: i64,
 }
 
 impl Run<'_> {
@@ -272,6 +291,14 @@ impl Run<'_> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.pump(input.is_empty()).await?;
+            if self.at_barrier() {
+                tokio::select! {
+                    // What is under way at the destination is found out by who goes on.
+                    () = cancel.cancelled() => return Ok(()),
+                    passed = self.pass_barrier() => passed?,
+                }
+                continue;
+            }
             if self.stopping.is_some() && self.stopped() {
                 return Ok(());
             }
@@ -290,8 +317,9 @@ impl Run<'_> {
 
     fn takes_more(&self) -> bool {
         self.stopping.is_none()
+            && self.barrier.is_none()
             && self.schedule.len() < 2 * self.options.sessions
-            && self.huge.as_ref().is_none_or(|h| !h.complete && h.slices.len() < 4)
+            && self.huge.as_ref().is_none_or(Huge::takes_more)
             && self.open.as_ref().is_none_or(|o| !self.full(o))
     }
 
@@ -306,33 +334,26 @@ impl Run<'_> {
         if admitted.discard
             && let Some(huge) = &mut self.huge
         {
-            huge.slices.clear();
-            huge.restart = huge.slot.is_some();
-            huge.rows = 0;
+            huge.discard();
+        }
+        if admitted.verdict != Verdict::Drop && head.schema_version != self.schemas.version {
+            return Err(self.other_version(head.schema_version));
         }
         match admitted.verdict {
             Verdict::Drop => Ok(()),
+            Verdict::Whole if head.schema => self.meet(&payload, admitted.to, head.commit_micros),
             Verdict::Piece { .. } => {
                 if self.huge.is_none() {
                     self.cut()?;
                     let id = self.schedule.add(Footprint::Everything);
-                    self.huge = Some(Huge {
-                        id,
-                        slot: None,
-                        slices: VecDeque::new(),
-                        modes: Arc::new(self.windows.modes(&admitted.to)),
-                        in_flight: false,
-                        restart: false,
-                        complete: false,
-                        previous: self.cut_to.clone(),
-                        next: admitted.to.clone(),
-                        rows: 0,
-                        commit_micros: head.commit_micros,
-                    });
+                    let (modes, previous) = (self.windows.modes(&admitted.to), self.cut_to.clone());
+                    let in_order = self.in_order.as_ref() == Some(&previous);
+                    let to = admitted.to.clone();
+                    self.huge = Some(Huge::new(id, modes, in_order, previous, to, head.commit_micros));
                 }
                 let Some(huge) = &mut self.huge else { return Ok(()) };
                 self.kept.changed.note(first_table(&self.common.shapes, &payload)?.as_slice(), &admitted.to);
-                huge.slices.push_back(payload);
+                huge.push(&self.common.shapes, payload);
                 if let Verdict::Piece { last: true, .. } = admitted.verdict {
                     huge.complete = true;
                     huge.next = admitted.to.clone();
@@ -372,6 +393,92 @@ impl Run<'_> {
                 })
             }
         }
+    }
+
+    /// A schema change: nothing behind it is taken in before it is made.
+    fn meet(&mut self, payload: &Bytes, next: Position, commit_micros: i64) -> Result<()> {
+        self.cut()?;
+        let mut reader = Reader::new(payload, &*self.common.shapes);
+        while let Some(item) = reader.next_item().map_err(crate::compact::damaged)? {
+            if let Item::Schema(change) = item {
+                let previous = self.cut_to.clone();
+                self.cut_to = next.clone();
+                self.barrier = Some(Barrier { change, previous, next, commit_micros });
+                return Ok(());
+            }
+        }
+        Err(Error::new(codes::LOG, Fault::Log, Retry::Never, "a record of a schema change has none"))
+    }
+
+    fn other_version(&self, theirs: u64) -> Error {
+        let ours = self.schemas.version;
+        let text = format!("changes come with {theirs} schema changes before them, and {ours} are known here");
+        Error::new(codes::LOG, Fault::Drover, Retry::Other, text)
+    }
+
+    /// Everything before the barrier is committed and durable, and no session is at work.
+    fn at_barrier(&self) -> bool {
+        self.barrier.is_some()
+            && self.stopping.is_none()
+            && self.schedule.is_empty()
+            && self.huge.is_none()
+            && self.flushing.is_none()
+            && self.committed <= self.durable
+    }
+
+    /// Makes the schema change that is next, and goes on with the plans behind it.
+    async fn pass_barrier(&mut self) -> Result<()> {
+        let Some(barrier) = &self.barrier else { return Ok(()) };
+        let Barrier { change, previous, next, commit_micros } = barrier;
+        let common = self.common.clone();
+        let change = evolve::mapped(&*common.destination, &self.description, &self.schemas, (**change).clone())?;
+        let mut after = self.schemas.clone();
+        after.apply(&change);
+        let tables: Vec<u32> = change.tables.iter().filter_map(|t| t.id).collect();
+        if let Some(table) = tables.iter().find(|t| self.windows.mode(**t, next) != crate::windows::Mode::Strict) {
+            let name = self.schemas.plans.get(*table as usize).map(|p| p.source.clone());
+            let text = "the table's schema was changed while its rows were being copied";
+            let error = Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, text)
+                .remedy("begin again: `drover cleanup`, then run the migration anew");
+            return Err(name.map_or(error.clone(), |name| error.table(&name)));
+        }
+        let started = Instant::now();
+        let shift = Shift { change: &change, previous, next, before: &self.schemas, after: &after };
+        // Sessions know the tables as they were, and may hold locks on them.
+        self.slots.clear();
+        let made = if change.acts() {
+            common.destination.change_schema(common.migration, common.epoch, &shift).await?
+        } else {
+            // Only to be known: the destination stays as it is.
+            let plans = after.live();
+            let mut session = common.destination.apply_session(common.migration, common.epoch, &plans).await?;
+            let committed = session.commit(previous, next).await?;
+            session.flush().await?;
+            committed
+        };
+        match made {
+            Committed::Fenced => return Err(fenced()),
+            Committed::Yes => {}
+        }
+        let what = change.statement.as_deref().unwrap_or(&change.verb);
+        tracing::info!(position = %next, seconds = started.elapsed().as_secs_f64(), what, "schema change made");
+        let shapes = shapes(&*common.destination, &after).await?;
+        self.kept.changed.note(&tables, next);
+        self.commit_micros = self.commit_micros.max(*commit_micros);
+        self.transactions += 1;
+        (self.committed, self.durable) = (next.clone(), next.clone());
+        self.common = Arc::new(Common {
+            destination: common.destination.clone(),
+            migration: common.migration,
+            epoch: common.epoch,
+            plans: after.plans.clone(),
+            shapes,
+            owing: common.owing.clone(),
+        });
+        self.schemas = after;
+        self.barrier = None;
+        self.report();
+        Ok(())
     }
 
     /// Adds whole transactions to the batch that still grows.
@@ -460,30 +567,6 @@ impl Run<'_> {
         self.pump_huge().await
     }
 
-    async fn pump_huge(&mut self) -> Result<()> {
-        let Some(huge) = &mut self.huge else { return Ok(()) };
-        let Some(slot) = huge.slot.filter(|_| !huge.in_flight) else { return Ok(()) };
-        let id = huge.id;
-        if std::mem::take(&mut huge.restart) {
-            huge.in_flight = true;
-            return self.send(slot, Command::Rollback { id }).await;
-        }
-        if let Some(payload) = huge.slices.pop_front() {
-            huge.in_flight = true;
-            let modes = huge.modes.clone();
-            let in_order = self.in_order.as_ref() == Some(&huge.previous);
-            return self.send(slot, Command::Slice { id, payload, modes, in_order }).await;
-        }
-        if huge.complete && self.schedule.state(id) == Some(State::Running) {
-            self.schedule.executed(id);
-            if self.schedule.commit() == Some(id) {
-                let (previous, next) = (huge.previous.clone(), huge.next.clone());
-                return self.send(slot, Command::Commit { id, previous, next }).await;
-            }
-        }
-        Ok(())
-    }
-
     async fn flush(&mut self) -> Result<()> {
         if self.flushing.is_some() || self.committed <= self.durable {
             return Ok(());
@@ -510,14 +593,12 @@ impl Run<'_> {
             }
             Reply::SliceDone { id, rows } => {
                 if let Some(huge) = self.huge.as_mut().filter(|h| h.id == id) {
-                    huge.in_flight = false;
-                    huge.rows += rows;
+                    huge.done(rows);
                 }
             }
             Reply::Undone(id) => {
                 if let Some(huge) = self.huge.as_mut().filter(|h| h.id == id) {
-                    huge.in_flight = false;
-                    huge.rows = 0;
+                    huge.undone();
                 } else {
                     self.release(slot, id);
                 }
@@ -551,90 +632,6 @@ impl Run<'_> {
                     self.trim().await?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    async fn failed(&mut self, slot: usize, id: BatchId, error: Error) -> Result<()> {
-        let huge = self.huge.as_ref().filter(|h| h.id == id).map(|h| h.previous.clone());
-        let gave_way = self.schedule.state(id) == Some(State::Undoing);
-        let committing = self.schedule.state(id) == Some(State::Committing);
-        if huge.is_some() && !committing && collided(&error) {
-            self.kept.collided = huge;
-            return Err(error);
-        }
-        if huge.is_some() || committing || error.code == codes::FENCED || self.stopping.is_some() && !gave_way {
-            return Err(error);
-        }
-        if gave_way {
-            self.release(slot, id);
-            return Ok(());
-        }
-        if self.schedule.head() == Some(id) {
-            let others = !self.schedule.behind_head().is_empty();
-            if others && self.retried != Some(id) {
-                self.retried = Some(id);
-                self.give_way().await?;
-            } else if !self.in_order(id, &error) {
-                return Err(error);
-            }
-        }
-        tracing::debug!(%error, batch = id, "a batch is executed again as the first");
-        self.schedule.undo(id);
-        self.release(slot, id);
-        Ok(())
-    }
-
-    /// Whether a batch that failed by itself is to be tried once more, change by change: the destination may have met values that it
-    /// takes for equal in another order than the source.
-    fn in_order(&self, id: BatchId, error: &Error) -> bool {
-        let Some((work, _)) = self.works.get(&id).filter(|(work, _)| collided(error) && work.rows > 1) else {
-            return false;
-        };
-        let first = !work.in_order.swap(true, Ordering::Relaxed);
-        if first {
-            tracing::info!(%error, "a batch is executed again in the source's order, change by change");
-        }
-        first
-    }
-
-    fn release(&mut self, slot: usize, id: BatchId) {
-        self.schedule.undone(id);
-        self.slots[slot].busy = None;
-    }
-
-    /// Everything behind the head rolls back.
-    async fn give_way(&mut self) -> Result<()> {
-        for id in self.schedule.behind_head() {
-            let state = self.schedule.state(id);
-            self.schedule.undo(id);
-            let slot = self.slot_of(id)?;
-            match state {
-                Some(State::Executed) => self.send(slot, Command::Rollback { id }).await?,
-                Some(State::Running) => {
-                    if let Some(canceller) = self.slots[slot].canceller.clone() {
-                        self.cancels.push(task::spawn("cancel", async move { canceller.cancel().await }));
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    async fn tick(&mut self) -> Result<()> {
-        self.cancels.retain(|c| !c.is_finished());
-        let running = self.schedule.head().filter(|&id| self.schedule.state(id) == Some(State::Running));
-        match (running, self.head) {
-            (None, _) => self.head = None,
-            (Some(id), Some((head, since, gave_way))) if id == head => {
-                if !gave_way && since.elapsed() >= self.options.patience && !self.schedule.behind_head().is_empty() {
-                    tracing::info!("the oldest batch waits too long: later ones give way");
-                    self.head = Some((id, since, true));
-                    self.give_way().await?;
-                }
-            }
-            (Some(id), _) => self.head = Some((id, Instant::now(), false)),
         }
         Ok(())
     }
@@ -706,62 +703,6 @@ impl Run<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// Whole transactions of one payload.
-struct Unit {
-    payload: Bytes,
-    end: Position,
-    transactions: u64,
-    changes: u64,
-    commit_micros: i64,
-}
-
-/// Cuts a payload into its transactions, without those up to `have`.
-fn units(shapes: &Shapes, payload: &Bytes, have: &Position) -> Result<Vec<Unit>> {
-    let mut reader = Reader::new(payload, shapes);
-    let mut units = Vec::new();
-    let (mut begin, mut start, mut changes) = (None, 0, 0);
-    loop {
-        let at = reader.offset();
-        match reader.next_item().map_err(crate::compact::damaged)? {
-            None => return Ok(units),
-            Some(Item::Begin(b)) => (begin, start, changes) = (Some(b), at, 0),
-            Some(Item::End) => {
-                if let Some(b) = begin.take().filter(|b| b.position > *have) {
-                    units.push(Unit {
-                        payload: payload.slice(start..reader.offset()),
-                        end: b.position,
-                        transactions: 1,
-                        changes,
-                        commit_micros: b.commit_micros,
-                    });
-                }
-            }
-            Some(Item::Alone) => {}
-            Some(_) => changes += 1,
-        }
-    }
-}
-
-/// The table of a payload's first row.
-fn first_table(shapes: &Shapes, payload: &Bytes) -> Result<Option<u32>> {
-    let mut reader = Reader::new(payload, shapes);
-    loop {
-        match reader.next_item().map_err(crate::compact::damaged)? {
-            None => return Ok(None),
-            Some(Item::Insert { table, .. } | Item::Update { table, .. } | Item::Delete { table, .. }) => {
-                return Ok(Some(table));
-            }
-            Some(Item::Truncate { tables }) if !tables.is_empty() => return Ok(tables.into_iter().next()),
-            Some(_) => {}
-        }
-    }
-}
-
-/// Whether an error may come from the order of changes: a refused statement, or rows that were not there.
-fn collided(error: &Error) -> bool {
-    error.code == codes::STATEMENT || error.code == codes::ROW_COUNT
 }
 
 fn fenced() -> Error {

@@ -175,6 +175,8 @@ pub struct State {
     pub cancels: u64,
     /// Transactions with statements in them that were rolled back.
     pub rollbacks: u64,
+    /// Calls that executed steps.
+    pub executed: u64,
     /// A statement hung once until it was broken off.
     pub hung: bool,
     pub torn: Option<String>,
@@ -262,6 +264,7 @@ impl ApplySession for Session {
             state.open += 1;
             state.most_open = state.most_open.max(state.open);
         }
+        self.destination.state.lock().unwrap().executed += 1;
         let token = CancellationToken::new();
         *self.cancel.lock().unwrap() = token.clone();
         // What a unique index does that takes these for equal, if they are written in any order but the source's.

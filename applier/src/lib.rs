@@ -8,6 +8,7 @@ pub mod apply;
 mod changed;
 pub mod compact;
 pub mod consume;
+mod evolve;
 pub mod load;
 mod owed;
 mod roles;

@@ -39,6 +39,7 @@ pub(crate) fn description() -> Arc<Description> {
         objects: vec![],
         bulk_partitions: 1,
         adopted: false,
+        schema_changes: vec![],
     })
 }
 
@@ -373,6 +374,28 @@ async fn a_huge_transaction_is_one_and_begins_again_with_its_extractor() {
     until(task, latest, 3).await.unwrap();
     let state = destination.state.lock().unwrap();
     assert_eq!((state.rows.len(), state.commits, state.torn.clone()), (8, 3, None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_huge_transaction_goes_on_behind_a_piece_that_failed() {
+    let log = FakeLog::default();
+    let author = Author { log: log.clone(), epoch: 1 };
+    author.record(0, &[tx(1, |out| [1, 2].iter().for_each(|i| insert(out, 0, &row(*i, "x"))))]);
+    let (_, head) = tx(2, |_| {});
+    // Fails set-wise, and succeeds in the source's order.
+    let (_, first) = tx(2, |out| [1, 2].iter().for_each(|i| update(out, 0, &row(*i, "collides"))));
+    author.piece(2, 0, false, &first[..first.len() - 1]);
+    for i in 1..20 {
+        let (_, whole) = tx(2, |out| insert(out, 1, &row(u64::from(i), i)));
+        let end = whole.len() - usize::from(i < 19);
+        author.piece(2, i, i == 19, &whole[head.len() - 1..end]);
+    }
+    let destination = FakeDestination::new(|_| None);
+    let (task, latest) = task(&log, &destination, vec![], small());
+    until(task, latest, 2).await.unwrap();
+    // The first transaction, the piece that fails, then all of it; those behind were at hand when it failed.
+    let state = destination.state.lock().unwrap();
+    assert_eq!((state.rows.len(), state.commits, state.executed), (21, 2, 1 + 1 + 20));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -116,6 +116,11 @@ impl Applier {
             Step::Cutover => SchemaStep::Cutover,
         };
         let allowed = accepting(d).on_conflict == OnConflict::Ignore;
+        if step == SchemaStep::Cutover {
+            let now = crate::evolve::latest(&*destination, d)?;
+            let what = destination.schema(d.id, &step, &now.catalog, &now.live(), &d.objects, allowed).await?;
+            return Ok(Outcome::Done { what });
+        }
         let mut what = destination.schema(d.id, &step, catalog, &d.plans, &d.objects, allowed).await?;
         if step == SchemaStep::Final && !d.migration.has(Stage::Incremental) {
             // Nothing will be applied: what waits for the switch need not wait.
@@ -213,17 +218,17 @@ impl Applier {
             }
             Order::SetSequences { values } => {
                 let destination = self.destination(d).await?;
-                let catalog =
-                    d.catalog.as_ref().ok_or_else(|| Error::internal("sequences came before the catalogue"))?;
-                let mapped = destination.map_sequences(catalog, &d.plans, &d.objects, values)?;
+                let now = crate::evolve::latest(&*destination, d)?;
+                let mapped = destination.map_sequences(&now.catalog, &now.live(), &d.objects, values)?;
                 let (names, values): (Vec<_>, Vec<_>) = mapped.into_iter().unzip();
                 destination.set_sequences(&values).await?;
                 drover_runtime::failpoint("sequences-set-not-reported");
                 done(names)
             }
             Order::Digest { table, side: drover_proto::order::Side::Destination } => {
-                let mut rows = self.destination(d).await?.rows().await?;
-                let plan = plan_of(d, *table)?;
+                let destination = self.destination(d).await?;
+                let mut rows = destination.rows().await?;
+                let plan = &crate::evolve::latest_plan(&*destination, d, *table)?;
                 // A cancelled reading goes with its session.
                 let summary = tokio::select! {
                     () = job.cancel.cancelled() => return Ok(None),

@@ -184,6 +184,8 @@ mod tests {
         failures: u32,
         seen: HashSet<String>,
         ends: usize,
+        /// Batches are committed as they are executed, whichever is the head: has to be found out.
+        unordered: bool,
     }
 
     impl World {
@@ -217,6 +219,10 @@ mod tests {
         }
 
         fn pump(&self, s: &mut Schedule) {
+            if self.unordered {
+                let executed = s.entries.iter_mut().find(|e| e.state == State::Executed);
+                executed.into_iter().for_each(|e| e.state = State::Committing);
+            }
             s.commit();
             let busy = |s: &Schedule| s.entries.iter().filter(|e| e.state != State::Waiting).count();
             while busy(s) < self.sessions && s.start().is_some() {}
@@ -279,12 +285,29 @@ mod tests {
         ];
         for footprints in cases {
             for sessions in 1..=4 {
-                let mut world =
-                    World { footprints: footprints.clone(), sessions, failures: 3, seen: HashSet::new(), ends: 0 };
+                let mut world = World {
+                    footprints: footprints.clone(),
+                    sessions,
+                    failures: 3,
+                    seen: HashSet::new(),
+                    ends: 0,
+                    unordered: false,
+                };
                 world.explore(&mut Vec::new());
                 assert!(world.ends > 0);
             }
         }
+    }
+
+    #[test]
+    fn commits_without_order_are_found_out() {
+        let footprints = vec![keys(&[1]), keys(&[2]), keys(&[3])];
+        let explored = std::panic::catch_unwind(|| {
+            let mut world =
+                World { footprints, sessions: 3, failures: 0, seen: HashSet::new(), ends: 0, unordered: true };
+            world.explore(&mut Vec::new());
+        });
+        assert!(explored.is_err());
     }
 
     #[test]

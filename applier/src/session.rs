@@ -43,12 +43,11 @@ pub(crate) enum Command {
         work: Arc<Work>,
         folded: Option<Box<Parts>>,
     },
-    /// Executes a slice of a huge transaction.
+    /// Executes a piece of a huge transaction, when it is folded.
     Slice {
         id: BatchId,
-        payload: Bytes,
+        folded: task::Owned<Result<Parts>>,
         modes: Arc<Vec<Mode>>,
-        in_order: bool,
     },
     Commit {
         id: BatchId,
@@ -78,7 +77,7 @@ pub(crate) struct Common {
     pub epoch: u64,
     pub plans: Vec<TablePlan>,
     pub shapes: Arc<Shapes>,
-    pub owing: Owing,
+    pub owing: Arc<Owing>,
 }
 
 /// Runs until the commands end. Replies carry the session's number.
@@ -90,6 +89,7 @@ pub(crate) fn spawn(
 ) -> task::Owned<()> {
     task::spawn("apply session", async move {
         let mut session: Option<Box<dyn ApplySession>> = None;
+        let mut broken = None;
         while let Some(command) = commands.recv().await {
             let reply = match command {
                 Command::Execute { id, work, folded } => {
@@ -105,9 +105,12 @@ pub(crate) fn spawn(
                         Err(e) => fail(&mut session, id, e).await,
                     }
                 }
-                Command::Slice { id, payload, modes, in_order } => {
-                    let mode = |t| mode_of(&modes, t);
-                    let folded = Parts::new(common.shapes.clone(), &[payload], mode, in_order);
+                // Nothing of a transaction goes on without what failed before it.
+                Command::Slice { id, .. } if broken == Some(id) => continue,
+                Command::Slice { id, mut folded, modes } => {
+                    let folded = folded.join().await;
+                    let folded =
+                        folded.map_err(|e| Error::internal("folding a piece ended early").cause(e)).and_then(|f| f);
                     let owed = OnceCell::new();
                     let mut result = run(number, &common, &mut session, folded, &modes, &owed, &replies).await;
                     // A slice that is executed once more asks once more.
@@ -116,7 +119,10 @@ pub(crate) fn spawn(
                     }
                     match result {
                         Ok(rows) => Reply::SliceDone { id, rows },
-                        Err(e) => fail(&mut session, id, e).await,
+                        Err(e) => {
+                            broken = Some(id);
+                            fail(&mut session, id, e).await
+                        }
                     }
                 }
                 Command::Commit { id, previous, next } => {

@@ -56,6 +56,7 @@ pub async fn run(path: &Path, state: Option<PathBuf>) -> Result<Exit> {
             objects: Vec::new(),
             bulk_partitions: 0,
             adopted: false,
+            schema_changes: Vec::new(),
         };
         Factories::new(None, 0).log(&description).await?.remove().await?;
         did.push("deleted the topics".into());

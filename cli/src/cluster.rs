@@ -1,5 +1,6 @@
 //! The processes of a cluster: coordinator, extractor, applier.
 
+use crate::access::{Protection, ToCoordinator};
 use crate::exit::Exit;
 use crate::factories::Factories;
 use clap::Args;
@@ -8,10 +9,9 @@ use drover_coordinator::service::{Coordinator, Options};
 use drover_extractor::Extractor;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
-use drover_proto::control::Remote;
 use drover_proto::v1::Role;
 use drover_runtime::worker::{self, Handler};
-use drover_runtime::{CancellationToken, task};
+use drover_runtime::{CancellationToken, http, task};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,13 +28,14 @@ pub struct CoordinatorArgs {
     /// Folder of its store.
     #[arg(long, default_value = "drover-store", value_name = "DIR")]
     store: PathBuf,
+    #[command(flatten)]
+    protection: Protection,
 }
 
 #[derive(Args)]
 pub struct WorkerArgs {
-    /// Address of the coordinator.
-    #[arg(long, env = "DROVER_COORDINATOR", default_value = "http://127.0.0.1:7440")]
-    coordinator: String,
+    #[command(flatten)]
+    coordinator: ToCoordinator,
     /// Name for people (default: the host's name).
     #[arg(long)]
     name: Option<String>,
@@ -44,6 +45,9 @@ pub struct WorkerArgs {
     /// Chunks in work at once.
     #[arg(long, default_value_t = 2)]
     slots: u32,
+    /// Where its /metrics, /healthz and /readyz are served, for example 127.0.0.1:7442 (default: nowhere).
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<SocketAddr>,
 }
 
 /// Cancels the token at the first SIGINT or SIGTERM; the second ends the process at once.
@@ -85,11 +89,14 @@ pub fn options(folder: &Path, alone: bool) -> Options {
 pub async fn coordinator(args: CoordinatorArgs) -> Result<Exit> {
     let shutdown = CancellationToken::new();
     let _signals = on_signal(shutdown.clone())?;
+    let access = args.protection.access()?;
+    access.permit(args.listen)?;
+    access.permit(args.http)?;
     let coordinator = Coordinator::open(options(&args.store, false)).await?;
     // An address that cannot be used ends both.
     tokio::try_join!(
-        coordinator.serve_grpc(args.listen, shutdown.clone()),
-        coordinator.serve_http(args.http, shutdown.clone())
+        coordinator.serve_grpc(args.listen, &access, shutdown.clone()),
+        coordinator.serve_http(args.http, &access, shutdown.clone())
     )?;
     Ok(Exit::Done)
 }
@@ -102,7 +109,7 @@ async fn work(args: WorkerArgs, role: Role) -> Result<Exit> {
     let shutdown = CancellationToken::new();
     let _signals = on_signal(shutdown.clone())?;
     let name = args.name.unwrap_or_else(host_name);
-    let control = Arc::new(Remote::lazy(&args.coordinator)?);
+    let control = Arc::new(args.coordinator.remote()?);
     let factories = Arc::new(Factories::new(None, args.slots.max(1) as usize));
     let handler: Arc<dyn Handler> = match role {
         Role::Extractor => {
@@ -111,8 +118,17 @@ async fn work(args: WorkerArgs, role: Role) -> Result<Exit> {
         }
         _ => Arc::new(Applier::new(factories.clone(), factories)),
     };
-    tracing::info!(name, coordinator = args.coordinator, "works");
-    worker::run(worker::Options { control, role, name, slots: args.slots.max(1) }, handler, shutdown).await?;
+    tracing::info!(name, coordinator = args.coordinator.address(), "works");
+    let vitals = Arc::default();
+    let serves = async {
+        match args.http {
+            Some(address) => http::serve(Arc::clone(&vitals), address, shutdown.clone()).await,
+            None => Ok(()),
+        }
+    };
+    let options = worker::Options { control, role, name, slots: args.slots.max(1), vitals: Arc::clone(&vitals) };
+    // An address that cannot be used ends both.
+    tokio::try_join!(serves, worker::run(options, handler, shutdown.clone()))?;
     Ok(Exit::Done)
 }
 

@@ -4,6 +4,7 @@
 //! The asking is part of it: a cutover that nobody asks for any more is called off. So a caller that is killed leaves nothing behind
 //! that could end the migration later.
 
+use crate::access::ToCoordinator;
 use crate::exit::Exit;
 use crate::reach::{self, Local, Who};
 use crate::run::Engine;
@@ -23,9 +24,8 @@ pub struct CutoverArgs {
     /// The migration's file, or its name in a cluster.
     #[arg(value_name = "N|FILE")]
     migration: String,
-    /// Address of the coordinator, for a name.
-    #[arg(long, env = "DROVER_COORDINATOR", default_value = "http://127.0.0.1:7440")]
-    coordinator: String,
+    #[command(flatten)]
+    coordinator: ToCoordinator,
     /// Where the `run` of a FILE keeps its state (default: .drover/NAME beside the file).
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,

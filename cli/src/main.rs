@@ -1,5 +1,6 @@
 //! `drover`: moves a live database to another one, of the same or another kind, without stopping it.
 
+mod access;
 mod check;
 mod cleanup;
 mod cluster;
@@ -108,9 +109,8 @@ enum Command {
     Applier(cluster::WorkerArgs),
     /// Create migrations of a cluster; show and steer these, or the one that `run` carries out.
     Migration {
-        /// Address of the coordinator.
-        #[arg(long, env = "DROVER_COORDINATOR", default_value = "http://127.0.0.1:7440", global = true)]
-        coordinator: String,
+        #[command(flatten)]
+        coordinator: access::ToCoordinator,
         /// Where the `run` of a FILE keeps its state (default: .drover/NAME beside the file).
         #[arg(long, value_name = "DIR", global = true)]
         state: Option<PathBuf>,

@@ -2,6 +2,7 @@
 //! in its state folder; to the folder itself where no process works; and, if its log lies in Kafka, to the coordinator of a cluster where there is no such folder. A name
 //! leads to the coordinator.
 
+use crate::access::ToCoordinator;
 use crate::file;
 use crate::state::{Door, StateDir};
 use drover_coordinator::service::{Coordinator, Options};
@@ -66,10 +67,10 @@ impl Local {
 }
 
 /// Finds who answers.
-pub async fn reach(named: &str, state: Option<PathBuf>, coordinator: &str) -> Result<Reached> {
+pub async fn reach(named: &str, state: Option<PathBuf>, coordinator: &ToCoordinator) -> Result<Reached> {
     let local = match Named::parse(named) {
         Named::Name(name) => {
-            return Ok(Reached { name, who: Who::Cluster(Remote::lazy(coordinator)?), local: None });
+            return Ok(Reached { name, who: Who::Cluster(coordinator.remote()?), local: None });
         }
         Named::File(path) => Local::read(&path, state)?,
     };
@@ -81,7 +82,7 @@ pub async fn reach(named: &str, state: Option<PathBuf>, coordinator: &str) -> Re
             let coordinator = Coordinator::open(Options::new(&dir.path, true)).await?;
             Who::Stored { coordinator, dir }
         }
-        None if local.migration.log.kafka.is_some() => Who::Cluster(Remote::lazy(coordinator)?),
+        None if local.migration.log.kafka.is_some() => Who::Cluster(coordinator.remote()?),
         None => {
             let text = format!("{name} has not begun here: there is no state in {}", local.folder.display());
             return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)

@@ -77,7 +77,7 @@ impl Engine {
         let applier: Arc<dyn Handler> = Arc::new(Applier::new(factories.clone(), factories.clone()));
         for (role, name, handler) in [(Role::Extractor, "extractor", extractor), (Role::Applier, "applier", applier)] {
             let control = Arc::new(coordinator.clone());
-            let options = worker::Options { control, role, name: name.into(), slots: slots() };
+            let options = worker::Options { control, role, name: name.into(), slots: slots(), vitals: Arc::default() };
             workers.push(task::spawn(name, worker::run(options, handler, stop.clone())));
         }
         Ok(Engine { coordinator, stop, door, workers, _dir: dir })
@@ -193,8 +193,9 @@ async fn watch(
             retried = Some(error.clone());
         }
         if until == Some(Until::CaughtUp) && view.copied {
-            if mark.is_none() {
-                mark = try_mark(migration, view.id).await;
+            // Nothing can have reached it before something is applied.
+            if let (None, Some(applied)) = (&mark, &view.applied) {
+                mark = try_mark(migration, view.id, applied).await;
             }
             if reached(&view, mark.as_ref()) {
                 tracing::info!(
@@ -215,8 +216,8 @@ async fn watch(
 }
 
 /// A mark in the source's log; if the source is away just now, it is tried again later.
-async fn try_mark(migration: &Migration, id: MigrationId) -> Option<Position> {
-    let marked = async { factories::source(migration, id, 0).await?.mark().await };
+async fn try_mark(migration: &Migration, id: MigrationId, applied: &Position) -> Option<Position> {
+    let marked = async { factories::source(migration, id, 0).await?.mark_beside(Some(applied)).await };
     match marked.await {
         Ok(mark) => Some(mark),
         Err(error) => {

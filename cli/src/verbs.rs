@@ -1,5 +1,6 @@
 //! `drover migration …`: the operator's calls to the coordinator of a cluster, or to the `drover run` that works on a file.
 
+use crate::access::ToCoordinator;
 use crate::exit::Exit;
 use crate::file;
 use crate::reach::{self, Who};
@@ -7,7 +8,6 @@ use crate::run;
 use clap::{Args, Subcommand};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
-use drover_proto::control::Remote;
 use drover_proto::v1;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ pub enum Verb {
 }
 
 /// Carries a verb out. `state`: the state folder of a migration that is given by its file.
-pub async fn carry_out(coordinator: &str, state: Option<PathBuf>, verb: Verb) -> Result<Exit> {
+pub async fn carry_out(coordinator: &ToCoordinator, state: Option<PathBuf>, verb: Verb) -> Result<Exit> {
     let reached = async |which: &Which| reach::reach(&which.migration, state.clone(), coordinator).await;
     let act = async |which: &Which, action: &str, argument: Value| {
         let r = reached(which).await?;
@@ -107,11 +107,9 @@ pub async fn carry_out(coordinator: &str, state: Option<PathBuf>, verb: Verb) ->
                 draft: *draft,
                 adopt: known.map(|id| id.to_string()).unwrap_or_default(),
             };
-            (reach::answer(Remote::lazy(coordinator)?.client().create(request).await)?, *json)
+            (reach::answer(coordinator.remote()?.client().create(request).await)?, *json)
         }
-        Verb::List { json } => {
-            (reach::answer(Remote::lazy(coordinator)?.client().list(v1::ListRequest {}).await)?, *json)
-        }
+        Verb::List { json } => (reach::answer(coordinator.remote()?.client().list(v1::ListRequest {}).await)?, *json),
         Verb::Show { which, json } => {
             let r = reached(which).await?;
             (r.who.show(&r.name).await?, *json)

@@ -216,6 +216,12 @@ impl State {
                 "compare with `drover validate`, then switch",
             );
         }
+        if let Some((table, why)) = self.stopped_table() {
+            return refuse(
+                format!("{table} is not followed any more ({why})"),
+                "migrate that table anew, or leave it out and begin again",
+            );
+        }
         match self.phase {
             Phase::Migrating => {
                 let (number, attempt) = self.cutover.as_ref().map_or((0, 0), |c| (c.number, c.attempt));
@@ -365,7 +371,7 @@ impl State {
                     let o = p.operations;
                     o.insert && o.update && o.delete && o.truncate
                 };
-                Change::Passed { compared: self.plans.iter().filter(whole).map(|p| p.id).collect() }
+                Change::Passed { compared: self.present().iter().filter(whole).map(|p| p.id).collect() }
             }
             Step::Sequences | Step::Validating | Step::Closing => {
                 let Some(barrier) = &c.barrier else { return Vec::new() };

@@ -8,6 +8,7 @@ use crate::key::OrderKey;
 use crate::loss::{after_lost_chunk, plan_after_loss};
 use crate::machine::{Cleaning, Phase, State};
 use drover_model::check::CheckItem;
+use drover_model::ddl::Dated;
 use drover_model::error::codes;
 use drover_model::plan::SnapshotRef;
 use drover_model::{Error, Fault, Retry};
@@ -30,7 +31,7 @@ pub struct Report<'a> {
 }
 
 /// First and longest pause between two tries, milliseconds.
-const BACKOFF_MS: (u64, u64) = (1_000, 30_000);
+pub(crate) const BACKOFF_MS: (u64, u64) = (1_000, 30_000);
 /// Generations of a table that `[limits] snapshot` may cost.
 const RESTARTS: u32 = 3;
 /// A check is tried so often before it counts as failed.
@@ -89,7 +90,11 @@ impl State {
                 if let Some(anew @ Event::AdoptedAnew { .. }) = adopted {
                     return one(anew);
                 }
-                let mut events = vec![Event::StreamOpened { start }];
+                // What was stored and did not come into the log is met again.
+                let void = self.schema_changes.iter().any(|d| d.position > start);
+                let mut events = Vec::new();
+                events.extend(void.then(|| Event::SchemaChangesVoid { after: start.clone() }));
+                events.push(Event::StreamOpened { start });
                 if let Some(snapshot) = snapshot
                     && self.snapshot.is_none()
                     && self.settings.full
@@ -136,6 +141,9 @@ impl State {
             }
             (OrderKey::Restart { table, generation }, Outcome::Done { .. }) => {
                 one(Event::TableRestarted { table: *table, generation: *generation })
+            }
+            (OrderKey::Stream, Outcome::SchemaChanged { position, change }) => {
+                one(Event::SchemaChanged { dated: Box::new(Dated { position, change: *change }) })
             }
             (OrderKey::Apply, Outcome::Owes { owes }) => one(Event::Owes { owes }),
             (OrderKey::Fetch { lease, round, .. }, Outcome::Fetched { rows }) => {
@@ -277,10 +285,12 @@ impl State {
 
     /// The snapshot is older than `[limits] snapshot` allows: it is given up, and what remains is read from a new one. Not before
     /// a chunk was read from it, or the copy would never get on; and a table that begins again each time ends the migration at last.
+    /// One that is kept only for rows that may come to be owed goes as soon as none is; whoever owes later gets a new one.
     pub fn on_tick(&self, now_ms: u64) -> Vec<Event> {
         let limit = self.settings.snapshot_ms;
         let over = |snap: &&crate::machine::Snap| {
-            limit > 0 && snap.copied > 0 && self.reads_remain() && now_ms.saturating_sub(snap.taken_ms) >= limit
+            let served = if self.reads_remain() { snap.copied > 0 } else { self.owed.is_empty() };
+            limit > 0 && served && now_ms.saturating_sub(snap.taken_ms) >= limit
         };
         if self.phase != Phase::Migrating || self.snapshot.as_ref().filter(over).is_none() {
             return Vec::new();

@@ -2,19 +2,21 @@
 //! its answer, a [`Turn`] of changes; the caller makes the turn durable before it passes the answer on. So a worker never acts on
 //! something that a crash could undo, and after a crash the store tells the same story that the workers know.
 
+mod operate;
+mod shares;
+
 use crate::cutover::Applied;
 use crate::decide::Report;
-use crate::event::{Event, Side};
+use crate::event::Event;
 use crate::key::OrderKey;
 use crate::lease::{Grant, Leases, Standing};
 use crate::machine::{Phase, State};
-use crate::settings::Settings;
 use crate::turn::{Stored, Turn, Write};
 use crate::wants::{Budget, View, Want};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::{Error, Fault, MigrationId, Position, Retry};
-use drover_proto::order::{Description, Order, Outcome, Progress, Rates, Role, Share};
+use drover_proto::order::{Description, Order, Outcome, Progress, Role};
 use drover_proto::v1;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -74,6 +76,8 @@ pub struct Live {
 #[derive(Debug, Clone)]
 pub struct StreamNews {
     pub published: Position,
+    /// The end of a transaction that is published in part.
+    pub reaching: Option<Position>,
     pub changes: u64,
     pub bytes: u64,
     pub commit_micros: i64,
@@ -107,6 +111,8 @@ pub struct Desk {
     entries: BTreeMap<MigrationId, Entry>,
     leases: Leases,
     turns: usize,
+    /// The time of the latest call.
+    seen: Now,
 }
 
 impl Desk {
@@ -115,7 +121,8 @@ impl Desk {
     /// # Errors
     /// A migration without a beginning: the store is damaged.
     pub fn restore(tuning: Tuning, stored: Vec<Stored>, alone: bool, now: Now) -> Result<(Desk, Turn), Error> {
-        let mut desk = Desk { tuning, entries: BTreeMap::new(), leases: Leases::new(tuning.lease_ms), turns: 0 };
+        let mut desk =
+            Desk { tuning, entries: BTreeMap::new(), leases: Leases::new(tuning.lease_ms), turns: 0, seen: now };
         let mut turn = Turn::default();
         for s in stored {
             let state = match s.state {
@@ -221,49 +228,6 @@ impl Desk {
         Ok((reply, turn))
     }
 
-    /// What a worker may do of the limits of the migrations that it works on: of those of the copy as much as it has of the orders that
-    /// read for it.
-    fn shares(&self, worker: &str) -> Vec<Share> {
-        let mut shares = Vec::new();
-        for (id, entry) in &self.entries {
-            let limits = &entry.migration.limits;
-            let (full, incremental) = (&limits.full, &limits.incremental);
-            let megabytes = |n: u64| n as f64 * 1e6;
-            let full = Rates {
-                queries: full.queries_per_second as f64,
-                rows: full.rows_per_second as f64,
-                bytes: megabytes(full.megabytes_per_second),
-            };
-            let incremental = Rates {
-                queries: 0.0,
-                rows: incremental.rows_per_second as f64,
-                bytes: megabytes(incremental.megabytes_per_second),
-            };
-            if full == Rates::default() && incremental == Rates::default() {
-                continue;
-            }
-            let reads =
-                |key: &OrderKey| matches!(key, OrderKey::Plan { .. } | OrderKey::Copy { .. } | OrderKey::Fetch { .. });
-            let (mut mine, mut all, mut works) = (0u32, 0u32, false);
-            for held in self.leases.of_migration(*id) {
-                let is_mine = held.grant.worker == worker;
-                works |= is_mine;
-                if reads(&held.grant.key) {
-                    all += 1;
-                    mine += u32::from(is_mine);
-                }
-            }
-            if !works {
-                continue;
-            }
-            // Who reads nothing now, and is given something with a later answer, hears of its share with that.
-            let part = if mine == 0 { 1.0 } else { f64::from(mine) / f64::from(all) };
-            let full = Rates { queries: full.queries * part, rows: full.rows * part, bytes: full.bytes * part };
-            shares.push(Share { migration: *id, full, incremental });
-        }
-        shares
-    }
-
     fn assign(&mut self, worker: &str, role: Role, free: usize, now: Now, reply: &mut v1::PollReply, turn: &mut Turn) {
         let extractors = self.leases.live(Role::Extractor);
         let load_slots = self.leases.slots(Role::Applier);
@@ -291,7 +255,7 @@ impl Desk {
             let wants = entry.state.wants(&view);
             let mine = wants
                 .into_iter()
-                .filter(|w| w.role() == role && w.not_before_ms <= now.wall_ms)
+                .filter(|w| w.role() == role && w.is_due(now.wall_ms))
                 .filter(|w| entry.state.may_take(&w.key, worker));
             let mut grants = Vec::new();
             for want in mine {
@@ -378,6 +342,7 @@ impl Desk {
     }
 
     fn sweep_into(&mut self, now: Now, turn: &mut Turn) {
+        self.look_at_clocks(now, turn);
         self.leases.forget_silent(now.mono_ms);
         for (id, key) in self.leases.expired(now.mono_ms) {
             self.lose(id, &key, now, turn);
@@ -385,6 +350,22 @@ impl Desk {
         let due: Vec<_> = self.entries.iter().map(|(id, e)| (*id, e.due(now))).filter(|(_, e)| !e.is_empty()).collect();
         for (id, events) in due {
             self.commit(id, events, now, turn);
+        }
+    }
+
+    /// Pauses and windows outlive restarts, so they are times of the wall clock. When that is set they move along: an hour more must not use
+    /// a window up, an hour less must not make a pause of it.
+    fn look_at_clocks(&mut self, now: Now, turn: &mut Turn) {
+        let seen = std::mem::replace(&mut self.seen, now);
+        let passed = |now: u64, seen: u64| now as i64 - seen as i64;
+        let by_ms = passed(now.wall_ms, seen.wall_ms) - passed(now.mono_ms, seen.mono_ms);
+        if by_ms.abs() < CLOCKS_APART_MS {
+            return;
+        }
+        let waits = |e: &Entry| !e.state.failures.is_empty() || e.state.snapshot.is_some();
+        let concerned: Vec<_> = self.entries.iter().filter(|(_, e)| waits(e)).map(|(id, _)| *id).collect();
+        for id in concerned {
+            self.commit(id, vec![Event::ClockSet { by_ms }], now, turn);
         }
     }
 
@@ -471,12 +452,13 @@ impl Desk {
                     entry.live.loads.insert((table, chunk), (rows, bytes));
                 }
             }
-            Progress::Stream { published, changes, bytes, commit_micros, log_bytes, .. } => {
+            Progress::Stream { published, reaching, changes, bytes, commit_micros, log_bytes, .. } => {
                 if entry.live.went_beyond(&OrderKey::Stream, &published, &entry.state) {
                     events.extend(entry.state.on_progress(&OrderKey::Stream));
                 }
                 let at_ms = now.mono_ms;
-                entry.live.stream = Some(StreamNews { published, changes, bytes, commit_micros, log_bytes, at_ms });
+                let news = StreamNews { published, reaching, changes, bytes, commit_micros, log_bytes, at_ms };
+                entry.live.stream = Some(news);
             }
             Progress::Apply { applied, rows, transactions, commit_micros, consistent, from, changed, .. } => {
                 if entry.live.went_beyond(&OrderKey::Apply, &applied, &entry.state) {
@@ -512,165 +494,14 @@ impl Desk {
             migration: entry.migration.clone(),
             catalog: s.catalog.clone(),
             plans: s.plans.clone(),
+            schema_changes: s.schema_changes.clone(),
             objects: s.objects.clone(),
             bulk_partitions: s.settings.bulk_partitions,
             adopted: s.settings.adopt,
         })
     }
 
-    // ---- operators ----
-
-    /// Stores a migration; prechecks and starts it unless it is a draft.
-    ///
-    /// # Errors
-    /// The name is taken.
-    pub fn create(
-        &mut self,
-        id: MigrationId,
-        migration: Migration,
-        settings: Settings,
-        draft: bool,
-        now: Now,
-    ) -> Result<Turn, Error> {
-        let name = migration.name.clone();
-        if settings.adopt && !(settings.full && settings.incremental) {
-            let text = format!("{name:?} cannot be adopted: that needs both the full and the incremental stage");
-            return Err(Error::new(codes::STATE_LOST, Fault::User, Retry::Never, text)
-                .remedy("`drover cleanup`, empty the destination, and begin anew"));
-        }
-        if self.find(&name).is_ok() {
-            let text = format!("there is a migration {name:?} already");
-            return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
-                .remedy("delete it first, or choose another name"));
-        }
-        let mut turn = Turn::default();
-        let stored = Box::new(migration.clone());
-        turn.writes.push(Write::Migration { id, name: name.clone(), migration: stored });
-        let state = State::new(&name, settings.clone());
-        // Records in the log carry epochs: ours must be above all that the lost state has given out, one a millisecond at most.
-        let epoch = if settings.adopt { now.wall_ms } else { 0 };
-        self.entries.insert(id, Entry { migration, state, live: Live::default(), epoch });
-        let mut events = vec![Event::Created { name, settings }];
-        if !draft {
-            events.push(Event::PrecheckStarted { start: true });
-        }
-        self.commit(id, events, now, &mut turn);
-        Ok(turn)
-    }
-
-    /// Pause, resume, stop or delete. `force` deletes without cleaning: for a side that does not exist any more.
-    ///
-    /// # Errors
-    /// See [`State::on_action`]; or there is no such migration.
-    pub fn act(&mut self, name: &str, action: &str, force: bool, now: Now) -> Result<Turn, Error> {
-        let id = self.find(name)?;
-        let state = &self.entry(id)?.state;
-        let mut events = match (action, state.phase) {
-            ("delete", Phase::Completed) if force => vec![Event::DeleteAsked],
-            _ => state.on_action(action)?,
-        };
-        if force && action == "delete" {
-            let what = vec!["nothing: deleted by force".to_owned()];
-            events.push(Event::Cleaned { side: Side::Source, what: what.clone() });
-            events.push(Event::Cleaned { side: Side::Destination, what });
-        }
-        let mut turn = Turn::default();
-        self.commit(id, events, now, &mut turn);
-        Ok(turn)
-    }
-
-    /// A cutover: begins one, or renews the asking for the one under way. `{"number": n}` in the argument: only if that is the n-th, so that
-    /// one that has ended is not begun again; `{"cancel": true}`: calls it off.
-    ///
-    /// # Errors
-    /// See [`State::begin_cutover`]; or there is no such migration.
-    pub fn cutover(&mut self, name: &str, argument: &serde_json::Value, now: Now) -> Result<Turn, Error> {
-        let id = self.find(name)?;
-        let mut turn = Turn::default();
-        let entry = self.entries.get_mut(&id).ok_or_else(|| unknown(name))?;
-        let known = entry.state.cutover.as_ref().map(|c| u64::from(c.number));
-        let asked = argument.get("number").and_then(serde_json::Value::as_u64);
-        if asked.is_some() && asked != known {
-            return Ok(turn);
-        }
-        entry.live.cutover_asked_ms = now.mono_ms;
-        let events = if argument.get("cancel").and_then(serde_json::Value::as_bool).unwrap_or(false) {
-            entry.state.call_off("by the operator")
-        } else if asked.is_some() {
-            Vec::new()
-        } else {
-            entry.state.begin_cutover()?
-        };
-        self.commit(id, events, now, &mut turn);
-        Ok(turn)
-    }
-
-    /// Takes a changed migration file up: endpoints, retry windows and limits may change between two runs, what is migrated and how may not
-    /// (requirements R234). No change is a success.
-    ///
-    /// # Errors
-    /// Something else changed; the message names it. Or there is no such migration.
-    pub fn update(&mut self, name: &str, new: Migration, now: Now) -> Result<Turn, Error> {
-        let id = self.find(name)?;
-        let entry = self.entries.get_mut(&id).ok_or_else(|| unknown(name))?;
-        let old = &entry.migration;
-        let mut turn = Turn::default();
-        if *old == new {
-            return Ok(turn);
-        }
-        let fixed = [
-            ("stages", old.stages == new.stages),
-            ("on_conflict", old.on_conflict == new.on_conflict),
-            ("names", old.names == new.names),
-            ("[[objects]]", old.objects == new.objects),
-            (
-                "the kinds of the endpoints",
-                old.source.kind == new.source.kind && old.destination.kind == new.destination.kind,
-            ),
-            ("where the log lies", old.log.kafka.is_some() == new.log.kafka.is_some()),
-        ];
-        if let Some((what, _)) = fixed.iter().find(|(_, same)| !same) {
-            let text = format!("{what} may not change once the migration {name:?} has begun");
-            return Err(Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
-                .remedy("put it back, or begin anew: `drover cleanup`, then run again"));
-        }
-        let limits = (old.limits != new.limits).then(|| new.limits.clone());
-        entry.migration = new.clone();
-        turn.writes.push(Write::Migration { id, name: name.to_owned(), migration: Box::new(new) });
-        if let Some(limits) = limits {
-            self.commit(id, vec![changed(&limits)], now, &mut turn);
-        }
-        Ok(turn)
-    }
-
-    /// Changes limits while the migration runs. `change` has the form of the file's `[limits]`; what it leaves out stays.
-    ///
-    /// # Errors
-    /// The values are not understood, or there is no such migration.
-    pub fn limits(&mut self, name: &str, change: &serde_json::Value, now: Now) -> Result<Turn, Error> {
-        let id = self.find(name)?;
-        let bad = |why: String| {
-            Error::new(
-                codes::CONFIGURATION,
-                Fault::User,
-                Retry::Never,
-                format!("these limits are not understood: {why}"),
-            )
-            .remedy("give them as in [limits] of the migration file")
-        };
-        let entry = self.entries.get_mut(&id).ok_or_else(|| unknown(name))?;
-        let mut limits = entry.migration.limits.clone();
-        for (key, value) in flatten(change) {
-            limits.set(&key, &value).map_err(bad)?;
-        }
-        entry.migration.limits = limits;
-        let event = changed(&entry.migration.limits);
-        let mut turn = Turn::default();
-        let stored = Box::new(entry.migration.clone());
-        turn.writes.push(Write::Migration { id, name: name.to_owned(), migration: stored });
-        self.commit(id, vec![event], now, &mut turn);
-        Ok(turn)
-    }
+    // ---- looking things up ----
 
     /// The migration of this name.
     ///
@@ -701,6 +532,9 @@ impl Desk {
         self.tuning
     }
 }
+
+/// By so much both clocks may come apart between two calls before the wall clock counts as set.
+const CLOCKS_APART_MS: i64 = 2_000;
 
 /// A cutover goes on for so long without being asked for.
 const CUTOVER_ASKED_MS: u64 = 30_000;
@@ -778,23 +612,4 @@ fn unknown(name: &str) -> Error {
     let text = format!("there is no migration {name:?}");
     Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
         .remedy("`drover migration list` names those there are")
-}
-
-fn changed(limits: &drover_model::migration::Limits) -> Event {
-    let snapshot_ms = u64::try_from(limits.snapshot.as_millis()).unwrap_or(u64::MAX);
-    Event::LimitsChanged { limits: serde_json::to_value(limits).unwrap_or_default(), snapshot_ms }
-}
-
-/// `{"full": {"rows_per_second": 5}}` and `{"full.rows_per_second": "5"}` alike, as keys and texts.
-fn flatten(change: &serde_json::Value) -> Vec<(String, String)> {
-    use serde_json::Value;
-    let mut out = Vec::new();
-    for (key, value) in change.as_object().into_iter().flatten() {
-        match value {
-            Value::Object(_) => out.extend(flatten(value).into_iter().map(|(k, v)| (format!("{key}.{k}"), v))),
-            Value::String(text) => out.push((key.clone(), text.clone())),
-            other => out.push((key.clone(), other.to_string())),
-        }
-    }
-    out
 }

@@ -7,6 +7,7 @@ use crate::key::OrderKey;
 use crate::settings::Settings;
 use drover_model::check::CheckItem;
 use drover_model::chunk::Chunk;
+use drover_model::ddl::Dated;
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
@@ -159,6 +160,14 @@ pub enum Event {
         table: u32,
         position: Position,
     },
+    /// The stream has met a schema change. One of the same position takes the place of the former.
+    SchemaChanged {
+        dated: Box<Dated>,
+    },
+    /// The stream begins again behind `after`: schema changes beyond are met again.
+    SchemaChangesVoid {
+        after: Position,
+    },
     SequencesRead {
         values: Vec<(String, String, i64, bool)>,
     },
@@ -204,5 +213,9 @@ pub enum Event {
     Deleted,
     Warned {
         text: String,
+    },
+    /// The wall clock was set, by so many milliseconds: times that are waited for move along.
+    ClockSet {
+        by_ms: i64,
     },
 }

@@ -1,5 +1,6 @@
 //! The coordinator over gRPC: a thin layer over [`Coordinator`]. Typed errors ride along with the status.
 
+use crate::access::Access;
 use crate::service::Coordinator;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Retry};
@@ -10,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
@@ -26,11 +28,20 @@ fn failed(e: tonic::transport::Error) -> Error {
 pub(crate) async fn serve(
     coordinator: Coordinator,
     listener: TcpListener,
+    access: Access,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tonic::transport::Server::builder()
-        .add_service(service(coordinator))
+    let mut server = tonic::transport::Server::builder();
+    if let Some(tls) = access.grpc() {
+        server = server.tls_config(tls).map_err(failed)?;
+    }
+    let admit = move |request: Request<()>| {
+        let header = request.metadata().get("authorization").map(|v| v.as_bytes());
+        if access.admits(header) { Ok(request) } else { Err(Status::unauthenticated("the token is missing or wrong")) }
+    };
+    server
+        .add_service(InterceptedService::new(service(coordinator), admit))
         .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await
         .map_err(failed)

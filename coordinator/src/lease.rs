@@ -54,7 +54,7 @@ pub enum Standing {
 const REMEMBERED: usize = 4096;
 
 /// All leases and workers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Leases {
     term_ms: u64,
     workers: BTreeMap<String, Worker>,

@@ -6,6 +6,7 @@
 //! I/O: each call gives an answer and a turn, which must be durable in the [`store`] before the answer is given.
 //! [`service`] does that, for workers in the same process and over gRPC; [`http`] has health and metrics.
 
+pub mod access;
 pub mod adopt;
 pub mod cutover;
 pub mod decide;
@@ -27,6 +28,8 @@ pub mod view;
 pub mod wants;
 mod writer;
 
+pub use access::Access;
 pub use desk::Tuning;
 pub use service::{Coordinator, Options};
 pub use view::{SnapshotView, TableView};
+pub use writer::Pace;

@@ -9,6 +9,7 @@ use crate::key::OrderKey;
 use crate::settings::Settings;
 use crate::table::{ChunkPlan, TableStage, TableState};
 use drover_model::check::{self, CheckItem};
+use drover_model::ddl::{Dated, Schemas};
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
@@ -138,6 +139,9 @@ pub struct State {
     /// What the running apply order owes and waits for.
     #[serde(default)]
     pub owed: Vec<Owes>,
+    /// Schema changes that the stream has met: `catalog` and `plans` are those before them.
+    #[serde(default)]
+    pub schema_changes: Vec<Dated>,
     pub sequences: Option<Vec<(String, String, i64, bool)>>,
     pub sequences_set: bool,
     pub failures: BTreeMap<OrderKey, Failing>,
@@ -182,6 +186,7 @@ impl State {
             by_size: Vec::new(),
             consistent: false,
             owed: Vec::new(),
+            schema_changes: Vec::new(),
             sequences: None,
             sequences_set: false,
             failures: BTreeMap::new(),
@@ -226,6 +231,22 @@ impl State {
     /// Source name of a table, for messages.
     pub fn table_name(&self, table: u32) -> String {
         self.plans.get(table as usize).map_or_else(|| format!("table {table}"), |p| p.source.to_string())
+    }
+
+    /// The plans of the tables as the stream knows them last.
+    pub fn present(&self) -> Vec<TablePlan> {
+        match &self.catalog {
+            Some(catalog) if !self.schema_changes.is_empty() => {
+                Schemas::new(catalog.clone(), self.plans.clone()).folded(&self.schema_changes, None).live()
+            }
+            _ => self.plans.clone(),
+        }
+    }
+
+    /// A table that is not followed any more, and why.
+    pub fn stopped_table(&self) -> Option<(String, &str)> {
+        let tables = self.schema_changes.iter().flat_map(|d| &d.change.tables);
+        tables.rev().find_map(|t| Some((t.before.as_ref()?.name.to_string(), t.stopped.as_deref()?)))
     }
 
     /// All tables have their rows and keys.
@@ -388,6 +409,11 @@ impl State {
             Event::StreamOpened { start } => {
                 self.stream_start.get_or_insert_with(|| start.clone());
             }
+            Event::SchemaChanged { dated } => self.apply_schema_change(dated),
+            Event::SchemaChangesVoid { after } => {
+                self.schema_changes.retain(|d| d.position <= *after);
+                self.revision += 1;
+            }
             Event::SequencesRead { values } => self.sequences = Some(values.clone()),
             Event::SequencesSet => self.sequences_set = true,
             Event::Consistent => self.consistent = true,
@@ -397,6 +423,16 @@ impl State {
                 failing.attempts += 1;
                 failing.not_before_ms = *not_before_ms;
                 failing.error = error.clone();
+            }
+            Event::ClockSet { by_ms } => {
+                for failing in self.failures.values_mut() {
+                    failing.since_ms = failing.since_ms.saturating_add_signed(*by_ms);
+                    failing.not_before_ms = failing.not_before_ms.saturating_add_signed(*by_ms);
+                }
+                if let Some(snap) = &mut self.snapshot {
+                    snap.taken_ms = snap.taken_ms.saturating_add_signed(*by_ms);
+                    snap.refused.values_mut().for_each(|at| *at = at.saturating_add_signed(*by_ms));
+                }
             }
             Event::Recovered { key } => {
                 self.failures.remove(key);
@@ -467,6 +503,18 @@ impl State {
         self.owed.clear();
         self.failures.clear();
         self.clean_source = Cleaning::Wanted;
+    }
+
+    fn apply_schema_change(&mut self, dated: &Dated) {
+        self.schema_changes.retain(|d| d.position < dated.position);
+        self.schema_changes.push(dated.clone());
+        // A new table is complete from its first change on.
+        for id in dated.change.tables.iter().filter(|t| t.before.is_none()).filter_map(|t| t.id) {
+            while self.tables.len() <= id as usize {
+                self.tables.push(TableState::new(TableStage::Done));
+            }
+        }
+        self.revision += 1;
     }
 
     fn set_clean(&mut self, side: Side, to: Cleaning) {

@@ -1,22 +1,24 @@
 //! The coordinator as a service: the desk behind a lock, the store behind a thread, and the clock. Nothing is answered before
 //! what it rests on is durable.
 
+use crate::access::Access;
 use crate::desk::{Desk, Now, Tuning};
 use crate::settings::Settings;
 use crate::store::{Sqlite, Store};
 use crate::turn::Turn;
 use crate::view::{self, SnapshotView};
-use crate::writer::{Writer, gone};
+use crate::writer::{Pace, Writer, gone};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::{Error, Fault, MigrationId, Retry};
 use drover_proto::control::Control;
 use drover_proto::v1;
+use drover_runtime::task::{self, Owned};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -52,6 +54,8 @@ struct Inner {
     changed: watch::Sender<u64>,
     started: tokio::time::Instant,
     broken: AtomicBool,
+    /// Looks through the leases.
+    sweep: OnceLock<Owned<()>>,
 }
 
 /// How long a poll waits for work.
@@ -116,7 +120,25 @@ impl Coordinator {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn with_store(mut store: Box<dyn Store>, alone: bool, tuning: Tuning) -> Result<Coordinator, Error> {
+    pub async fn with_store(store: Box<dyn Store>, alone: bool, tuning: Tuning) -> Result<Coordinator, Error> {
+        Self::opened(store, alone, tuning, Writer::start)
+    }
+
+    /// The same over a store that does not block, with no thread: each write takes as long as `pace` says, and what is not written when the
+    /// last handle goes is lost, as with a process that is killed. For simulations.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn in_task(store: Box<dyn Store>, alone: bool, tuning: Tuning, pace: Pace) -> Result<Coordinator, Error> {
+        Self::opened(store, alone, tuning, |store| Ok(Writer::in_task(store, pace)))
+    }
+
+    fn opened(
+        mut store: Box<dyn Store>,
+        alone: bool,
+        tuning: Tuning,
+        writer: impl FnOnce(Box<dyn Store>) -> Result<Writer, Error>,
+    ) -> Result<Coordinator, Error> {
         let stored = store.load()?;
         let started = tokio::time::Instant::now();
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -125,12 +147,13 @@ impl Coordinator {
         store.commit(&[turn])?;
         let inner = Arc::new(Inner {
             desk: Mutex::new(desk),
-            writer: Writer::start(store)?,
+            writer: writer(store)?,
             changed: watch::Sender::new(0),
             started,
             broken: AtomicBool::new(false),
+            sweep: OnceLock::new(),
         });
-        tokio::spawn(sweep(Arc::downgrade(&inner)));
+        inner.sweep.get_or_init(|| task::spawn("sweep", sweep(Arc::downgrade(&inner))));
         Ok(Coordinator { inner })
     }
 
@@ -287,39 +310,43 @@ impl Coordinator {
         !self.inner.broken.load(Ordering::Acquire)
     }
 
-    /// Listens for workers and verbs. Off the loopback interface it refuses: there is no TLS and authentication yet.
+    /// Listens for workers and verbs.
     ///
     /// # Errors
-    /// CONFIGURATION (exit status 2) off loopback or when the address cannot be had.
-    pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-        let wrong = |text: String| Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text);
-        if !address.ip().is_loopback() {
-            return Err(wrong(format!(
-                "the coordinator does not listen on {address}: whoever reaches it rules every migration, and it has neither \
-                 TLS nor authentication yet"
-            ))
-            .remedy("listen on 127.0.0.1 or ::1, and reach it from elsewhere through a tunnel"));
-        }
-        TcpListener::bind(address)
-            .await
-            .map_err(|e| wrong(format!("cannot listen on {address}")).cause(e).remedy("choose another --listen"))
+    /// CONFIGURATION (exit status 2): [`Access::permit`] refuses, or the address cannot be had.
+    pub async fn bind(address: SocketAddr, access: &Access) -> Result<TcpListener, Error> {
+        access.permit(address)?;
+        TcpListener::bind(address).await.map_err(|e| {
+            let text = format!("cannot listen on {address}");
+            Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text).cause(e).remedy("choose another --listen")
+        })
     }
 
     /// Serves workers and verbs over gRPC until `shutdown`.
     ///
     /// # Errors
     /// As [`Coordinator::bind`], or the server failed.
-    pub async fn serve_grpc(&self, address: SocketAddr, shutdown: CancellationToken) -> Result<(), Error> {
-        let listener = Self::bind(address).await?;
-        self.serve_grpc_on(listener, shutdown).await
+    pub async fn serve_grpc(
+        &self,
+        address: SocketAddr,
+        access: &Access,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let listener = Self::bind(address, access).await?;
+        self.serve_grpc_on(listener, access, shutdown).await
     }
 
     /// The same on a socket that listens already (see [`Coordinator::bind`]).
     ///
     /// # Errors
     /// The server failed.
-    pub async fn serve_grpc_on(&self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
-        crate::grpc::serve(self.clone(), listener, shutdown).await
+    pub async fn serve_grpc_on(
+        &self,
+        listener: TcpListener,
+        access: &Access,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        crate::grpc::serve(self.clone(), listener, access.clone(), shutdown).await
     }
 
     /// Serves verbs on this machine over a Unix socket. Who may open the socket's file may do everything: its permissions
@@ -331,21 +358,31 @@ impl Coordinator {
         crate::grpc::serve_unix(self.clone(), listener, shutdown).await
     }
 
-    /// Serves `/healthz`, `/readyz` and `/metrics` until `shutdown`.
+    /// Serves `/healthz`, `/readyz` and `/metrics` until `shutdown`. The token, if there is one, is asked for `/metrics` only.
     ///
     /// # Errors
     /// As [`Coordinator::bind`], or the server failed.
-    pub async fn serve_http(&self, address: SocketAddr, shutdown: CancellationToken) -> Result<(), Error> {
-        let listener = Self::bind(address).await?;
-        self.serve_http_on(listener, shutdown).await
+    pub async fn serve_http(
+        &self,
+        address: SocketAddr,
+        access: &Access,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let listener = Self::bind(address, access).await?;
+        self.serve_http_on(listener, access, shutdown).await
     }
 
     /// The same on a socket that listens already.
     ///
     /// # Errors
     /// The server failed.
-    pub async fn serve_http_on(&self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), Error> {
-        crate::http::serve(self.clone(), listener, shutdown).await
+    pub async fn serve_http_on(
+        &self,
+        listener: TcpListener,
+        access: &Access,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        crate::http::serve(self.clone(), listener, access.clone(), shutdown).await
     }
 }
 

@@ -2,7 +2,7 @@
 //! of it is derived; nothing here decides.
 
 use crate::cutover::{Change, Step as Cut};
-use crate::desk::{Desk, Entry};
+use crate::desk::{ApplyNews, Desk, Entry, StreamNews};
 use crate::event::{Event, Side};
 use crate::machine::{Cleaning, Phase, State};
 use crate::table::TableStage;
@@ -126,10 +126,14 @@ fn applied_rows(entry: &Entry) -> u64 {
 /// applied, else the distance between the commit times of what was last published and what was last applied; and in both cases
 /// the time for which the stream has been silent, if that is more than its reports' usual distance.
 fn lag(entry: &Entry, now_ms: u64) -> Option<f64> {
-    let (stream, apply) = (entry.live.stream.as_ref()?, entry.live.apply.as_ref()?);
+    behind(entry.live.stream.as_ref()?, entry.live.apply.as_ref()?, now_ms)
+}
+
+fn behind(stream: &StreamNews, apply: &ApplyNews, now_ms: u64) -> Option<f64> {
     let silent = now_ms.saturating_sub(stream.at_ms);
     let silent = if silent > 5_000 { silent as f64 / 1e3 } else { 0.0 };
-    if apply.applied >= stream.published {
+    // A transaction that is still being published in pieces is not applied, wherever the last complete one ends.
+    if apply.applied >= *stream.reaching.as_ref().unwrap_or(&stream.published) {
         return Some(silent);
     }
     // Nothing applied yet has no commit time to go by.
@@ -273,6 +277,19 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::Widened { table: id, position } => {
             info(format!("{}: rows are fetched as of {position}, consistent from there on", table(id)))
         }
+        Event::SchemaChanged { dated } => {
+            let change = &dated.change;
+            let what = change.statement.as_deref().unwrap_or(&change.verb);
+            let what: String = what.chars().take(200).collect();
+            let stopped = change.tables.iter().find_map(|t| t.stopped.as_ref());
+            match (stopped, change.table()) {
+                (Some(why), Some(table)) => {
+                    Some(("error", format!("{table} is not followed any more from {} on: {why}", dated.position)))
+                }
+                _ => info(format!("schema change at {}: {what}", dated.position)),
+            }
+        }
+        Event::SchemaChangesVoid { .. } => None,
         Event::SequencesSet => info("sequences set".into()),
         Event::Consistent => info("the destination is consistent".into()),
         Event::Failure { key, error, at_ms, not_before_ms } => {
@@ -294,6 +311,7 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
             Some(("error", format!("{side} could not be cleaned, what drover made there stays: {error}")))
         }
         Event::Warned { text } => Some(("warning", text.clone())),
+        Event::ClockSet { by_ms } => Some(("warning", format!("the clock was set by {:.1} s", *by_ms as f64 / 1e3))),
         Event::HoldFailed { .. }
         | Event::Copied { .. }
         | Event::Loaded { .. }
@@ -347,7 +365,7 @@ fn cutover(s: &State) -> Value {
         "equal": if differs { Some(false) } else { (all && c.step >= Cut::Closing && c.step != Cut::Failed).then_some(true) },
         "position": c.barrier.as_ref().map(|p| p.text.clone()),
         "sequences": c.sequences_set.as_ref().map(|s| s.len()),
-        "tables": s.plans.iter().map(table).collect::<Vec<_>>(),
+        "tables": s.present().iter().map(table).collect::<Vec<_>>(),
         "error": c.error,
     })
 }
@@ -404,4 +422,43 @@ pub fn metrics(desk: &Desk, now_ms: u64) -> String {
     ];
     head("drover_workers", "gauge", "Workers that polled within the term of a lease.", workers);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(place: u64) -> Position {
+        Position { lineage: 1, order: place.to_be_bytes().to_vec(), resume: vec![], text: place.to_string() }
+    }
+
+    #[test]
+    fn a_huge_transaction_on_its_way_is_a_delay() {
+        let mut stream = StreamNews {
+            published: at(10),
+            reaching: None,
+            changes: 1,
+            bytes: 1,
+            commit_micros: 5_000_000,
+            log_bytes: 0,
+            at_ms: 0,
+        };
+        let mut apply = ApplyNews {
+            applied: at(10),
+            rows: 1,
+            transactions: 1,
+            commit_micros: 5_000_000,
+            consistent: true,
+            epoch: 1,
+        };
+        assert_eq!(behind(&stream, &apply, 0), Some(0.0));
+        // Its first pieces are published: it was committed 60 s after what is applied.
+        (stream.reaching, stream.commit_micros) = (Some(at(20)), 65_000_000);
+        assert_eq!(behind(&stream, &apply, 0), Some(60.0));
+        // All of it is published and none of it committed at the destination.
+        (stream.reaching, stream.published) = (None, at(20));
+        assert_eq!(behind(&stream, &apply, 7_000), Some(67.0));
+        (apply.applied, apply.commit_micros) = (at(20), 65_000_000);
+        assert_eq!(behind(&stream, &apply, 0), Some(0.0));
+    }
 }

@@ -1,6 +1,7 @@
 //! Which orders should run, from the state alone: [`State::wants`] lists what can be started now, the most urgent first, and
 //! [`State::still_wants`] tells whether an order under way still means something. Pure.
 
+use crate::decide::BACKOFF_MS;
 use crate::key::OrderKey;
 use crate::machine::{Cleaning, Holder, Phase, State};
 use crate::table::TableStage;
@@ -41,6 +42,11 @@ pub struct Want {
 impl Want {
     pub fn role(&self) -> Role {
         self.key.role()
+    }
+
+    /// Whether it may be started now. A time beyond any pause is one of a clock that was set back while nobody looked.
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        self.not_before_ms <= now_ms || self.not_before_ms > now_ms + BACKOFF_MS.1
     }
 }
 

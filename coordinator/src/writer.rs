@@ -5,8 +5,10 @@ use crate::event::Event;
 use crate::store::Store;
 use crate::turn::Turn;
 use drover_model::{Error, MigrationId};
+use drover_runtime::task::{self, Owned};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 type Journal = Vec<(u64, u64, Event)>;
@@ -20,9 +22,18 @@ enum Job {
 const TOGETHER: usize = 256;
 
 pub(crate) struct Writer {
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<Jobs>,
     thread: Option<JoinHandle<()>>,
+    _task: Option<Owned<()>>,
 }
+
+enum Jobs {
+    Thread(mpsc::Sender<Job>),
+    Task(tokio::sync::mpsc::UnboundedSender<Job>),
+}
+
+/// How long a simulated disk takes for the next write.
+pub type Pace = Box<dyn Fn() -> Duration + Send>;
 
 impl Writer {
     pub(crate) fn start(store: Box<dyn Store>) -> Result<Writer, Error> {
@@ -31,7 +42,20 @@ impl Writer {
             .name("store".into())
             .spawn(move || run(store, &queue))
             .map_err(|e| Error::internal("the store's thread cannot be started").cause(e))?;
-        Ok(Writer { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Writer { jobs: Some(Jobs::Thread(jobs)), thread: Some(thread), _task: None })
+    }
+
+    /// The same as a task, for a store that does not block. With the writer ends what was not written yet.
+    pub(crate) fn in_task(store: Box<dyn Store>, pace: Pace) -> Writer {
+        let (jobs, mut queue) = tokio::sync::mpsc::unbounded_channel();
+        let task = task::spawn("store", async move {
+            let mut book = Book { store, broken: None };
+            while let Some(first) = queue.recv().await {
+                tokio::time::sleep(pace()).await;
+                book.take(first, || queue.try_recv().ok());
+            }
+        });
+        Writer { jobs: Some(Jobs::Task(jobs)), thread: None, _task: Some(task) }
     }
 
     /// Queues a turn; the receiver tells when it is durable. Turns are written in the order of these calls.
@@ -48,9 +72,11 @@ impl Writer {
     }
 
     fn send(&self, job: Job) {
-        if let Some(jobs) = &self.jobs {
-            // A dead thread shows at the receiver.
-            let _ = jobs.send(job);
+        // A dead thread or task shows at the receiver.
+        match &self.jobs {
+            Some(Jobs::Thread(jobs)) => drop(jobs.send(job)),
+            Some(Jobs::Task(jobs)) => drop(jobs.send(job)),
+            None => {}
         }
     }
 }
@@ -69,9 +95,21 @@ pub(crate) fn gone() -> Error {
     Error::internal("the store's thread has ended")
 }
 
-fn run(mut store: Box<dyn Store>, queue: &mpsc::Receiver<Job>) {
-    let mut broken: Option<Error> = None;
+fn run(store: Box<dyn Store>, queue: &mpsc::Receiver<Job>) {
+    let mut book = Book { store, broken: None };
     while let Ok(first) = queue.recv() {
+        book.take(first, || queue.try_recv().ok());
+    }
+}
+
+struct Book {
+    store: Box<dyn Store>,
+    broken: Option<Error>,
+}
+
+impl Book {
+    /// Carries a job out, together with those that wait behind it.
+    fn take(&mut self, first: Job, mut waiting_jobs: impl FnMut() -> Option<Job>) {
         let mut turns = Vec::new();
         let mut waiting = Vec::new();
         let mut asked = Vec::new();
@@ -84,18 +122,18 @@ fn run(mut store: Box<dyn Store>, queue: &mpsc::Receiver<Job>) {
                 }
                 other => asked.push(other),
             }
-            next = if turns.len() < TOGETHER { queue.try_recv().ok() } else { None };
+            next = if turns.len() < TOGETHER { waiting_jobs() } else { None };
         }
         if !turns.is_empty() {
-            let result = match &broken {
+            let result = match &self.broken {
                 Some(error) => Err(error.clone()),
-                None => store.commit(&turns),
+                None => self.store.commit(&turns),
             };
             if let Err(error) = &result {
-                if broken.is_none() {
+                if self.broken.is_none() {
                     tracing::error!(%error, "the coordinator cannot store its state and stops working");
                 }
-                broken.get_or_insert_with(|| error.clone());
+                self.broken.get_or_insert_with(|| error.clone());
             }
             for done in waiting {
                 let _ = done.send(result.clone());
@@ -103,7 +141,7 @@ fn run(mut store: Box<dyn Store>, queue: &mpsc::Receiver<Job>) {
         }
         for job in asked {
             if let Job::Journal { id, after, limit, done } = job {
-                let _ = done.send(store.journal(id, after, limit));
+                let _ = done.send(self.store.journal(id, after, limit));
             }
         }
     }

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{CHUNKS, ROWS, TABLES, answer, migration};
-use drover_coordinator::{Coordinator, Options};
+use drover_coordinator::{Access, Coordinator, Options};
 use drover_model::error::codes;
 use drover_proto::control::{Control, Remote};
 use drover_proto::order::{Order, Outcome, Progress};
@@ -27,6 +27,7 @@ async fn worker(control: Arc<dyn Control>, name: &'static str, role: v1::Role, s
                 Order::Stream { .. } => Progress::Stream {
                     migration,
                     published: common::at(50),
+                    reaching: None,
                     changes: 3,
                     bytes: 9,
                     commit_micros: 2_000_000,
@@ -94,12 +95,12 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 async fn workers_over_grpc_carry_a_migration_through_and_verbs_rule_it() {
     let folder = tempfile::tempdir().unwrap();
     let coordinator = Coordinator::open(Options::new(folder.path(), false)).await.unwrap();
-    let listener = Coordinator::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = Coordinator::bind("127.0.0.1:0".parse().unwrap(), &Access::open()).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let stop = CancellationToken::new();
     let server = tokio::spawn({
         let (coordinator, stop) = (coordinator.clone(), stop.clone());
-        async move { coordinator.serve_grpc_on(listener, stop).await }
+        async move { coordinator.serve_grpc_on(listener, &Access::open(), stop).await }
     });
     let remote = Remote::lazy(&url).unwrap();
     let leave = CancellationToken::new();
@@ -277,7 +278,7 @@ async fn a_check_that_cannot_be_done_fails_the_precheck_and_resume_tries_again()
 
 #[tokio::test]
 async fn it_listens_on_loopback_only_and_tells_its_health() {
-    let off = Coordinator::bind("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
+    let off = Coordinator::bind("0.0.0.0:0".parse().unwrap(), &Access::open()).await.unwrap_err();
     assert_eq!((off.code.as_str(), off.fault), (codes::CONFIGURATION, drover_model::Fault::User));
     assert!(off.message.contains("TLS"));
 
@@ -285,12 +286,12 @@ async fn it_listens_on_loopback_only_and_tells_its_health() {
     let folder = tempfile::tempdir().unwrap();
     let coordinator = Coordinator::open(Options::new(folder.path(), true)).await.unwrap();
     coordinator.create(migration("shop", ALL), true).await.unwrap();
-    let listener = Coordinator::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = Coordinator::bind("127.0.0.1:0".parse().unwrap(), &Access::open()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let server = tokio::spawn({
         let (coordinator, stop) = (coordinator.clone(), stop.clone());
-        async move { coordinator.serve_http_on(listener, stop).await }
+        async move { coordinator.serve_http_on(listener, &Access::open(), stop).await }
     });
     for (path, wanted) in
         [("/healthz", "ok"), ("/readyz", "ready"), ("/metrics", "drover_migrations{state=\"draft\"} 1")]
@@ -301,6 +302,53 @@ async fn it_listens_on_loopback_only_and_tells_its_health() {
         let mut answer = String::new();
         soon(path, socket.read_to_string(&mut answer)).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(wanted), "{answer}");
+    }
+    stop.cancel();
+    soon("shutdown", server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn over_tls_metrics_are_for_those_with_the_token_and_a_silent_caller_holds_nobody_up() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let access = Access::open().with_tls(&cert, &key).unwrap().with_token("0123456789abcdef").unwrap();
+    let coordinator = Coordinator::open(Options::new(folder.path(), true)).await.unwrap();
+    let listener = Coordinator::bind("127.0.0.1:0".parse().unwrap(), &access).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let server = tokio::spawn({
+        let (coordinator, stop) = (coordinator.clone(), stop.clone());
+        async move { coordinator.serve_http_on(listener, &access, stop).await }
+    });
+    let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    for (path, header, status) in [
+        ("/healthz", "", 200),
+        ("/readyz", "", 200),
+        ("/metrics", "", 401),
+        ("/metrics", "authorization: Bearer 0123456789abcdeX\r\n", 401),
+        ("/metrics", "authorization: Bearer 0123456789abcdef\r\n", 200),
+    ] {
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let name = "localhost".try_into().unwrap();
+        let mut socket = soon("handshake", connector.connect(name, socket)).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{header}connection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        soon(path, socket.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path} {header}: {answer}");
     }
     stop.cancel();
     soon("shutdown", server).await.unwrap().unwrap();

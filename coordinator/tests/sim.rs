@@ -134,6 +134,7 @@ impl Sim {
                 Order::Stream { .. } => Progress::Stream {
                     migration,
                     published: place.clone(),
+                    reaching: None,
                     changes: 1,
                     bytes: 1,
                     commit_micros: 0,
@@ -717,6 +718,38 @@ fn an_error_that_stays_fails_the_migration_at_the_end_of_its_window_and_not_befo
     sim.verify();
 }
 
+/// The wall clock is set while an order waits to be tried again: neither is its window used up, nor does it wait the longer.
+#[test]
+fn a_clock_that_is_set_neither_ends_a_window_nor_prolongs_a_pause() {
+    for by_ms in [-3_600_000i64, 3_600_000] {
+        let mut sim = Sim::new(ALL, true);
+        sim.now.wall_ms = 100_000_000;
+        let fail = |sim: &mut Sim| {
+            (0..4).for_each(|i| sim.poll(i));
+            for i in 0..4 {
+                while let Some((lease, ..)) = sim.workers[i].running.first().cloned() {
+                    let error = boxed_error(Retry::Connection);
+                    assert!(sim.report(i, &lease, &Outcome::Failed { error }));
+                    sim.workers[i].running.remove(0);
+                }
+            }
+        };
+        // Checks are tried a few times only: they pass.
+        while sim.state().phase != Phase::Migrating {
+            (0..4).for_each(|i| (sim.poll(i), sim.work(i, 0, 9)).1);
+        }
+        fail(&mut sim);
+        assert!(!sim.state().failures.is_empty());
+        sim.now.wall_ms = sim.now.wall_ms.saturating_add_signed(by_ms);
+        sim.pass(0);
+        sim.restart();
+        sim.pass(1_500);
+        fail(&mut sim);
+        let attempts = sim.state().failures.values().map(|f| f.attempts).max();
+        assert_eq!((sim.state().phase, attempts), (Phase::Migrating, Some(2)), "the clock was set by {by_ms}");
+    }
+}
+
 /// A migration whose first table was read from two snapshots, at the moment when its apply order has told what it owes. Gives
 /// the lease of that order and its windows.
 fn owing(sim: &mut Sim) -> (u64, Vec<Window>) {
@@ -773,6 +806,37 @@ fn what_is_owed_is_fetched_on_the_snapshot_which_is_kept_until_then() {
     assert_eq!(sim.journal.iter().filter(taken).count(), 2);
     (0..20).for_each(|_| (0..4).for_each(|i| sim.poll(i)));
     assert!(sim.state().snapshot.is_none(), "then it is let go");
+    sim.verify();
+}
+
+#[test]
+fn a_snapshot_for_owed_rows_is_held_no_longer_than_the_limit_but_while_some_are_owed() {
+    let mut sim = Sim::new(ALL, true);
+    let (lease, _) = owing(&mut sim);
+    let number = sim.state().snapshot.as_ref().unwrap().number;
+    let turn = sim.desk.limits("shop", &serde_json::json!({"snapshot": "10s"}), sim.now).unwrap();
+    sim.store(turn);
+    for _ in 0..20 {
+        (0..4).for_each(|i| sim.poll(i));
+        sim.pass(1_000);
+    }
+    assert_eq!(sim.state().snapshot.as_ref().map(|s| s.number), Some(number), "somebody waits for rows on it");
+    'fetching: loop {
+        for i in 0..4 {
+            sim.poll(i);
+            if let Some(n) = sim.workers[i].running.iter().position(|r| matches!(r.1, Order::Fetch { .. }) && !r.2) {
+                sim.work(i, n, 9);
+            }
+            if sim.state().owed.is_empty() {
+                break 'fetching;
+            }
+        }
+        sim.pass(100);
+    }
+    // Now nobody does, but somebody may.
+    assert!(sim.fetched.contains(&lease) && sim.state().may_owe() && sim.state().snapshot.is_none());
+    sim.calm();
+    assert!(sim.state().consistent);
     sim.verify();
 }
 

@@ -11,6 +11,9 @@ mod inspect;
 mod readers;
 mod roles;
 mod stream;
+#[cfg(test)]
+mod stream_tests;
 
 pub use inspect::select;
 pub use roles::{Extractor, SourceFactory};
+pub use stream::End;

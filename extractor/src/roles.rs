@@ -4,17 +4,20 @@ use crate::copy::{Attempt, copy};
 use crate::fetch::fetch;
 use crate::inspect;
 use crate::readers::Readers;
-use crate::stream::{self, Publisher, begin_of_log, end_of_log};
+use crate::stream::{self, Publisher, Register, begin_of_log, end_of_log};
 use async_trait::async_trait;
-use drover_connectors_api::{Hold, Side, Source, StreamSpec};
+use drover_connectors_api::{Followed, Hold, Side, Source, StreamSpec};
 use drover_log::LogFactory;
+use drover_model::ddl::SchemaChange;
 use drover_model::error::codes;
-use drover_model::migration::IncrementalLimits;
+use drover_model::migration::{IncrementalLimits, Stage};
 use drover_model::plan::SnapshotRef;
+use drover_model::selection::Selection;
 use drover_model::{Error, MigrationId, Position, Result, TablePlan};
 use drover_proto::order::{Description, Order, Outcome, Owes, Progress, Share};
+use drover_runtime::CancellationToken;
 use drover_runtime::rate::{Amount, Limits};
-use drover_runtime::worker::{Handler, Job};
+use drover_runtime::worker::{Handler, Job, News};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -125,7 +128,8 @@ impl Extractor {
         let spec = StreamSpec {
             migration: d.id,
             name: d.migration.name.clone(),
-            tables: d.plans.clone(),
+            tables: Vec::new(),
+            schemas: None,
             fresh: !resume,
             resume: end,
             may_set_identity: d.migration.set_identity,
@@ -139,8 +143,10 @@ impl Extractor {
             revision: d.revision,
             budget: d.migration.log.budget,
             limits: self.limits.of(d.id),
+            followed: &|begin| followed(d, begin),
+            register: Arc::new(Told { news: job.news.clone(), cancel: job.cancel.clone() }),
         };
-        let mut opened = tokio::select! {
+        let (mut opened, schema_version) = tokio::select! {
             () = job.cancel.cancelled() => return Ok(None),
             opened = publisher.open(&*source, spec) => opened?,
         };
@@ -157,13 +163,14 @@ impl Extractor {
             job.news.progress(Progress::Stream {
                 migration: d.id,
                 published: n.published,
+                reaching: n.reaching,
                 changes: n.changes,
                 bytes: n.bytes,
                 commit_micros: n.commit_micros,
                 log_bytes: n.log_bytes,
             });
         };
-        let ended = publisher.run(&mut *opened.stream, start, news, &job.cancel).await;
+        let ended = publisher.run(&mut *opened.stream, start, schema_version, news, &job.cancel).await;
         self.drop_hold(d.id);
         ended.map(|()| None)
     }
@@ -270,7 +277,14 @@ impl Extractor {
             Order::CheckSource => self.check(job).await.map(Some),
             Order::Stream { resume, start } => self.stream(job, *resume, start.as_ref()).await,
             Order::Snapshot { .. } => {
-                let hold = self.source(d).await?.new_snapshot(&d.plans).await?;
+                let source = self.source(d).await?;
+                let live = d.schemas(None)?.live();
+                let hold = if d.migration.has(Stage::Incremental) {
+                    let seen = end_of_log(&*self.logs.log(d).await?).await?;
+                    source.snapshot_beside(&live, seen.as_ref()).await?
+                } else {
+                    source.new_snapshot(&live).await?
+                };
                 let outcome = Outcome::SnapshotTaken { snapshot: hold.snapshot() };
                 Ok(self.hold(job, hold, outcome).await)
             }
@@ -285,13 +299,14 @@ impl Extractor {
             Order::Copy { .. } => self.copy(job).await,
             Order::Fetch { owes, snapshot } => self.fetch(job, owes, snapshot).await,
             Order::Mark => {
-                let position = self.source(d).await?.mark().await?;
+                let seen = end_of_log(&*self.logs.log(d).await?).await?;
+                let position = self.source(d).await?.mark_beside(seen.as_ref()).await?;
                 drover_runtime::failpoint("marked-not-reported");
                 Ok(Some(Outcome::Marked { position }))
             }
             Order::Digest { table, side: drover_proto::order::Side::Source } => {
                 let mut rows = self.source(d).await?.rows().await?;
-                let plan = plan_of(d, *table)?;
+                let plan = &latest_plan(d, *table)?;
                 // A cancelled reading goes with its session.
                 let summary = tokio::select! {
                     () = job.cancel.cancelled() => return Ok(None),
@@ -308,6 +323,38 @@ impl Extractor {
             other => Err(Error::internal(format!("{other:?} is no order for an extractor"))),
         }
     }
+}
+
+/// What the stream knows of schemas where it begins; a fresh stream begins with what was planned.
+fn followed(d: &Description, begin: Option<&Position>) -> Result<Followed> {
+    let schemas = match begin {
+        Some(begin) => d.schemas(Some(begin))?,
+        None => Description { schema_changes: Vec::new(), ..d.clone() }.schemas(None)?,
+    };
+    let selection = Selection::compile_within(&d.migration.objects, schemas.catalog.scope.as_deref())
+        .map_err(|errors| Error::internal(format!("the selection does not compile any more: {errors:?}")))?;
+    Ok(Followed { schemas, selection, policy: d.migration.schema_changes })
+}
+
+/// Tells the coordinator of schema changes.
+struct Told {
+    news: News,
+    cancel: CancellationToken,
+}
+
+#[async_trait]
+impl Register for Told {
+    async fn schema_changed(&self, position: &Position, change: &SchemaChange) -> bool {
+        let outcome = Outcome::SchemaChanged { position: position.clone(), change: Box::new(change.clone()) };
+        self.news.outcome(&outcome, &self.cancel).await
+    }
+}
+
+/// The plan of a table as it is now, for comparisons.
+fn latest_plan(description: &Description, table: u32) -> Result<TablePlan> {
+    let plans = description.schemas(None)?.plans;
+    let plan = plans.into_iter().find(|p| p.id == table && !p.is_gone());
+    plan.ok_or_else(|| Error::internal(format!("there is no table {table} any more")))
 }
 
 fn plan_of(description: &Description, table: u32) -> Result<&TablePlan> {

@@ -2,9 +2,11 @@
 //! made durable. A restarted extractor goes on where the log ends; what it publishes twice, readers drop.
 
 use crate::confirm::Confirming;
+use async_trait::async_trait;
 use bytes::Bytes;
-use drover_connectors_api::{Batch, ChangeStream, Opened, Source, StreamSpec};
-use drover_log::{Appender, Log, Stream};
+use drover_connectors_api::{Batch, ChangeStream, Followed, Opened, Source, StreamSpec};
+use drover_log::{Appender, Log, Offset, Stream};
+use drover_model::ddl::SchemaChange;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
 use drover_proto::record::{frame, parse};
@@ -13,6 +15,7 @@ use drover_runtime::rate::{Amount, Pair};
 use drover_runtime::{CancellationToken, failpoint};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::time::{Interval, MissedTickBehavior};
 
 /// How often to look whether the destination has applied what waits for it.
 const HELD: Duration = Duration::from_millis(100);
@@ -20,19 +23,71 @@ const HELD: Duration = Duration::from_millis(100);
 /// News of the stream, every second or so.
 pub struct News {
     pub published: Position,
+    /// The end of a transaction of which some pieces are published and some are not.
+    pub reaching: Option<Position>,
     pub changes: u64,
     pub bytes: u64,
     pub commit_micros: i64,
     pub log_bytes: u64,
 }
 
+/// Where the records of a log end, as the applier's gate takes them: those of an older epoch than one before them do not count. They are
+/// late ones, of an extractor that stood still and came back after its work had gone to another.
+#[derive(Debug, Default)]
+pub struct End {
+    newest: u64,
+    end: Option<Position>,
+}
+
+impl End {
+    /// Takes the next record in, in the log's order.
+    ///
+    /// # Errors
+    /// LOG: its head has no position.
+    pub fn take(&mut self, head: &ChangesHead) -> Result<()> {
+        if head.epoch >= self.newest {
+            self.newest = head.epoch;
+            // A transaction whose last piece is missing was not published: it comes again as a whole.
+            let to = if head.pieces && !head.last_piece { &head.from } else { &head.to };
+            let to = Position::from_bytes(to).map_err(|e| unreadable(&e))?;
+            self.end = self.end.take().max(Some(to));
+        }
+        Ok(())
+    }
+
+    /// The position from which the stream has to go on; `None` if there was no record.
+    pub fn position(&self) -> Option<&Position> {
+        self.end.as_ref()
+    }
+}
+
+/// Records that may lie between the newest end and a late record behind it: more than an extractor has on its way.
+const LATE: Offset = 64;
+
 /// Where the log ends: the position from which the stream has to go on, `None` for an empty log.
 pub async fn end_of_log(log: &dyn Log) -> Result<Option<Position>> {
-    let Some((_, record)) = log.last(Stream::Changes).await? else { return Ok(None) };
-    let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
-    // A transaction whose last piece is missing was not published: it comes again as a whole.
-    let end = if head.pieces && !head.last_piece { &head.from } else { &head.to };
-    Position::from_bytes(end).map(Some).map_err(|e| unreadable(&e))
+    let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
+    end_from(log, last.saturating_sub(LATE), last).await
+}
+
+/// The same from all records: heads and bodies of the whole log are read.
+async fn newest_end(log: &dyn Log) -> Result<Option<Position>> {
+    let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
+    end_from(log, 0, last).await
+}
+
+async fn end_from(log: &dyn Log, from: Offset, last: Offset) -> Result<Option<Position>> {
+    let first = log.span(Stream::Changes).await?.first;
+    let mut reader = log.reader(Stream::Changes, from.max(first)).await?;
+    let mut end = End::default();
+    loop {
+        let (offset, record) = reader.next().await?;
+        let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
+        end.take(&head)?;
+        if offset >= last {
+            return Ok(end.end);
+        }
+    }
 }
 
 /// From where on the log has changes; `None` for an empty log.
@@ -44,26 +99,6 @@ pub async fn begin_of_log(log: &dyn Log) -> Result<Option<Position>> {
     let (_, record) = log.reader(Stream::Changes, first).await?.next().await?;
     let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
     Position::from_bytes(&head.from).map(Some).map_err(|e| unreadable(&e))
-}
-
-/// The end from all records: the last one may be a late one, of an extractor that stood still and came back after its work had
-/// gone to another. Epochs tell. Reads the whole log, heads and bodies.
-async fn newest_end(log: &dyn Log) -> Result<Option<Position>> {
-    let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
-    let mut reader = log.reader(Stream::Changes, log.span(Stream::Changes).await?.first).await?;
-    let (mut newest, mut end) = (0, None);
-    loop {
-        let (offset, record) = reader.next().await?;
-        let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
-        if head.epoch >= newest {
-            newest = head.epoch;
-            let to = if head.pieces && !head.last_piece { &head.from } else { &head.to };
-            end = end.max(Some(Position::from_bytes(to).map_err(|e| unreadable(&e))?));
-        }
-        if offset >= last {
-            return Ok(end);
-        }
-    }
 }
 
 fn unreadable(e: &dyn std::error::Error) -> Error {
@@ -79,10 +114,21 @@ pub struct Publisher<'a> {
     /// Bytes of unapplied changes beyond which the reader waits.
     pub budget: u64,
     pub limits: Arc<Pair>,
+    /// Stores schema changes before they go into the log.
+    pub register: Arc<dyn Register>,
+    /// What the tables look like at a position (`None`: where the migration begins).
+    pub followed: &'a (dyn Fn(Option<&Position>) -> Result<Followed> + Send + Sync),
+}
+
+/// Keeps schema changes where every worker finds them.
+#[async_trait]
+pub trait Register: Send + Sync {
+    /// Returns when it is stored; `false`: the order is not ours any more.
+    async fn schema_changed(&self, position: &Position, change: &SchemaChange) -> bool;
 }
 
 /// Between two signs of life while nothing is read.
-const ALIVE: Duration = Duration::from_secs(10);
+const ALIVE: Duration = Duration::from_secs(2);
 
 /// What was appended, is durable, and is confirmed.
 struct Books {
@@ -90,11 +136,21 @@ struct Books {
     appended: u64,
     durable: u64,
     confirming: Confirming,
+    /// Schema changes so far.
+    schema_version: u64,
+    /// When the source hears the next time that we are there, while nothing is read.
+    alive: Interval,
+    /// The operator was told that the log's budget will not last.
+    warned: bool,
 }
+
+/// From this part of the log's budget on the operator is warned; below that one the warning is over.
+const NEAR: (u64, u64) = (80, 70);
 
 impl Publisher<'_> {
     /// Opens the stream; sees that it continues where the log ends.
-    pub async fn open(&self, source: &dyn Source, mut spec: StreamSpec) -> Result<Opened> {
+    /// Gives the number of schema changes before it, too.
+    pub async fn open(&self, source: &dyn Source, mut spec: StreamSpec) -> Result<(Opened, u64)> {
         let tried = self.open_at(source, spec.clone()).await;
         match tried {
             // Where the log seems to end the source has nothing any more: does it really end there?
@@ -110,11 +166,15 @@ impl Publisher<'_> {
         }
     }
 
-    async fn open_at(&self, source: &dyn Source, spec: StreamSpec) -> Result<Opened> {
+    async fn open_at(&self, source: &dyn Source, mut spec: StreamSpec) -> Result<(Opened, u64)> {
         let resume = spec.resume.clone();
+        let followed = (self.followed)(resume.as_ref())?;
+        let version = followed.schemas.version;
+        spec.tables = followed.schemas.live();
+        spec.schemas = Some(Arc::new(followed));
         let found = source.open_stream(spec).await?;
         match resume.filter(|r| *r < found.start) {
-            None => Ok(found),
+            None => Ok((found, version)),
             Some(resume) => Err(Error::new(
                 codes::POSITION_LOST,
                 Fault::Source,
@@ -130,11 +190,15 @@ impl Publisher<'_> {
         &self,
         stream: &mut dyn ChangeStream,
         start: Position,
+        schema_version: u64,
         news: impl Fn(News) + Send + Sync,
         cancel: &CancellationToken,
     ) -> Result<()> {
         let appender = self.log.appender(Stream::Changes).await?;
-        let mut books = Books { appender, appended: 0, durable: 0, confirming: Confirming::default() };
+        let mut alive = tokio::time::interval(ALIVE);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let confirming = Confirming::default();
+        let mut books = Books { appender, appended: 0, durable: 0, confirming, schema_version, alive, warned: false };
         self.publish(stream, &mut books, start, &news, cancel).await?;
         books.appender.flush().await.map(drop)
     }
@@ -147,7 +211,7 @@ impl Publisher<'_> {
         news: &(impl Fn(News) + Send + Sync),
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let mut last = News { published: start, changes: 0, bytes: 0, commit_micros: 0, log_bytes: 0 };
+        let mut last = News { published: start, reaching: None, changes: 0, bytes: 0, commit_micros: 0, log_bytes: 0 };
         let mut told = Instant::now();
         loop {
             let batch = tokio::select! {
@@ -171,12 +235,21 @@ impl Publisher<'_> {
             // A sign of life is news, but no record.
             let moved = batch.from != batch.to;
             if moved {
-                books.appender.append(self.record(&batch)).await?;
+                if let Some(change) = &batch.schema {
+                    // Stored first: whoever meets it in the log can rely on finding it.
+                    if !self.register.schema_changed(&batch.to, change).await {
+                        return Ok(());
+                    }
+                    failpoint("schema-change-stored");
+                }
+                books.appender.append(self.record(&batch, books.schema_version)).await?;
+                books.schema_version += u64::from(batch.schema.is_some());
                 books.appended += 1;
             }
             last.changes += batch.changes;
             last.bytes += batch.payload.len() as u64;
             last.commit_micros = batch.commit_micros;
+            last.reaching = batch.piece.filter(|p| !p.last).map(|_| batch.to.clone());
             if moved && batch.piece.is_none_or(|p| p.last) {
                 last.published = batch.to.clone();
                 books.confirming.appended(books.appended, batch.to);
@@ -185,7 +258,7 @@ impl Publisher<'_> {
             if told.elapsed() > Duration::from_millis(500) {
                 told = Instant::now();
                 last.log_bytes = self.log.bytes(Stream::Changes).await?;
-                news(News { published: last.published.clone(), ..last });
+                news(News { published: last.published.clone(), reaching: last.reaching.clone(), ..last });
                 self.keep_budget(last.log_bytes, books, stream, cancel).await?;
             }
         }
@@ -207,7 +280,6 @@ impl Publisher<'_> {
         cancel: &CancellationToken,
     ) -> Result<bool> {
         let mut what = std::pin::pin!(what);
-        let mut alive = tokio::time::interval_at(tokio::time::Instant::now() + ALIVE, ALIVE);
         loop {
             tokio::select! {
                 biased;
@@ -220,7 +292,7 @@ impl Publisher<'_> {
                 () = tokio::time::sleep(HELD), if books.confirming.holds() => {
                     self.confirm(&mut books.confirming, stream).await?;
                 }
-                _ = alive.tick() => stream.alive().await?,
+                _ = books.alive.tick() => stream.alive().await?,
             }
         }
     }
@@ -241,27 +313,35 @@ impl Publisher<'_> {
         stream: &mut dyn ChangeStream,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let mut alive = Instant::now();
-        let mut warned = false;
-        while self.budget > 0 && held >= self.budget && !cancel.is_cancelled() {
-            if !std::mem::replace(&mut warned, true) {
-                tracing::warn!(
-                    held,
-                    budget = self.budget,
-                    "the log's budget is used up: the source's changes wait at the source"
-                );
+        let budget = self.budget;
+        if budget == 0 {
+            return Ok(());
+        }
+        let part = |percent: u64| budget / 100 * percent;
+        if held < part(NEAR.1) {
+            books.warned = false;
+        } else if held >= part(NEAR.0) && !std::mem::replace(&mut books.warned, true) {
+            tracing::warn!(
+                held,
+                budget,
+                "the log's budget is nearly used up by changes that are not applied yet: then the source has to keep them"
+            );
+        }
+        let mut told = false;
+        while held >= budget && !cancel.is_cancelled() {
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(held, budget, "the log's budget is used up: the source's changes wait at the source");
             }
             self.held_up(tokio::time::sleep(Duration::from_secs(1)), books, stream, cancel).await?;
-            if alive.elapsed() >= ALIVE {
-                alive = Instant::now();
-                stream.alive().await?;
-            }
             held = self.log.bytes(Stream::Changes).await?;
+        }
+        if told {
+            tracing::info!(held, budget, "the log has room again");
         }
         Ok(())
     }
 
-    fn record(&self, batch: &Batch) -> Bytes {
+    fn record(&self, batch: &Batch, schema_version: u64) -> Bytes {
         let head = ChangesHead {
             version: 1,
             migration: Bytes::copy_from_slice(self.migration.as_bytes()),
@@ -276,6 +356,8 @@ impl Publisher<'_> {
             commit_micros: batch.commit_micros,
             plans_version: self.revision,
             compression: Compression::None.into(),
+            schema: batch.schema.is_some(),
+            schema_version,
         };
         frame(&head, &batch.payload)
     }

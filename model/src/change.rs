@@ -6,6 +6,7 @@
 //! unknown is not null: none, the key only (cells of the plan's key columns), or the full row. Rows have the columns of the
 //! table's plan in the plan's order.
 
+use crate::ddl::SchemaChange;
 use crate::position::Position;
 use crate::row::{put_varint, take_row, take_varint};
 
@@ -16,6 +17,7 @@ const DELETE: u8 = 4;
 const TRUNCATE: u8 = 5;
 const END: u8 = 6;
 const ALONE: u8 = 7;
+const SCHEMA: u8 = 8;
 
 /// The image of a row before a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub struct Begin {
 }
 
 /// One item of a record's payload. Rows are encoded cells (see [`crate::row`]).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Item<'a> {
     Begin(Begin),
     Insert {
@@ -62,6 +64,8 @@ pub enum Item<'a> {
     /// The change right behind this had no effects beside it that the log lacks: foreign keys were not in force for it, or the log has
     /// what they did. Matters only for tables whose foreign keys act without a trace (see [`crate::schema::Unlogged`]).
     Alone,
+    /// Tables change. Alone in its transaction and in its record: what is behind it is encoded with the plans that it brings.
+    Schema(Box<SchemaChange>),
     End,
 }
 
@@ -123,6 +127,15 @@ pub fn put_truncate(out: &mut Vec<u8>, tables: &[u32]) {
 /// Appends the mark that the change behind it stands alone, see [`Item::Alone`]; the two must not be cut apart.
 pub fn put_alone(out: &mut Vec<u8>) {
     out.push(ALONE);
+}
+
+/// Appends a schema change.
+pub fn put_schema(out: &mut Vec<u8>, change: &SchemaChange) {
+    out.push(SCHEMA);
+    // Texts, numbers and maps of texts always have a JSON form.
+    let json = serde_json::to_vec(change).unwrap_or_default();
+    put_varint(out, json.len() as u64);
+    out.extend_from_slice(&json);
 }
 
 /// Appends a transaction's end.
@@ -208,6 +221,12 @@ impl<'a, W: Widths + ?Sized> Reader<'a, W> {
                 Ok(Item::Truncate { tables })
             }
             ALONE => Ok(Item::Alone),
+            SCHEMA => {
+                let len = take_varint(&mut self.rest).ok_or("bad length")? as usize;
+                let (json, rest) = self.rest.split_at_checked(len).ok_or("it ends early")?;
+                self.rest = rest;
+                serde_json::from_slice(json).map(|c| Item::Schema(Box::new(c))).map_err(|_| "bad schema change")
+            }
             END => Ok(Item::End),
             _ => Err("unknown tag"),
         }

@@ -5,6 +5,7 @@ pub mod canonical;
 pub mod change;
 pub mod check;
 pub mod chunk;
+pub mod ddl;
 pub mod digest;
 pub mod error;
 pub mod handover;

@@ -119,6 +119,10 @@ impl TablePlan {
         }
     }
 
+    /// Whether the table is gone from the migration (dropped, or not followed any more): what is left is its number.
+    pub fn is_gone(&self) -> bool {
+        self.columns.is_empty()
+    }
     /// Whether a column (by index) belongs to the identifying key.
     pub fn is_key(&self, column: u16) -> bool {
         self.key.contains(&column)

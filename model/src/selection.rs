@@ -341,6 +341,29 @@ impl Selection {
     /// A block that names the table states a column that it does not have, two columns would get one name, or no column
     /// is left. A block that matches by pattern may state columns that only some of its tables have.
     pub fn decide(&self, schema: &str, table: &str, columns: &[&str]) -> Result<Option<TableChoice>, Vec<ColumnError>> {
+        self.choose(schema, table, columns, true)
+    }
+
+    /// The same for a table that has changed since: columns that a block states may be gone.
+    ///
+    /// # Errors
+    /// Two columns would get one name, or no column is left.
+    pub fn decide_again(
+        &self,
+        schema: &str,
+        table: &str,
+        columns: &[&str],
+    ) -> Result<Option<TableChoice>, Vec<ColumnError>> {
+        self.choose(schema, table, columns, false)
+    }
+
+    fn choose(
+        &self,
+        schema: &str,
+        table: &str,
+        columns: &[&str],
+        strict: bool,
+    ) -> Result<Option<TableChoice>, Vec<ColumnError>> {
         let ranked = self.ranked(schema, table);
         if ranked.is_empty() || self.excludes(schema, table) {
             return Ok(None);
@@ -352,7 +375,7 @@ impl Selection {
             None => {}
         }
         let moved = match ranked.iter().find_map(|(named, rule)| Some((*named, rule.columns.as_ref()?))) {
-            Some((named, rules)) => choose_columns(&format!("{schema}.{table}"), rules, columns, named)?,
+            Some((named, rules)) => choose_columns(&format!("{schema}.{table}"), rules, columns, named && strict)?,
             None => columns.iter().map(|c| ColumnChoice::same(c)).collect(),
         };
         Ok(Some(TableChoice {

@@ -3,7 +3,9 @@
 
 use crate::v1;
 use drover_model::{Error, Fault, Retry, error::codes};
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 /// What a worker asks of the coordinator.
 #[tonic::async_trait]
@@ -19,7 +21,23 @@ pub trait Control: Send + Sync {
 /// The coordinator over gRPC.
 #[derive(Clone)]
 pub struct Remote {
-    client: v1::control_client::ControlClient<Channel>,
+    client: Client,
+}
+
+/// The generated client.
+pub type Client = v1::control_client::ControlClient<InterceptedService<Channel, Bearer>>;
+
+/// Brings the token along, if there is one.
+#[derive(Clone)]
+pub struct Bearer(Option<AsciiMetadataValue>);
+
+impl tonic::service::Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// Catalogues of many thousand tables must pass.
@@ -28,22 +46,60 @@ pub const MAX_MESSAGE: usize = 256 << 20;
 impl Remote {
     /// Connects lazily: the coordinator may come later, and may go and come back. `url` is `http://HOST:PORT` or `unix://PATH`.
     pub fn lazy(url: &str) -> Result<Self, Error> {
+        Self::protected(url, None, None)
+    }
+
+    /// The same, `https://HOST:PORT` as well: `ca` are the PEM certificates that sign the coordinator's (else the system's decide), `token` is what
+    /// it asks for.
+    ///
+    /// # Errors
+    /// CONFIGURATION: the address is none, certificates or token cannot be used, or the token would travel unencrypted over a network.
+    pub fn protected(url: &str, ca: Option<Vec<u8>>, token: Option<String>) -> Result<Self, Error> {
+        let wrong = |text: String| Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text);
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| {
             Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, format!("{url} is no coordinator's address"))
                 .cause(e)
-                .remedy("give it as http://HOST:PORT")
+                .remedy("give it as http://HOST:PORT or https://HOST:PORT")
         })?;
-        let endpoint = endpoint.connect_timeout(std::time::Duration::from_secs(5)).tcp_nodelay(true);
-        let client = v1::control_client::ControlClient::new(endpoint.connect_lazy())
+        let mut endpoint = endpoint.connect_timeout(std::time::Duration::from_secs(5)).tcp_nodelay(true);
+        if url.starts_with("https:") {
+            let tls = match ca {
+                Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+                None => ClientTlsConfig::new().with_native_roots(),
+            };
+            endpoint = endpoint
+                .tls_config(tls)
+                .map_err(|e| wrong("the certificates for the coordinator cannot be used".into()).cause(e))?;
+        } else if token.is_some() && !is_near(url) {
+            return Err(wrong(format!("the token would travel readable for others to {url}"))
+                .remedy("use https://, and start the coordinator with --tls-cert and --tls-key"));
+        }
+        let token = token.map(|token| format!("Bearer {token}").parse()).transpose();
+        let token: Option<AsciiMetadataValue> =
+            token.map_err(|_| wrong("the token has characters that cannot stand in a header".into()))?;
+        let service = InterceptedService::new(endpoint.connect_lazy(), Bearer(token));
+        let client = v1::control_client::ControlClient::new(service)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         Ok(Remote { client })
     }
 
     /// The generated client, for the operator's calls.
-    pub fn client(&self) -> v1::control_client::ControlClient<Channel> {
+    pub fn client(&self) -> Client {
         self.client.clone()
     }
+}
+
+/// Whether what is sent there does not leave this machine.
+fn is_near(url: &str) -> bool {
+    if url.starts_with("unix:") {
+        return true;
+    }
+    let host = url.parse::<tonic::transport::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+    host.is_some_and(|host| {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    })
 }
 
 /// Header under which a typed error rides along as JSON.
@@ -73,13 +129,22 @@ pub fn from_status(status: &tonic::Status) -> Error {
     {
         return error;
     }
+    if status.code() == tonic::Code::Unauthenticated {
+        return Error::new(codes::PERMISSION, Fault::User, Retry::Never, "the coordinator refuses us")
+            .cause(status)
+            .remedy("set DROVER_TOKEN, or give --token-file, to the token that the coordinator was started with");
+    }
     let retry = match status.code() {
         tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::DeadlineExceeded | tonic::Code::Unknown => {
             Retry::Connection
         }
+        // Not an answer, but what the line made of one: not a coordinator there, or one that is (or is not) encrypted.
+        _ if std::error::Error::source(status).is_some() => Retry::Connection,
         _ => Retry::Never,
     };
-    Error::new(codes::CONNECTION, Fault::Drover, retry, "the coordinator does not answer").cause(status)
+    Error::new(codes::CONNECTION, Fault::Drover, retry, "the coordinator does not answer")
+        .cause(status)
+        .remedy("see that it runs, and that --coordinator names it as it listens: http:// or https://, host and port")
 }
 
 #[tonic::async_trait]
@@ -93,5 +158,29 @@ impl Control for Remote {
     async fn describe(&self, migration: String) -> Result<Vec<u8>, Error> {
         let reply = self.client.clone().describe(v1::DescribeRequest { migration }).await;
         reply.map(|r| r.into_inner().json.to_vec()).map_err(|s| from_status(&s))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_goes_over_no_network_unencrypted() {
+        for (url, token, fits) in [
+            ("http://127.0.0.1:7440", true, true),
+            ("http://[::1]:7440", true, true),
+            ("http://localhost:7440", true, true),
+            ("unix:///run/x", true, true),
+            ("http://192.0.2.1:7440", true, false),
+            ("http://coordinator:7440", true, false),
+            ("http://coordinator:7440", false, true),
+            ("https://coordinator:7440", true, true),
+            ("coordinator", true, false),
+        ] {
+            let made = Remote::protected(url, None, token.then(|| "secret-secret".to_owned()));
+            assert_eq!(made.is_ok(), fits, "{url} {token}");
+        }
+        assert!(Remote::protected("http://127.0.0.1:1", None, Some("a\nb".into())).is_err());
     }
 }

@@ -11,6 +11,7 @@
 
 use drover_model::check::CheckItem;
 use drover_model::chunk::{Bounds, Chunk};
+use drover_model::ddl::{Dated, SchemaChange, Schemas};
 use drover_model::migration::Migration;
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
@@ -46,6 +47,20 @@ pub struct Description {
     /// The state was lost, and taken over from the destination: its tables are ours.
     #[serde(default)]
     pub adopted: bool,
+    /// Schema changes that the stream has met, in its order: `catalog` and `plans` are those before them.
+    #[serde(default)]
+    pub schema_changes: Vec<Dated>,
+}
+
+impl Description {
+    /// Catalogue and plans as of a position, as the source's side knows them (`None`: the latest).
+    ///
+    /// # Errors
+    /// There is no catalogue yet.
+    pub fn schemas(&self, upto: Option<&Position>) -> Result<Schemas, Error> {
+        let catalog = self.catalog.clone().ok_or_else(|| Error::internal("an order came before the catalogue"))?;
+        Ok(Schemas::new(catalog, self.plans.clone()).folded(&self.schema_changes, upto))
+    }
 }
 
 /// What the destination knows of a migration whose state is lost.
@@ -234,6 +249,11 @@ pub enum Outcome {
     Joined {
         snapshot: SnapshotRef,
     },
+    /// Not an end: the stream has met a schema change, which goes into the log once this is stored.
+    SchemaChanged {
+        position: Position,
+        change: Box<SchemaChange>,
+    },
     /// Not an end: applying goes on when the log has the rows, behind the keys and in the same partition.
     Owes {
         owes: Owes,
@@ -280,8 +300,8 @@ pub enum Outcome {
 impl Outcome {
     /// Whether the order ends with this.
     pub fn ends(&self) -> bool {
-        use Outcome::{Joined, Owes, SnapshotTaken, StreamOpened};
-        !matches!(self, StreamOpened { .. } | SnapshotTaken { .. } | Joined { .. } | Owes { .. })
+        use Outcome::{Joined, Owes, SchemaChanged, SnapshotTaken, StreamOpened};
+        !matches!(self, StreamOpened { .. } | SnapshotTaken { .. } | Joined { .. } | Owes { .. } | SchemaChanged { .. })
     }
 }
 
@@ -322,6 +342,9 @@ pub enum Progress {
     Stream {
         migration: MigrationId,
         published: Position,
+        /// The end of a transaction of which some pieces are published and some are not.
+        #[serde(default)]
+        reaching: Option<Position>,
         changes: u64,
         bytes: u64,
         commit_micros: i64,

@@ -26,6 +26,9 @@ fn armed() -> Option<&'static Armed> {
 /// Ends the process at once, as SIGKILL would, if the environment says `DROVER_FAILPOINT=name` or `name:N` and this is the N-th
 /// time that the place is passed. For tests.
 pub fn failpoint(name: &str) {
+    if let Some(process) = crate::process::current() {
+        process.passes(name);
+    }
     if let Some(armed) = armed()
         && armed.name == name
         && armed.seen.fetch_add(1, Ordering::Relaxed) + 1 == armed.hit

@@ -3,6 +3,9 @@
 //! runs, who owns it and how it ends.
 
 pub mod failpoint;
+pub mod http;
+pub mod memory;
+pub mod process;
 pub mod rate;
 pub mod retry;
 pub mod secret;

@@ -1,5 +1,6 @@
 //! Tasks have a name and an owner. The owner keeps the handle: dropping an [`Owned`] ends its task.
 
+use crate::process::{self, Within};
 use std::future::Future;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::Instrument;
@@ -35,5 +36,9 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    Owned(tokio::spawn(future.instrument(tracing::debug_span!("task", name))))
+    let future = future.instrument(tracing::debug_span!("task", name));
+    match process::current() {
+        None => Owned(tokio::spawn(future)),
+        Some(process) => Owned(tokio::spawn(Within::new(process, future))),
+    }
 }

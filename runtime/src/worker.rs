@@ -13,6 +13,7 @@ use drover_proto::control::Control;
 use drover_proto::order::{Description, Order, Outcome, Progress, Share};
 use drover_proto::v1;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -70,6 +71,39 @@ pub struct Options {
     pub name: String,
     /// Short orders carried out at once; long ones (streams, holds, applying) do not count.
     pub slots: u32,
+    /// Where the worker tells how it is.
+    pub vitals: Arc<Vitals>,
+}
+
+/// How a worker is: for its `/readyz` and `/metrics`.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    answered: Mutex<Option<tokio::time::Instant>>,
+    running: AtomicUsize,
+    done: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Vitals {
+    /// How long ago the coordinator last answered; `None` before the first time.
+    pub fn silent(&self) -> Option<Duration> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    }
+    /// Orders under way.
+    pub fn running(&self) -> usize {
+        self.running.load(Relaxed)
+    }
+    /// Orders that were carried out since the process began.
+    pub fn done(&self) -> u64 {
+        self.done.load(Relaxed)
+    }
+    /// Orders that failed since the process began.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Relaxed)
+    }
+    fn answer(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::time::Instant::now());
+    }
 }
 
 struct Running {
@@ -203,6 +237,7 @@ impl Loop {
     fn forget(&mut self, key: &Key, epoch: u64) {
         if self.running.get(key).is_some_and(|r| r.epoch == epoch) {
             self.running.remove(key);
+            self.options.vitals.running.store(self.running.len(), Relaxed);
             let name = format!("{}/{}", key.0, key.1);
             self.progress.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
         }
@@ -211,6 +246,7 @@ impl Loop {
     /// Carries a reply out; `false` if there was nothing new in it.
     async fn take(&mut self, reply: v1::PollReply, ended: &mpsc::UnboundedSender<(Key, u64)>) -> bool {
         let mut new = false;
+        self.options.vitals.answer();
         // Shares that cannot be read leave a worker of another version unlimited rather than stuck.
         let shares: Vec<Share> = reply.shares.iter().filter_map(|s| serde_json::from_slice(s).ok()).collect();
         self.handler.limits(&shares);
@@ -235,6 +271,7 @@ impl Loop {
             match self.start(lease.clone(), &leased.body, leased.revision, ended).await {
                 Ok(running) => {
                     self.running.insert(key, running);
+                    self.options.vitals.running.store(self.running.len(), Relaxed);
                     new = true;
                 }
                 // The lease runs on; the coordinator will hand it out again with the next poll.
@@ -265,10 +302,12 @@ impl Loop {
         tracing::debug!(order = lease.order, epoch, "begins");
         let job = Job { lease: lease.clone(), order, description, news, cancel: cancel.clone() };
         let (handler, ended, worker) = (self.handler.clone(), ended.clone(), self.worker.clone());
-        let (control, stop) = (self.options.control.clone(), cancel.clone());
+        let (control, stop, vitals) = (self.options.control.clone(), cancel.clone(), self.options.vitals.clone());
         let task = task::spawn("order", async move {
             if let Some(outcome) = handler.execute(job).await {
                 tracing::debug!(order = lease.order, ?outcome, "ends");
+                let ended = if matches!(outcome, Outcome::Failed { .. }) { &vitals.failed } else { &vitals.done };
+                ended.fetch_add(1, Relaxed);
                 report(&*control, &worker, &lease, &outcome, &stop).await;
             }
             // The loop outlives its jobs; when it is gone nobody needs to know.

@@ -238,7 +238,7 @@ impl Deployment {
                 self.started += 1;
                 let name = format!("worker-{}", self.started);
                 let verb = if role == Role::Extractor { "extractor" } else { "applier" };
-                let mut arguments = vec![verb, "--name", &name];
+                let mut arguments = vec![verb, "--name", &name, "--http", "127.0.0.1:0"];
                 if role == Role::Extractor {
                     arguments.extend(["--work-dir", &name]);
                 }

@@ -1,6 +1,7 @@
 //! A real Apache Kafka broker (KRaft, one node) in a temporary folder on free ports. It dies with the test process. Topics are
 //! never created by mere use.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -24,16 +25,53 @@ pub struct Kafka {
 }
 
 impl Kafka {
+    /// Starts a fresh broker that besides lets `user` in by SCRAM-SHA-512 over TLS, with a certificate of its own, at a second address,
+    /// which is given along. `folder` has `ca.pem`, and `server.pem` with `server.key` for 127.0.0.1.
+    pub async fn start_secured(certificates: &Path, user: &str, password: &str) -> Result<(Kafka, Port)> {
+        let mut kafka = Kafka::prepare().await?;
+        let secured = Port::reserve()?;
+        let identity = kafka.folder.path().join("identity.pem");
+        let read = |name: &str| std::fs::read_to_string(certificates.join(name)).with_context(|| name.to_owned());
+        std::fs::write(&identity, read("server.key")? + &read("server.pem")?)?;
+        let path = kafka.folder.path().join("server.properties");
+        let text = std::fs::read_to_string(&path)?;
+        let listeners = format!(",SECURE://127.0.0.1:{},CONTROLLER://", secured.number());
+        let text = text.replacen(",CONTROLLER://", &listeners, 1).replacen(
+            "CONTROLLER:PLAINTEXT",
+            "CONTROLLER:PLAINTEXT,SECURE:SASL_SSL",
+            1,
+        );
+        let of = "listener.name.secure";
+        let more = format!(
+            "{of}.sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+             {of}.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+             {of}.ssl.keystore.type=PEM\n{of}.ssl.keystore.location={}\n\
+             {of}.ssl.truststore.type=PEM\n{of}.ssl.truststore.location={}\n{of}.ssl.client.auth=required\n",
+            identity.display(),
+            certificates.join("ca.pem").display()
+        );
+        std::fs::write(&path, text + &more)?;
+        kafka.serve().await?;
+        let add = format!("SCRAM-SHA-512=[password={password}]");
+        let arguments = ["--alter", "--add-config", &add, "--entity-type", "users", "--entity-name", user];
+        kafka.tool("kafka.admin.ConfigCommand", &arguments).await?;
+        Ok((kafka, secured))
+    }
+
     /// Starts a fresh broker; it serves when this returns.
     pub async fn start() -> Result<Kafka> {
+        let mut kafka = Kafka::prepare().await?;
+        kafka.serve().await?;
+        Ok(kafka)
+    }
+
+    async fn prepare() -> Result<Kafka> {
         let folder = scripts::folder("kafka")?;
         let (port, controller) = (Port::reserve()?, Port::reserve()?);
         let place = folder.path().to_str().context("the temporary folder's name is not UTF-8")?;
         let arguments = ["init", place, &port.number().to_string(), &controller.number().to_string()];
         scripts::output("kafka", &arguments).await?;
-        let mut kafka = Kafka { process: None, port, _controller: controller, folder };
-        kafka.serve().await?;
-        Ok(kafka)
+        Ok(Kafka { process: None, port, _controller: controller, folder })
     }
 
     async fn serve(&mut self) -> Result<()> {

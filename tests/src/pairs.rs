@@ -28,8 +28,8 @@ impl fmt::Display for Pair {
     }
 }
 
-/// The table: a line added here gives the pair its tests. Scenarios marked `main` run with the `main` pairs, those marked `wide` with
-/// the `second` ones, too, those marked `everywhere` with all. What engines and versions hardly make a difference to is `main`, so
+/// The table: a line added here gives the pair its tests. Scenarios marked `main` run with the `main` pairs, those marked `both` with the `second` ones, too,
+/// those marked `wide` with the `third` ones as well, those marked `everywhere` with all. What engines and versions hardly make a difference to is `main`, so
 /// that all together stay within the time that a change may take.
 #[macro_export]
 macro_rules! pair_table {
@@ -39,7 +39,7 @@ macro_rules! pair_table {
             more postgres_15_to_17 = Postgres(15) => Postgres(17);
             more postgres_17_to_15 = Postgres(17) => Postgres(15);
             second mysql_9 = MySql(MySql9) => MySql(MySql9);
-            second mariadb_11 = MySql(MariaDb11) => MySql(MariaDb11);
+            third mariadb_11 = MySql(MariaDb11) => MySql(MariaDb11);
             more mariadb_10 = MySql(MariaDb10) => MySql(MariaDb10);
             more mysql_9_to_mariadb_11 = MySql(MySql9) => MySql(MariaDb11);
             more mariadb_11_to_mysql_9 = MySql(MariaDb11) => MySql(MySql9);
@@ -99,6 +99,15 @@ macro_rules! pair_tests {
     // Rows that a scenario passes by.
     (main $scenario:ident second $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
         $crate::pair_tests! { main $scenario $($rest)* }
+    };
+    (main $scenario:ident third $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
+        $crate::pair_tests! { main $scenario $($rest)* }
+    };
+    (both $scenario:ident third $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
+        $crate::pair_tests! { both $scenario $($rest)* }
+    };
+    (both $scenario:ident more $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
+        $crate::pair_tests! { both $scenario $($rest)* }
     };
     (main $scenario:ident more $name:ident = $from:expr => $to:expr; $($rest:tt)*) => {
         $crate::pair_tests! { main $scenario $($rest)* }

@@ -6,8 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use drover_tests::deployment::{log_end, place};
 use drover_tests::scene::{Mark, SMALL_CHUNKS, many};
-use drover_tests::server::Dialect;
-use drover_tests::{Deployment, Form, Role, Scene, wait};
+use drover_tests::{Deployment, Form, Pair, Role, Scene, suite, wait};
 
 const SOON: Duration = Duration::from_secs(90);
 /// SIGKILL, and the state is gone.
@@ -31,9 +30,14 @@ async fn said(drover: &Deployment) -> Result<String> {
     Ok(drover.call(&["migration", "log", &file]).await?.expect(0)?.stdout)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_go_on_from_the_destinations_position() -> Result<()> {
-    let mut scene = Scene::new(Form::InProcess, "").await?;
+suite! {
+    wide changes_go_on_from_the_destinations_position;
+    both a_copy_half_way_begins_again;
+    main a_cluster_whose_store_is_lost_goes_on_from_its_log;
+}
+
+async fn changes_go_on_from_the_destinations_position(pair: Pair) -> Result<()> {
+    let mut scene = Scene::of(pair, Form::InProcess, "").await?;
     scene.load().await?;
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;
@@ -54,9 +58,8 @@ async fn changes_go_on_from_the_destinations_position() -> Result<()> {
     scene.finish().await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_half_way_begins_again() -> Result<()> {
-    let mut scene = Scene::new(Form::InProcess, &many(Dialect::Postgres)).await?;
+async fn a_copy_half_way_begins_again(pair: Pair) -> Result<()> {
+    let mut scene = Scene::of(pair, Form::InProcess, &many(pair.source.dialect())).await?;
     scene.drover = scene.drover.env("DROVER_CHUNK_BYTES", SMALL_CHUNKS);
     scene.load().await?;
     scene.drover.start().await?;
@@ -108,9 +111,8 @@ async fn a_migration_that_has_ended_is_not_adopted_and_nothing_is_emptied() -> R
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_whose_store_is_lost_goes_on_from_its_log() -> Result<()> {
-    let mut scene = Scene::new(Form::Cluster, "").await?;
+async fn a_cluster_whose_store_is_lost_goes_on_from_its_log(pair: Pair) -> Result<()> {
+    let mut scene = Scene::of(pair, Form::Cluster, "").await?;
     scene.load().await?;
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;

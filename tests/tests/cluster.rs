@@ -12,15 +12,16 @@ use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The promise: so long may the work of a dead or frozen worker lie.
 const MOVES_WITHIN: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(60);
 
 suite! {
-    main a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back;
+    both a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back;
     main the_work_of_dead_workers_moves;
-    main every_part_dies_in_turn;
+    both every_part_dies_in_turn;
     main records_that_come_again_and_late_change_nothing;
 }
 
@@ -83,6 +84,18 @@ async fn a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back(pai
     Ok(())
 }
 
+/// What a worker answers over HTTP, at the address that it logs.
+async fn asked(worker: &drover_tests::Process, path: &str) -> Result<String> {
+    let log = worker.stderr();
+    let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let address = address.with_context(|| format!("no address in {log}"))?;
+    let mut socket = tokio::net::TcpStream::connect(address).await?;
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
 async fn the_work_of_dead_workers_moves(pair: Pair) -> Result<()> {
     let mut scene = one_and_one(pair).await?;
     let observer = scene.observe().await?;
@@ -94,10 +107,29 @@ async fn the_work_of_dead_workers_moves(pair: Pair) -> Result<()> {
         println!("the work of a dead {role:?} moved within {took:?}");
         ensure!(took < MOVES_WITHIN, "{role:?}: {took:?}");
     }
+    for (role, buffer) in [(Role::Extractor, "drover_buffer_limit_bytes{buffer=\"log.producer\"}"), (Role::Applier, "")]
+    {
+        let worker = &scene.drover.workers(role)?[0];
+        for (path, wanted) in [
+            ("/healthz", "ok"),
+            ("/readyz", "ready"),
+            ("/metrics", "drover_worker_coordinator_silent_seconds 0."),
+            ("/metrics", buffer),
+        ] {
+            let answer = asked(worker, path).await?;
+            ensure!(answer.starts_with("HTTP/1.1 200") && answer.contains(wanted), "{role:?} {path}: {answer}");
+        }
+    }
     // Without a coordinator those who have work go on with it.
     scene.drover.kill9(Role::Coordinator, 0)?;
     let took = passes(&scene).await?;
     ensure!(took < MOVES_WITHIN, "without a coordinator: {took:?}");
+    let worker = &scene.drover.workers(Role::Applier)?[0];
+    wait::until("a worker says that it is on its own", SOON, || async {
+        let answer = asked(worker, "/readyz").await?;
+        if answer.starts_with("HTTP/1.1 503") { Ok(Some(())) } else { Err(anyhow!(answer)) }
+    })
+    .await?;
     scene.advance(60).await?;
     scene.drover.start_role(Role::Coordinator, &[]).await?;
     scene.finish().await?;

@@ -134,7 +134,7 @@ async fn switched(pair: Pair, form: Form) -> Result<()> {
 
 suite! {
     wide switched_over_in_process;
-    main switched_over_in_a_cluster;
+    both switched_over_in_a_cluster;
 }
 
 async fn switched_over_in_process(pair: Pair) -> Result<()> {

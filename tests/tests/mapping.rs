@@ -109,7 +109,7 @@ async fn as_asked(pair: Pair, form: Form) -> Result<()> {
 }
 
 suite! {
-    main as_asked_in_process;
+    wide as_asked_in_process;
     main as_asked_in_a_cluster;
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use drover_connectors_api::{Destination, Side, Source};
 use drover_model::chunk::Bounds;
 use drover_model::digest::Sum;
+use drover_model::error::codes;
 use drover_model::{Position, Result, TablePlan};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,8 +40,16 @@ impl<'a> Waiter<'a> {
 
     /// Marks the source's log and waits for the mark at the destination; false when it does not come in time.
     async fn pass_mark(&self) -> Result<bool> {
-        let mark = self.source.mark().await?;
         let deadline = Instant::now() + self.settle;
+        let mark = loop {
+            let at = self.destination.progress(self.name).await?.and_then(|p| p.position);
+            match self.source.mark_beside(at.as_ref()).await {
+                Ok(mark) => break mark,
+                // The stream has yet to follow to another server.
+                Err(e) if e.code == codes::TIMEOUT && Instant::now() < deadline => sleep(POLL).await,
+                Err(e) => return Err(e),
+            }
+        };
         loop {
             let at = self.destination.progress(self.name).await?.and_then(|p| p.position);
             if at.as_ref().is_some_and(|at| *at >= mark) {

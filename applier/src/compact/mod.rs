@@ -16,7 +16,7 @@
 //! written to that index, the destination is asked once which rows hold them, and [`Folded::plan`] takes the answers.
 //!
 //! In the tolerant stretch rows may be there or not, changed already or not: an insert overwrites, an update of a whole
-//! row inserts it when missing, a change of key is a delete and an insert; a row that moves without all of its values is owed, and
+//! row inserts it when missing, a change of key is a delete and an insert, a key that a row only passed through is deleted; a row that moves without all of its values is owed, and
 //! written when it was fetched from the source. Secondary unique indexes don't exist there yet.
 //!
 //! Where foreign keys acted at the source without a trace in its log, a run is cut into parts: see [`parts`].
@@ -216,6 +216,7 @@ impl Folded {
         let span = |end: u32, slice: &[u8]| Span { buffer, start: end - slice.len() as u32, len: slice.len() as u32 };
         match item {
             Item::Begin(_) | Item::End | Item::Alone => {}
+            Item::Schema(_) => return Err(Error::internal("a schema change among changes of rows")),
             Item::Truncate { tables } => {
                 let tables: Vec<u32> = tables.into_iter().filter(|&t| mode(t) != Mode::Drop).collect();
                 for &t in &tables {

@@ -127,7 +127,7 @@ impl Parts {
                 return tables.iter().any(|t| acted.tables.contains(t))
                     || links.into_iter().any(|l| acted.values.contains_key(l));
             }
-            Item::Begin(_) | Item::End | Item::Alone => return false,
+            Item::Begin(_) | Item::End | Item::Alone | Item::Schema(_) => return false,
         };
         let mut must = acted.tables.contains(&table);
         let touched = self.shapes.links.above(table).iter().any(|l| acted.values.contains_key(l));

@@ -1,6 +1,6 @@
 //! From folded rows to steps. See [`super`].
 
-use super::fold::{Event, Kind, NONE, TableFold, scan};
+use super::fold::{Entry, Event, Kind, NONE, TableFold, scan};
 use super::{Buffers, Folded, Shape};
 use drover_connectors_api::Step;
 use std::collections::HashMap;
@@ -203,6 +203,11 @@ impl TableFold {
                     groups[group].1.push(image);
                 }
             }
+        }
+        // What a row only passed through, a snapshot between may have shown there.
+        if tolerant && !self.serial && !self.opaque {
+            let left = |(i, e): &(usize, &Entry)| e.index == 0 && e.now == NONE && !deleted[*i];
+            deletes.extend(self.entries.iter().enumerate().filter(left).map(|(_, e)| b.get(e.raw)));
         }
         if !deletes.is_empty() {
             steps.push(Step::Delete { table, keys: deletes, tolerant });

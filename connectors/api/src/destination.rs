@@ -1,10 +1,11 @@
 //! The writing side of a connector.
 
 use crate::Rows;
-use crate::apply::{ApplySession, Keys};
+use crate::apply::{ApplySession, Committed, Keys};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::check::CheckItem;
+use drover_model::ddl::{SchemaChange, Schemas};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::plan::RowFormat;
@@ -54,6 +55,28 @@ pub enum SchemaStep {
     Final,
     /// With the switch, when nothing is applied any more: triggers, where drover's own writes would fire them. Elsewhere nothing.
     Cutover,
+}
+
+/// A schema change on its way to the destination.
+#[derive(Debug, Clone, Copy)]
+pub struct Shift<'a> {
+    pub change: &'a SchemaChange,
+    pub previous: &'a Position,
+    pub next: &'a Position,
+    /// Catalogue and plans before and after, the plans as this destination maps them.
+    pub before: &'a Schemas,
+    pub after: &'a Schemas,
+}
+
+fn unsupported(change: &SchemaChange) -> Error {
+    let what = change.statement.as_deref().unwrap_or(&change.verb);
+    let text = format!("this kind of destination does not carry schema changes over: {what}");
+    let error = Error::new(codes::UNSUPPORTED, Fault::Destination, Retry::Never, text)
+        .remedy("undo the change at the source, or migrate the table again");
+    match change.table() {
+        Some(table) => error.table(table),
+        None => error,
+    }
 }
 
 /// A destination. All methods may be called from many tasks at once.
@@ -132,6 +155,18 @@ pub trait Destination: Send + Sync {
         epoch: u64,
         plans: &[TablePlan],
     ) -> Result<Box<dyn ApplySession>>;
+
+    /// Makes a schema change, exactly once, and moves the progress from `shift.previous` to `shift.next`. Everything before is committed and
+    /// durable, and no session of `epoch` is at work. What was begun by a former holder and broke off is found out and ended. Foreign keys and
+    /// triggers are made as in the schema steps. Returns when it is durable.
+    ///
+    /// # Errors
+    /// UNSUPPORTED when it cannot be done here without loss; STATEMENT when the destination refuses it; TABLE_CHANGED when the tables here are not what
+    /// they should be. Each with table and remedy.
+    async fn change_schema(&self, migration: MigrationId, epoch: u64, shift: &Shift<'_>) -> Result<Committed> {
+        let _ = (migration, epoch);
+        Err(unsupported(shift.change))
+    }
 
     /// A session for comparisons.
     async fn rows(&self) -> Result<Box<dyn Rows>>;

@@ -10,9 +10,11 @@ pub mod destination;
 pub mod source;
 
 pub use apply::{ApplySession, Committed, Follow, Keys, Norm, Step, UniqueColumns};
-pub use destination::{Destination, Existing, LoadOutcome, Loader, MappedTable, Progress, SchemaStep, SequenceValue};
+pub use destination::{
+    Destination, Existing, LoadOutcome, Loader, MappedTable, Progress, SchemaStep, SequenceValue, Shift,
+};
 pub use source::{
-    Batch, BlockSink, ChangeStream, ChunkRead, ChunkReader, Hold, Opened, Piece, Snapshot, Source, StreamSpec,
+    Batch, BlockSink, ChangeStream, ChunkRead, ChunkReader, Followed, Hold, Opened, Piece, Snapshot, Source, StreamSpec,
 };
 
 use async_trait::async_trait;

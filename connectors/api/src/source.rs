@@ -5,10 +5,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::check::CheckItem;
 use drover_model::chunk::{Bounds, Chunk};
-use drover_model::migration::Migration;
+use drover_model::ddl::{SchemaChange, Schemas};
+use drover_model::migration::{Migration, SchemaPolicy};
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::Catalog;
+use drover_model::selection::Selection;
 use drover_model::{MigrationId, Position, Result, TablePlan};
+use std::sync::Arc;
 
 /// A source. All methods may be called from many tasks at once and open sessions of their own as they need.
 #[async_trait]
@@ -33,6 +36,16 @@ pub trait Source: Send + Sync {
     /// up to its position is in it, so that changes after it can be told from those before.
     async fn new_snapshot(&self, tables: &[TablePlan]) -> Result<Box<dyn Hold>>;
 
+    /// The same beside a stream, which must be able to meet it: its position belongs to the history of `seen`, the stream's last position in the log
+    /// (none: it has published nothing yet). Sources whose positions have but one history do not look at it.
+    ///
+    /// # Errors
+    /// Besides, where the stream has yet to follow to another server: worth another try.
+    async fn snapshot_beside(&self, tables: &[TablePlan], seen: Option<&Position>) -> Result<Box<dyn Hold>> {
+        let _ = seen;
+        self.new_snapshot(tables).await
+    }
+
     /// Joins a snapshot of another process and holds it too (with a token of its own). SNAPSHOT_LOST if it is gone.
     async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>>;
 
@@ -53,6 +66,12 @@ pub trait Source: Send + Sync {
     /// soon even if the source is idle: written into the source's log, or reported by it afterwards.
     async fn mark(&self) -> Result<Position>;
 
+    /// The same in the history of `seen`, as [`Source::snapshot_beside`] has it.
+    async fn mark_beside(&self, seen: Option<&Position>) -> Result<Position> {
+        let _ = seen;
+        self.mark().await
+    }
+
     /// Seconds by which the source's clock is ahead of ours, for lag.
     async fn clock_skew(&self) -> Result<f64>;
 
@@ -68,7 +87,11 @@ pub trait Source: Send + Sync {
 pub struct StreamSpec {
     pub migration: MigrationId,
     pub name: String,
+    /// Index = number of the table; those that are gone have no columns.
     pub tables: Vec<TablePlan>,
+    /// What the tables look like where the stream begins, and which others would belong to the migration: for schema changes. Without them, and
+    /// with sources that do not tell schema changes, a changed table ends the stream as TABLE_CHANGED.
+    pub schemas: Option<Arc<Followed>>,
     /// Nothing of the stream has been used yet: make it anew, with its snapshot.
     pub fresh: bool,
     /// Otherwise go on here: the last position that is durable in the log or, while the log is empty, the start that the first call gave.
@@ -80,6 +103,16 @@ pub struct StreamSpec {
     pub spill: std::path::PathBuf,
     /// Target size of a batch's payload in bytes (1–4 MiB).
     pub batch_bytes: usize,
+}
+
+/// What schema changes are followed with.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// The tables of the migration, and such as are only known, as they are where the stream begins.
+    pub schemas: Schemas,
+    pub selection: Selection,
+    /// What happens on a schema change that cannot be carried over.
+    pub policy: SchemaPolicy,
 }
 
 /// An opened stream.
@@ -125,6 +158,8 @@ pub struct Batch {
     pub changes: u64,
     /// Commit time of the last transaction, microseconds since the Unix epoch; for an empty stretch the source's clock.
     pub commit_micros: i64,
+    /// The payload is this schema change and nothing else: one transaction that is a batch of its own.
+    pub schema: Option<Box<SchemaChange>>,
 }
 
 /// The change stream. One task uses it.
@@ -136,7 +171,7 @@ pub trait ChangeStream: Send {
     async fn next(&mut self) -> Result<Batch>;
     /// Everything up to here is durable downstream: the source may forget it. Never called with a later position than the last batch's.
     async fn confirm(&mut self, position: &Position) -> Result<()>;
-    /// Called every ten seconds or so while no batch is asked for: tells a source that would end a silent session that we are there.
+    /// Called every few seconds while no batch is asked for: tells a source that would end a silent session that we are there.
     async fn alive(&mut self) -> Result<()> {
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Applying batches: steps work on the rows as they were when the transaction began; the commit swaps them in, or carries the
 //! steps out again on the rows of now if others committed between. Progress and epoch are checked in the same moment.
 
-use crate::database::{CommitFault, Database, Inner, Logged, Tables, edit, no_table};
+use crate::database::{Broken, CommitFault, Database, Inner, Logged, Note, Tables, edit, no_table};
 use crate::table::{Mapping, Row, TableData, Value, decode, encode, known};
 use async_trait::async_trait;
 use drover_connectors_api::apply::{ApplySession, Canceller, Committed, Step};
@@ -50,12 +50,18 @@ pub struct MemoryApply {
     pub plans: HashMap<u32, TablePlan>,
     working: Option<Working>,
     failed: bool,
+    /// The server's incarnation that this is a session of.
+    server: u64,
 }
 
 fn wrong_count(plan: &TablePlan, key: &[Value], what: &str) -> Error {
     let text = |v: &Value| v.as_ref().map_or_else(|| "null".into(), |v| String::from_utf8_lossy(v).into_owned());
     let key = key.iter().map(text).collect::<Vec<_>>().join(", ");
     Error::new(codes::ROW_COUNT, Fault::Destination, Retry::Never, what).table(&plan.destination).key(key)
+}
+
+fn gone() -> Error {
+    Error::new(codes::CONNECTION, Fault::Destination, Retry::Connection, "the connection was lost")
 }
 
 fn fenced() -> Error {
@@ -201,7 +207,8 @@ impl Working {
 impl MemoryApply {
     pub fn new(db: Database, migration: MigrationId, epoch: u64, plans: &[TablePlan]) -> Result<Self> {
         let plans = plans.iter().map(|p| (p.id, p.clone())).collect();
-        let session = MemoryApply { db, migration, epoch, plans, working: None, failed: false };
+        let server = db.lock().server;
+        let session = MemoryApply { db, migration, epoch, plans, working: None, failed: false, server };
         if session.stand(&session.db.lock())?.0 != epoch {
             return Err(fenced());
         }
@@ -215,7 +222,13 @@ impl MemoryApply {
         row.map(|r| (r.epoch, r.position.clone())).ok_or_else(missing)
     }
 
+    /// The server has not crashed since the session began.
+    fn alive(&self) -> Result<()> {
+        if self.db.lock().server == self.server { Ok(()) } else { Err(gone()) }
+    }
+
     fn open(&mut self) -> Result<&mut Working> {
+        self.alive()?;
         if self.failed {
             return Err(Error::internal("a batch that failed was carried on instead of rolled back"));
         }
@@ -231,10 +244,16 @@ impl MemoryApply {
         let db = self.db.clone();
         let mut inner = db.lock();
         let (epoch, position) = self.stand(&inner)?;
-        if epoch != self.epoch {
+        let broken = inner.broken;
+        if epoch != self.epoch && broken != Some(Broken::Epoch) {
             return Ok(Committed::Fenced);
         }
-        if position.as_ref() != Some(previous) {
+        let may_go_on = match broken {
+            Some(Broken::Order) => true,
+            Some(Broken::Epoch) => epoch != self.epoch,
+            _ => false,
+        };
+        if position.as_ref() != Some(previous) && !may_go_on {
             let at = position.map_or_else(|| "none".to_owned(), |p| p.text);
             return Err(Error::internal(format!("the progress stands at {at}, not at {previous}")));
         }
@@ -249,9 +268,16 @@ impl MemoryApply {
         inner.tables = working.tables;
         inner.version += 1;
         if let Some(row) = inner.progress.get_mut(&self.migration) {
-            row.position = Some(next.clone());
+            row.before = row.position.replace(next.clone());
         }
-        db.commit(&mut inner, working.changes);
+        let note = Note::Applied { epoch: self.epoch, current: epoch, previous: previous.clone(), next: next.clone() };
+        let mut changes = working.changes;
+        if broken == Some(Broken::Halves) && changes.len() > 1 {
+            let rest = changes.split_off(changes.len() / 2);
+            db.commit_with(&mut inner, changes, Some(note.clone()));
+            changes = rest;
+        }
+        db.commit_with(&mut inner, changes, Some(note));
         Ok(Committed::Yes)
     }
 }
@@ -304,6 +330,9 @@ impl ApplySession for MemoryApply {
             let mut inner = self.db.lock();
             if inner.commit_faults.is_empty() { None } else { Some(inner.commit_faults.remove(0)) }
         };
+        if fault == Some(CommitFault::RequestLost) && self.db.lock().broken == Some(Broken::Outcome) {
+            return Ok(Committed::Yes);
+        }
         if fault != Some(CommitFault::RequestLost) {
             let outcome = self.commit_now(working, previous, next);
             if fault.is_none() {
@@ -312,21 +341,22 @@ impl ApplySession for MemoryApply {
         }
         // The answer was lost: the progress tells.
         let (epoch, position) = self.stand(&self.db.lock())?;
-        let lost = Error::new(codes::CONNECTION, Fault::Destination, Retry::Connection, "the connection was lost");
         match position {
             _ if epoch != self.epoch => Ok(Committed::Fenced),
             Some(p) if p == *next => Ok(Committed::Yes),
-            _ => Err(lost),
+            _ => Err(gone()),
         }
     }
 
     async fn rollback(&mut self) -> Result<()> {
         self.working = None;
         self.failed = false;
-        Ok(())
+        self.alive()
     }
 
     async fn flush(&mut self) -> Result<()> {
+        self.alive()?;
+        self.db.lock().make_durable();
         Ok(())
     }
 

@@ -2,10 +2,11 @@
 //! transaction happens at once, under one lock, or not at all.
 
 use crate::table::{Place, Row, TableData, Value};
-use drover_model::schema::{Table, TableName};
+use drover_model::schema::{Effect, Table, TableName};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, error::codes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::watch;
 
 /// What a transaction did to one row or table, as the log has it.
@@ -17,10 +18,24 @@ pub enum Logged {
     Truncate { tables: Vec<TableName> },
 }
 
+/// What drover wrote with a transaction at a destination, beside rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A batch was applied by a session of this epoch while the destination's epoch was `current`.
+    Applied { epoch: u64, current: u64, previous: Position, next: Position },
+    /// A chunk was loaded.
+    Loaded { table: u32, generation: u32, chunk: u32 },
+    /// A table was begun again.
+    Restarted { table: u32, generation: u32 },
+}
+
 /// A committed transaction; its position is its index in the log plus one.
 #[derive(Debug, Clone)]
-pub(crate) struct Commit {
+pub struct Commit {
     pub changes: Vec<Logged>,
+    /// When it was committed: microseconds since the Unix epoch.
+    pub micros: i64,
+    pub note: Option<Note>,
 }
 
 pub(crate) type Tables = BTreeMap<TableName, Arc<TableData>>;
@@ -48,9 +63,34 @@ pub(crate) struct ProgressRow {
     pub name: String,
     pub epoch: u64,
     pub position: Option<Position>,
+    /// Where it stood before the last commit.
+    pub before: Option<Position>,
     /// (table, generation, chunk) of the chunks that are loaded.
     pub chunks: BTreeSet<(u32, u32, u32)>,
     pub generations: HashMap<u32, u32>,
+}
+
+/// A state that a crash may leave behind.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    tables: Tables,
+    progress: HashMap<MigrationId, ProgressRow>,
+    log: usize,
+}
+
+/// Promises that a destination breaks on demand, to see that a checker sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// Commits of an older epoch are taken, wherever they go on from.
+    Epoch,
+    /// Who takes over is told where the progress stood one commit before, and no commit is refused for going on from there.
+    Order,
+    /// The mark of a chunk is not looked at: what comes twice is loaded twice.
+    Marks,
+    /// A commit that did not happen is told as if it had.
+    Outcome,
+    /// Rows and progress are committed apart from each other: a reader sees half a batch.
+    Halves,
 }
 
 /// What goes wrong on demand.
@@ -75,6 +115,40 @@ pub(crate) struct Inner {
     pub commit_faults: Vec<CommitFault>,
     /// Raised by every write, so that a destination's transaction sees whether others came between.
     pub version: u64,
+    /// Raised by every crash: sessions of before are gone.
+    pub server: u64,
+    pub foreign_keys: Vec<ForeignKey>,
+    /// States since the last one that is durable, that one first; kept once a crash is possible.
+    saved: Option<Vec<Saved>>,
+    pub broken: Option<Broken>,
+}
+
+impl Inner {
+    /// Keeps what is there now as a state that a crash may leave.
+    fn save(&mut self) {
+        if let Some(saved) = &mut self.saved {
+            saved.push(Saved { tables: self.tables.clone(), progress: self.progress.clone(), log: self.log.len() });
+        }
+    }
+
+    /// Nothing up to now can be lost any more.
+    pub fn make_durable(&mut self) {
+        if let Some(saved) = &mut self.saved {
+            saved.clear();
+            self.save();
+        }
+    }
+}
+
+/// A foreign key; its effects on rows are logged, each row for itself.
+#[derive(Debug, Clone)]
+pub struct ForeignKey {
+    pub child: TableName,
+    pub columns: Vec<String>,
+    pub parent: TableName,
+    pub references: Vec<String>,
+    /// When the parent's row goes or changes.
+    pub effect: Effect,
 }
 
 /// A database in memory. Cheap to clone; all clones are the same database.
@@ -98,6 +172,10 @@ impl Default for Database {
             sequences: BTreeMap::new(),
             commit_faults: Vec::new(),
             version: 0,
+            server: 0,
+            foreign_keys: Vec::new(),
+            saved: None,
+            broken: None,
         };
         Database { inner: Arc::new(Mutex::new(inner)), commits: Arc::new(watch::Sender::new(0)) }
     }
@@ -107,6 +185,13 @@ impl Default for Database {
 pub struct Transaction {
     tables: Tables,
     changes: Vec<Logged>,
+    foreign_keys: Vec<ForeignKey>,
+}
+
+/// A place in a transaction to which it can go back.
+pub struct Savepoint {
+    tables: Tables,
+    changes: usize,
 }
 
 pub(crate) fn no_table(name: &TableName) -> Error {
@@ -130,8 +215,29 @@ impl Transaction {
         data.find(&columns, key).first().copied().ok_or_else(missing)
     }
 
+    /// All rows of a table as the transaction sees them, in order of place.
+    pub fn rows(&self, name: &TableName) -> Result<Vec<Row>> {
+        Ok(self.tables.get(name).ok_or_else(|| no_table(name))?.rows.values().cloned().collect())
+    }
+
+    /// A place to which [`Transaction::rollback_to`] goes back.
+    pub fn savepoint(&self) -> Savepoint {
+        Savepoint { tables: self.tables.clone(), changes: self.changes.len() }
+    }
+
+    /// Undoes what was done since.
+    pub fn rollback_to(&mut self, savepoint: Savepoint) {
+        self.tables = savepoint.tables;
+        self.changes.truncate(savepoint.changes);
+    }
+
     /// Inserts a row, in the order of the table's columns.
     pub fn insert(&mut self, table: &TableName, row: Row) -> Result<()> {
+        self.put_row(table, row.clone())?;
+        self.has_parents(table, &row)
+    }
+
+    fn put_row(&mut self, table: &TableName, row: Row) -> Result<()> {
         edit(&mut self.tables, table)?.insert(row.clone())?;
         self.changes.push(Logged::Insert { table: table.clone(), new: row });
         Ok(())
@@ -140,6 +246,10 @@ impl Transaction {
     /// Sets columns of the row with this key (the whole row, in tables without a key).
     pub fn update(&mut self, table: &TableName, key: &[Value], set: &[(&str, Value)]) -> Result<()> {
         let place = self.one(table, key)?;
+        self.set(table, place, set)
+    }
+
+    fn set(&mut self, table: &TableName, place: Place, set: &[(&str, Value)]) -> Result<()> {
         let data = edit(&mut self.tables, table)?;
         let mut row = data.rows.get(&place).cloned().unwrap_or_default();
         for (name, value) in set {
@@ -148,21 +258,87 @@ impl Transaction {
             cell.ok_or_else(|| no_table(table).column(name))?.clone_from(value);
         }
         let old = data.update(place, row.clone())?;
-        self.changes.push(Logged::Update { table: table.clone(), old, new: row });
-        Ok(())
+        self.changes.push(Logged::Update { table: table.clone(), old: old.clone(), new: row.clone() });
+        self.follow(table, &old, Some(&row))?;
+        self.has_parents(table, &row)
     }
 
     /// Deletes the row with this key.
     pub fn delete(&mut self, table: &TableName, key: &[Value]) -> Result<()> {
         let place = self.one(table, key)?;
+        self.remove(table, place)
+    }
+
+    fn remove(&mut self, table: &TableName, place: Place) -> Result<()> {
         if let Some(old) = edit(&mut self.tables, table)?.delete(place) {
-            self.changes.push(Logged::Delete { table: table.clone(), old });
+            self.changes.push(Logged::Delete { table: table.clone(), old: old.clone() });
+            self.follow(table, &old, None)?;
+        }
+        Ok(())
+    }
+
+    fn values(&self, table: &TableName, columns: &[String], row: &Row) -> Result<Option<Vec<Value>>> {
+        let data = self.tables.get(table).ok_or_else(|| no_table(table))?;
+        let cell = |name: &String| {
+            let column = data.def.columns.iter().position(|c| &c.name == name);
+            column.and_then(|c| row.get(c)).cloned().ok_or_else(|| no_table(table).column(name))
+        };
+        let values = columns.iter().map(cell).collect::<Result<Vec<Value>>>()?;
+        Ok(values.iter().all(Option::is_some).then_some(values))
+    }
+
+    fn places(&self, table: &TableName, columns: &[String], values: &[Value]) -> Result<Vec<Place>> {
+        let data = self.tables.get(table).ok_or_else(|| no_table(table))?;
+        let column = |name: &String| data.def.columns.iter().position(|c| &c.name == name);
+        let columns: Vec<usize> = columns.iter().filter_map(column).collect();
+        Ok(data.find(&columns, values))
+    }
+
+    /// A row refers to rows that are there.
+    fn has_parents(&self, table: &TableName, row: &Row) -> Result<()> {
+        for key in self.foreign_keys.iter().filter(|k| &k.child == table) {
+            if let Some(values) = self.values(table, &key.columns, row)?
+                && self.places(&key.parent, &key.references, &values)?.is_empty()
+            {
+                let message = "a row refers to one that is not there";
+                return Err(Error::new(codes::STATEMENT, Fault::User, Retry::Never, message).table(table));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the rows that refer to a row follow what became of it, each of which is logged.
+    fn follow(&mut self, table: &TableName, old: &Row, new: Option<&Row>) -> Result<()> {
+        for key in self.foreign_keys.clone().iter().filter(|k| &k.parent == table) {
+            let Some(before) = self.values(table, &key.references, old)? else { continue };
+            let after = new.map(|row| self.values(table, &key.references, row)).transpose()?.flatten();
+            if after.as_ref() == Some(&before) {
+                continue;
+            }
+            for place in self.places(&key.child, &key.columns, &before)? {
+                match (&key.effect, &after) {
+                    (Effect::Cascade, None) => self.remove(&key.child, place)?,
+                    (Effect::Cascade, Some(after)) => {
+                        let set: Vec<(&str, Value)> =
+                            key.columns.iter().map(String::as_str).zip(after.iter().cloned()).collect();
+                        self.set(&key.child, place, &set)?;
+                    }
+                    (Effect::SetNull, _) => {
+                        let set: Vec<(&str, Value)> = key.columns.iter().map(|c| (c.as_str(), None)).collect();
+                        self.set(&key.child, place, &set)?;
+                    }
+                }
+            }
         }
         Ok(())
     }
 
     /// Empties tables together.
     pub fn truncate(&mut self, tables: &[TableName]) -> Result<()> {
+        if let Some(key) = self.foreign_keys.iter().find(|k| tables.contains(&k.parent) && !tables.contains(&k.child)) {
+            let message = format!("{} refers to this table and is not emptied with it", key.child);
+            return Err(Error::new(codes::STATEMENT, Fault::User, Retry::Never, message).table(&key.parent));
+        }
         for table in tables {
             edit(&mut self.tables, table)?.clear();
         }
@@ -193,7 +369,8 @@ impl Database {
     /// Runs a transaction. An `Err` rolls all of it back, and nothing of it is in the log.
     pub fn transact<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> Result<T> {
         let mut inner = self.lock();
-        let mut transaction = Transaction { tables: inner.tables.clone(), changes: Vec::new() };
+        let foreign_keys = inner.foreign_keys.clone();
+        let mut transaction = Transaction { tables: inner.tables.clone(), changes: Vec::new(), foreign_keys };
         let out = work(&mut transaction)?;
         inner.tables = transaction.tables;
         inner.version += 1;
@@ -202,10 +379,56 @@ impl Database {
     }
 
     pub(crate) fn commit(&self, inner: &mut Inner, changes: Vec<Logged>) -> u64 {
-        inner.log.push(Commit { changes });
+        self.commit_with(inner, changes, None)
+    }
+
+    pub(crate) fn commit_with(&self, inner: &mut Inner, changes: Vec<Logged>, note: Option<Note>) -> u64 {
+        // A clock before 1970 gives 0; only lag is reckoned with it.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        inner.log.push(Commit { changes, micros: now.as_micros() as i64, note });
+        inner.save();
         let at = inner.log.len() as u64;
         self.commits.send_replace(at);
         at
+    }
+
+    /// Adds a foreign key, from now on.
+    pub fn add_foreign_key(&self, key: ForeignKey) {
+        self.lock().foreign_keys.push(key);
+    }
+
+    /// The transactions behind so many.
+    pub fn committed(&self, after: usize) -> Vec<Commit> {
+        self.lock().log.get(after..).unwrap_or_default().to_vec()
+    }
+
+    /// From now on the server can lose commits that nothing made durable ([`Database::crash`]).
+    pub fn may_crash(&self) {
+        let mut inner = self.lock();
+        inner.saved = Some(Vec::new());
+        inner.make_durable();
+    }
+
+    /// The server crashes and comes back at once: sessions are gone, and of the states since the last durable one the one stays that `keep`
+    /// picks out of so many (0: the durable one). Gives the number of transactions that are left.
+    pub fn crash(&self, keep: impl FnOnce(usize) -> usize) -> usize {
+        let mut inner = self.lock();
+        inner.server += 1;
+        inner.version += 1;
+        if let Some(mut saved) = inner.saved.take().filter(|s| !s.is_empty()) {
+            let state = saved.swap_remove(keep(saved.len()).min(saved.len() - 1));
+            inner.tables = state.tables;
+            inner.progress = state.progress;
+            inner.log.truncate(state.log);
+            inner.saved = Some(Vec::new());
+            inner.make_durable();
+        }
+        inner.log.len()
+    }
+
+    /// Breaks a promise of a destination from now on.
+    pub fn break_promise(&self, broken: Broken) {
+        self.lock().broken = Some(broken);
     }
 
     /// All rows of a table, in order of place.
@@ -225,6 +448,11 @@ impl Database {
         for (_, snapshot) in self.lock().snapshots.drain() {
             snapshot.lost.send_replace(true);
         }
+    }
+
+    /// Where a migration's changes stand here: epoch and position.
+    pub fn standing(&self, migration: MigrationId) -> Option<(u64, Option<Position>)> {
+        self.lock().progress.get(&migration).map(|row| (row.epoch, row.position.clone()))
     }
 
     /// Rewrites a table as some ALTER TABLE do: its physical identity changes, older snapshots show no row of it, and the log says

@@ -2,7 +2,7 @@
 
 use crate::apply::MemoryApply;
 use crate::catalog;
-use crate::database::{Database, Inner, Logged, ProgressRow, edit, no_table};
+use crate::database::{Broken, Database, Inner, Logged, Note, ProgressRow, edit, no_table};
 use crate::read::MemoryRows;
 use crate::table::{Mapping, TableData, known};
 use async_trait::async_trait;
@@ -91,10 +91,13 @@ impl Destination for MemoryDestination {
             name: name.into(),
             epoch: 0,
             position: None,
+            before: None,
             chunks: BTreeSet::new(),
             generations: HashMap::new(),
         });
-        Ok(told(migration, row))
+        let progress = told(migration, row);
+        inner.make_durable();
+        Ok(progress)
     }
 
     async fn schema(
@@ -140,6 +143,7 @@ impl Destination for MemoryDestination {
             }
             SchemaStep::Final | SchemaStep::Cutover => {}
         }
+        inner.make_durable();
         Ok(created)
     }
 
@@ -152,7 +156,13 @@ impl Destination for MemoryDestination {
         let mut inner = self.db.lock();
         let row = progress_row(&mut inner, migration)?;
         row.epoch += 1;
-        Ok(told(migration, row))
+        let mut progress = told(migration, row);
+        let before = row.before.clone();
+        if inner.broken == Some(Broken::Order) {
+            progress.position = before.or(progress.position);
+        }
+        inner.make_durable();
+        Ok(progress)
     }
 
     async fn begin_at(&self, migration: MigrationId, epoch: u64, start: &Position) -> Result<()> {
@@ -162,6 +172,7 @@ impl Destination for MemoryDestination {
             return Err(Error::new(codes::FENCED, Fault::Drover, Retry::Never, "another applier took over"));
         }
         row.position.get_or_insert_with(|| start.clone());
+        inner.make_durable();
         Ok(())
     }
 
@@ -180,7 +191,10 @@ impl Destination for MemoryDestination {
         *now = generation;
         inner.version += 1;
         edit(&mut inner.tables, &plan.destination)?.clear();
-        self.db.commit(&mut inner, vec![Logged::Truncate { tables: vec![plan.destination.clone()] }]);
+        let note = Note::Restarted { table: plan.id, generation };
+        let emptied = vec![Logged::Truncate { tables: vec![plan.destination.clone()] }];
+        self.db.commit_with(&mut inner, emptied, Some(note));
+        inner.make_durable();
         Ok(())
     }
 
@@ -252,7 +266,8 @@ fn refusal(row: &ProgressRow, plan: &TablePlan, generation: u32, chunk: u32) -> 
 impl Loader for MemoryLoader {
     async fn begin(&mut self, plan: &TablePlan, generation: u32, chunk: u32) -> Result<Option<LoadOutcome>> {
         let mut inner = self.db.lock();
-        let refused = refusal(progress_row(&mut inner, self.migration)?, plan, generation, chunk);
+        let broken = inner.broken == Some(Broken::Marks);
+        let refused = refusal(progress_row(&mut inner, self.migration)?, plan, generation, chunk).filter(|_| !broken);
         self.chunk = refused.is_none().then(|| Loading { plan: plan.clone(), generation, chunk, blocks: Vec::new() });
         Ok(refused)
     }
@@ -267,8 +282,10 @@ impl Loader for MemoryLoader {
         let chunk = self.chunk.take().ok_or_else(|| Error::internal("the end of no chunk"))?;
         let mut inner = self.db.lock();
         // Another attempt may have come first, or the table may have been begun again, since this one began.
+        let broken = inner.broken == Some(Broken::Marks);
         let row = progress_row(&mut inner, self.migration)?;
-        if let Some(refused) = refusal(row, &chunk.plan, chunk.generation, chunk.chunk) {
+        let refused = refusal(row, &chunk.plan, chunk.generation, chunk.chunk);
+        if let Some(refused) = refused.filter(|_| !broken) {
             return Ok(refused);
         }
         let mut tables = inner.tables.clone();
@@ -296,7 +313,9 @@ impl Loader for MemoryLoader {
         inner.tables = tables;
         inner.version += 1;
         progress_row(&mut inner, self.migration)?.chunks.insert((chunk.plan.id, chunk.generation, chunk.chunk));
-        self.db.commit(&mut inner, changes);
+        let note = Note::Loaded { table: chunk.plan.id, generation: chunk.generation, chunk: chunk.chunk };
+        self.db.commit_with(&mut inner, changes, Some(note));
+        inner.make_durable();
         Ok(LoadOutcome::Loaded { rows })
     }
 

@@ -17,7 +17,7 @@ mod source;
 mod stream;
 mod table;
 
-pub use database::{CommitFault, Database, Logged, Transaction};
+pub use database::{Broken, Commit, CommitFault, Database, ForeignKey, Logged, Note, Savepoint, Transaction};
 pub use table::{Place, Row, TableData, Value};
 
 use async_trait::async_trait;

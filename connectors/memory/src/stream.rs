@@ -117,7 +117,7 @@ impl MemoryStream {
         changes
     }
 
-    fn batch(&self, from: u64, to: u64, payload: Vec<u8>, transactions: u32, changes: u64) -> Batch {
+    fn batch(&self, from: u64, to: u64, micros: i64, payload: Vec<u8>, transactions: u32, changes: u64) -> Batch {
         Batch {
             from: self.here(from),
             to: self.here(to),
@@ -125,7 +125,8 @@ impl MemoryStream {
             piece: None,
             transactions,
             changes,
-            commit_micros: to as i64,
+            commit_micros: micros,
+            schema: None,
         }
     }
 
@@ -148,7 +149,7 @@ impl MemoryStream {
         let last = payloads.len() - 1;
         let pieces = payloads.into_iter().enumerate().map(|(index, (payload, n))| {
             let piece = (last > 0).then_some(Piece { index: index as u32, last: index == last });
-            Batch { piece, ..self.batch(from, to, payload, u32::from(index == last), n) }
+            Batch { piece, ..self.batch(from, to, begin.commit_micros, payload, u32::from(index == last), n) }
         });
         pieces.collect()
     }
@@ -162,12 +163,13 @@ impl MemoryStream {
             return Err(Error::new(codes::FENCED, Fault::Drover, Retry::Never, message));
         }
         let from = self.at;
-        let (mut payload, mut transactions, mut count) = (Vec::new(), 0, 0);
+        let (mut payload, mut transactions, mut count, mut micros) = (Vec::new(), 0, 0, 0);
         let commits = inner.log.iter().enumerate().skip(from as usize);
         for (index, commit) in commits {
             let to = index as u64 + 1;
             let changes = self.selected(commit);
             if changes.is_empty() {
+                micros = commit.micros;
                 self.at = to;
                 continue;
             }
@@ -175,7 +177,7 @@ impl MemoryStream {
             if transactions > 0 && payload.len() + size > self.spec.batch_bytes {
                 break;
             }
-            let begin = Begin { position: self.here(to), commit_micros: to as i64 };
+            let begin = Begin { position: self.here(to), commit_micros: commit.micros };
             if size > self.spec.batch_bytes {
                 // Of its own; what was passed without a change belongs to its interval.
                 self.ready = self.pieces(from, to, &begin, changes);
@@ -187,9 +189,10 @@ impl MemoryStream {
             changes.iter().for_each(|c| payload.extend(c));
             change::put_end(&mut payload);
             transactions += 1;
+            micros = commit.micros;
             self.at = to;
         }
-        Ok((self.at > from).then(|| self.batch(from, self.at, payload, transactions, count)))
+        Ok((self.at > from).then(|| self.batch(from, self.at, micros, payload, transactions, count)))
     }
 }
 

@@ -75,7 +75,7 @@ async fn pair() -> Result<Pair> {
         source: name.clone(),
         schema: "d".into(),
         table: "t".into(),
-        columns: ["k", "v"].map(|c| ColumnChoice::same(c)).to_vec(),
+        columns: ["k", "v"].map(ColumnChoice::same).to_vec(),
         filter: None,
         operations: Operations::ALL,
     };
@@ -178,6 +178,7 @@ async fn another_server_and_a_forgotten_position_are_refused() {
         name: "faults".into(),
         tables: vec![pair.plan.clone()],
         resume,
+        schemas: None,
         may_set_identity: false,
         spill: std::path::PathBuf::new(),
         batch_bytes: 1 << 20,

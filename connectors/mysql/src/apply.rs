@@ -24,6 +24,7 @@ use drover_model::error::codes;
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
+pub(crate) use run::too_large;
 use run::{Able, Run};
 use statements::Referring;
 use std::collections::HashMap;
@@ -178,7 +179,7 @@ impl MyApply {
     }
 }
 
-fn elsewhere(previous: &Position, next: &Position, found: Option<Position>) -> Error {
+pub(crate) fn elsewhere(previous: &Position, next: &Position, found: Option<Position>) -> Error {
     let found = found.map_or_else(|| "none".to_owned(), |p| p.text);
     Error::internal(format!("the progress stands at {found}, not at {previous}, from where {next} was to be committed"))
 }

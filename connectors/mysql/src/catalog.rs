@@ -17,9 +17,9 @@
 pub mod create;
 pub mod lex;
 mod objects;
-mod plain;
+pub(crate) mod plain;
 mod shows;
-mod unlogged;
+pub(crate) mod unlogged;
 
 use crate::connect::Session;
 use crate::flavor::Version;
@@ -413,7 +413,7 @@ fn assemble(
         bytes: relation.bytes,
         physical,
         options: options(relation, &definition),
-        unlogged: unlogged::read(name, &definition),
+        unlogged: unlogged::read(name, &definition.parts),
         plain_indexes: plain::indexes(&definition),
         plain_foreign_keys: plain::foreign_keys(name, &definition),
     }
@@ -456,7 +456,7 @@ pub(crate) fn is_json_check(definition: &create::ColumnDefinition, name: &str) -
         && definition.check.as_deref().is_some_and(|c| c.eq_ignore_ascii_case(&wanted))
 }
 
-fn unique_key(part: &create::Part, columns: &[Column]) -> UniqueKey {
+pub(crate) fn unique_key(part: &create::Part, columns: &[Column]) -> UniqueKey {
     let index = Index::parse(&part.text).unwrap_or_default();
     let whole = index.whole_columns();
     let required = |name: &String| columns.iter().any(|c| &c.name == name && !c.nullable);

@@ -18,8 +18,9 @@ pub use open::open;
 use crate::binlog::dump::{Arrived, Block, Dump, Error as DumpError, Large};
 use crate::binlog::event::{Checksums, Event, Xid, kind};
 use crate::binlog::payload::Payload;
-use crate::binlog::query::SchemaChange;
+use crate::binlog::query;
 use crate::binlog::rows::Scratch;
+use crate::ddl::follow::Follower;
 use crate::flavor::Flavor;
 use crate::gtid::{Gtid, GtidSet};
 use crate::position::{self, Place, Resume};
@@ -27,7 +28,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::{Batch, ChangeStream, Piece};
 use drover_model::change;
+use drover_model::ddl::SchemaChange;
 use drover_model::error::codes;
+use drover_model::migration::SchemaPolicy;
 use drover_model::{Error, Fault, Position, Result, Retry};
 use drover_runtime::spill::SpillReader;
 use futures::FutureExt;
@@ -64,6 +67,8 @@ struct Open {
     xid: Option<Xid>,
     /// It is behind the position that was resumed from.
     behind: bool,
+    /// It is this schema change.
+    schema: Option<Box<SchemaChange>>,
 }
 
 /// What a transaction that has ended is known by.
@@ -167,7 +172,12 @@ pub struct Changes {
     given: Instant,
     begin: change::Begin,
     skipped: Skipped,
-    last_schema_change: Option<SchemaChange>,
+    last_schema_change: Option<query::SchemaChange>,
+    /// Schema changes are followed with it; `None`: they end the stream.
+    follower: Option<Follower>,
+    policy: SchemaPolicy,
+    /// A schema change goes out, behind `early`.
+    altered: Option<Batch>,
 }
 
 impl Changes {
@@ -230,6 +240,9 @@ impl Changes {
             begin: change::Begin { position: empty, commit_micros: 0 },
             skipped: Skipped::default(),
             last_schema_change: None,
+            follower: None,
+            policy: SchemaPolicy::default(),
+            altered: None,
         }
     }
 
@@ -254,7 +267,7 @@ impl Changes {
     }
 
     /// The last schema change of a selected table that left its columns and rows alone.
-    pub fn last_schema_change(&self) -> Option<&SchemaChange> {
+    pub fn last_schema_change(&self) -> Option<&query::SchemaChange> {
         self.last_schema_change.as_ref()
     }
 
@@ -349,6 +362,7 @@ impl Changes {
             transactions: std::mem::take(&mut self.transactions),
             changes: std::mem::take(&mut self.changes),
             commit_micros: self.commit_micros,
+            schema: None,
         })
     }
 
@@ -378,6 +392,7 @@ impl Changes {
             transactions: u32::from(last),
             changes,
             commit_micros: giving.begin.commit_micros,
+            schema: None,
         };
         giving.next += 1;
         if last {
@@ -425,6 +440,35 @@ impl Changes {
         Ok(())
     }
 
+    /// A schema change has ended at `place`: what is before it goes out first, then it alone.
+    fn give_schema(&mut self, change: Box<SchemaChange>, place: Place, micros: i64, ids: Ids) -> Result<()> {
+        if !self.out.is_empty() {
+            self.early = Some(self.cut()?);
+        }
+        self.note(ids);
+        self.reach(place);
+        self.commit_micros = micros;
+        self.begin(micros);
+        let mut payload = Vec::new();
+        change::put_begin(&mut payload, &self.begin);
+        change::put_schema(&mut payload, &change);
+        change::put_end(&mut payload);
+        let to = self.position()?;
+        let from = std::mem::replace(&mut self.from, to.clone());
+        self.rest();
+        self.altered = Some(Batch {
+            from,
+            to,
+            payload: payload.into(),
+            piece: None,
+            transactions: 1,
+            changes: 0,
+            commit_micros: micros,
+            schema: Some(change),
+        });
+        Ok(())
+    }
+
     /// A transaction is behind.
     fn note(&mut self, ids: Ids) {
         if let Some(xid) = &ids.xid {
@@ -445,7 +489,7 @@ impl Changes {
     }
 
     fn full(&self) -> bool {
-        self.giving.is_some() || self.out.len() >= self.room.batch_bytes
+        self.giving.is_some() || self.altered.is_some() || self.out.len() >= self.room.batch_bytes
     }
 
     /// Works off what is at hand until it ends or something has to be given out first; `false` if nothing was.
@@ -582,6 +626,9 @@ impl ChangeStream for Changes {
     async fn next(&mut self) -> Result<Batch> {
         loop {
             if let Some(batch) = self.early.take() {
+                return Ok(batch);
+            }
+            if let Some(batch) = self.altered.take() {
                 return Ok(batch);
             }
             if let Some(batch) = self.piece()? {

@@ -10,12 +10,12 @@ mod source;
 
 use crate::flavor::{Flavor, Version};
 use crate::sql;
-use drover_model::Error;
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::schema::{Catalog, Object};
 use drover_model::selection::Selection;
+use drover_model::{Error, TablePlan};
 
 pub use destination::check as destination;
 pub use source::check as source;
@@ -44,6 +44,21 @@ pub(crate) fn version(item: &str, object: &str, v: &Version) -> CheckItem {
         return CheckItem::warning(item, object, cause, "try the migration on a copy first");
     }
     CheckItem { cause: v.to_string(), ..CheckItem::passed(item, object) }
+}
+
+/// K16: the database that the destination's `url` names is not where the tables go, for names stay as they are.
+pub fn elsewhere(database: &str, plans: &[TablePlan]) -> Option<CheckItem> {
+    let mut databases: Vec<String> = plans.iter().map(|p| p.destination.schema.clone()).collect();
+    databases.sort_unstable();
+    databases.dedup();
+    let goes_there = databases.iter().any(|d| d.eq_ignore_ascii_case(database));
+    let first = databases.first().filter(|_| !goes_there)?;
+    let cause =
+        format!("the destination's url names the database {database}, but the tables go to {}", some(&databases));
+    let remedy = format!(
+        "names stay as they are at the source; for another one: [[objects]] with include = \"{first}.*\" and rename = \"{database}.*\""
+    );
+    Some(CheckItem::warning("K16", database, cause, remedy))
 }
 
 /// K1 or K3 for a connection that could not be made, with what most likely is the cause, told by the server's error number and by the

@@ -5,10 +5,11 @@ use crate::connect::{Dialer, Session};
 use crate::load::MyLoader;
 use crate::rows::MyRows;
 use crate::typemap::{self, Known};
-use crate::{check, keys, progress, restart, schema, sql};
+use crate::{check, intent, keys, progress, restart, schema, sql};
 use async_trait::async_trait;
 use drover_connectors_api::{
-    ApplySession, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep, SequenceValue,
+    ApplySession, Committed, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep,
+    SequenceValue, Shift,
 };
 use drover_model::check::CheckItem;
 use drover_model::migration::Migration;
@@ -80,7 +81,10 @@ impl Destination for MyDestination {
     }
 
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
-        check::destination(&mut self.session().await?, &self.known, migration, plans, catalog).await
+        let items = check::destination(&mut self.session().await?, &self.known, migration, plans, catalog).await;
+        let mut items = items?;
+        items.extend(self.dialer.settings().database.as_deref().and_then(|d| check::elsewhere(d, plans)));
+        Ok(items)
     }
 
     async fn prepare(&self, migration: MigrationId, name: &str) -> Result<Progress> {
@@ -143,6 +147,10 @@ impl Destination for MyDestination {
         plans: &[TablePlan],
     ) -> Result<Box<dyn ApplySession>> {
         Ok(Box::new(MyApply::open(&self.dialer, migration, epoch, plans).await?))
+    }
+
+    async fn change_schema(&self, migration: MigrationId, epoch: u64, shift: &Shift<'_>) -> Result<Committed> {
+        intent::change_schema(&self.dialer, &self.known, migration, epoch, shift).await
     }
 
     async fn rows(&self) -> Result<Box<dyn Rows>> {

@@ -249,16 +249,31 @@ pub(crate) fn put_values(out: &mut Vec<u8>, shape: &Shape, rows: &mut &[u8]) -> 
     Ok(())
 }
 
+/// What the client may send in one packet of at most `most` bytes each, without copying: a line may be longer.
+pub(crate) fn packets(mut piece: Bytes, most: usize) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let size = piece.len().min(most);
+        (size > 0).then(|| piece.split_to(size))
+    })
+}
+
 /// Runs LOAD DATA with what comes out of the queue. Gives the rows that the server counted.
-async fn fill(session: &mut Session, statement: String, queue: mpsc::Receiver<Bytes>, shape: &Shape) -> Result<u64> {
+async fn fill(
+    session: &mut Session,
+    statement: String,
+    queue: mpsc::Receiver<Bytes>,
+    shape: &Shape,
+    most: usize,
+) -> Result<u64> {
     let queue = Arc::new(Mutex::new(queue));
     let shared = queue.clone();
     session.set_infile_handler(async move {
         let next = |queue: Arc<Mutex<mpsc::Receiver<Bytes>>>| async move {
             let piece = queue.lock().await.recv().await;
-            piece.map(|b| (Ok(b), queue))
+            piece.map(|b| (b, queue))
         };
-        Ok(futures::stream::unfold(shared, next).boxed())
+        let pieces = futures::stream::unfold(shared, next);
+        Ok(pieces.flat_map(move |b| futures::stream::iter(packets(b, most).map(Ok))).boxed())
     });
     let loaded = session.query_drop(statement).await;
     // A handler that was not asked for stays in the session with its end of the queue: whoever feeds must not wait for it.
@@ -273,9 +288,13 @@ async fn fill(session: &mut Session, statement: String, queue: mpsc::Receiver<By
 
 impl Inserts {
     /// Sends the statement that has been gathered.
-    async fn send(&mut self, session: &mut Session, shape: &Shape) -> Result<()> {
+    async fn send(&mut self, session: &mut Session, shape: &Shape, max_packet: usize) -> Result<()> {
         if self.statement.is_empty() {
             return Ok(());
+        }
+        // The server would end the session without a word.
+        if self.statement.len() >= max_packet - 1024 {
+            return Err(crate::apply::too_large(self.statement.len(), session.fault));
         }
         let sent = session.query_drop(&self.statement[..]).await;
         sent.map_err(|e| classify(&e, session.fault, "cannot load rows"))?;
@@ -347,12 +366,12 @@ impl Loader for MyLoader {
         };
         let way = if self.infile {
             let (feed, queue) = mpsc::channel(PIECES);
-            let (statement, known) = (load_data(&shape), shape.clone());
+            let (statement, known, most) = (load_data(&shape), shape.clone(), PIECE.min(self.max_packet / 2));
             let Some(mut session) = self.session.take() else {
                 return Err(Error::internal("a load without a session"));
             };
             let task = task::spawn("load", async move {
-                let loaded = fill(&mut session, statement, queue, &known).await;
+                let loaded = fill(&mut session, statement, queue, &known, most).await;
                 (session, loaded)
             });
             Way::Infile(Infile { feed, task })
@@ -397,7 +416,7 @@ impl Loader for MyLoader {
                         inserts.statement.extend_from_slice(separator);
                         put_values(&mut inserts.statement, &chunk.shape, &mut rows)?;
                         if inserts.statement.len() >= most {
-                            inserts.send(session, &chunk.shape).await?;
+                            inserts.send(session, &chunk.shape, self.max_packet).await?;
                         }
                     }
                     Ok(())
@@ -427,7 +446,8 @@ impl Loader for MyLoader {
         let loaded = match way {
             Way::Infile(infile) => self.land(infile).await,
             Way::Inserts(mut inserts) => {
-                let sent = inserts.send(self.session()?, &shape).await;
+                let max_packet = self.max_packet;
+                let sent = inserts.send(self.session()?, &shape, max_packet).await;
                 sent.map(|()| inserts.inserted)
             }
         };

@@ -217,17 +217,29 @@ pub async fn here(session: &mut Session, before: Option<&Before>, lineage: u32) 
 /// The position of this moment, in the history that `seen` belongs to: the last position that the stream has given out.
 ///
 /// # Errors
-/// Worth another try if this is another server than the one that the stream is at: positions of the two cannot be compared before the stream
-/// has followed.
+/// As [`same_server`].
 pub async fn mark(session: &mut Session, seen: &Position) -> Result<Position> {
-    let resume = resume_of(seen)?;
-    let server = server(session).await?;
-    if resume.server != server {
-        let what = format!("the change stream is at the server {} still, this one is {server}", resume.server);
-        return Err(Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, what)
-            .remedy("wait until the stream has followed to the server that took over"));
-    }
+    same_server(session, seen).await?;
     here(session, None, seen.lineage).await
+}
+
+/// Sees that this is the server that the stream was at when it gave out `seen`.
+///
+/// # Errors
+/// Worth another try if it is another one: positions of the two cannot be compared before the stream has followed.
+pub async fn same_server(session: &mut Session, seen: &Position) -> Result<()> {
+    must_be(&server(session).await?, seen)
+}
+
+/// The same of a server by its name.
+pub(crate) fn must_be(server: &str, seen: &Position) -> Result<()> {
+    let resume = resume_of(seen)?;
+    if resume.server == server {
+        return Ok(());
+    }
+    let what = format!("the change stream is at the server {} still, this one is {server}", resume.server);
+    Err(Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, what)
+        .remedy("wait until the stream has followed to the server that took over"))
 }
 
 /// Ids of prepared XA transactions; `None` where the account may not see them. The stream stops loudly when one of them commits

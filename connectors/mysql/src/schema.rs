@@ -8,6 +8,7 @@
 //! table, all in one pass over it (`Table`); foreign keys (`Final`); triggers (`Cutover`): they cannot be silenced here, and the
 //! source's log already has their effects.
 
+pub mod change;
 pub mod foreign;
 mod present;
 pub mod rewrite;
@@ -152,7 +153,7 @@ impl<'a> Schema<'a> {
 
 /// Settings for creating: foreign keys are not looked at (their tables may not be there yet, and rows come as they are), and nothing
 /// is added by itself. Some need a right that the account may lack; then what the server has stands, and the check says so.
-async fn prepare(session: &mut Session) -> Result<()> {
+pub(crate) async fn prepare(session: &mut Session) -> Result<()> {
     let what = "preparing a session for schema";
     // Texts of definitions are UTF-8, whatever the session was for.
     session.run("SET NAMES utf8mb4, SESSION foreign_key_checks = 0, SESSION unique_checks = 1", what).await?;

@@ -233,16 +233,35 @@ impl DerefMut for Peek<'_> {
     }
 }
 
+/// How often in a row a session must say the same of its snapshot.
+const SAYS: usize = 3;
+/// So many rounds of asking before it is given up.
+const ASKED: usize = 20;
+
 /// Which place of the log a MariaDB's session sees: `binlog.000001:2546`.
+///
+/// The server puts the answer together in variables that all sessions share (`TC_LOG_BINLOG::set_status_variables` in its sql/log.cc), so that
+/// it may be another session's, or where the log stands now, if anyone asks for any status in that moment. An answer counts only if it comes
+/// several times in a row.
 async fn place_seen(wire: &mut Wire) -> Result<String> {
-    let sql = r"SHOW SESSION STATUS LIKE 'binlog\_snapshot\_%'";
-    let rows = wire.all(sql, "cannot ask a session for its snapshot").await?;
-    let of = |name: &str| {
-        let row = rows.iter().find(|r| text(r, 0).is_some_and(|n| n.eq_ignore_ascii_case(name)));
-        row.and_then(|r| text(r, 1)).unwrap_or_default().to_owned()
-    };
-    let (file, offset) = (of("Binlog_snapshot_file"), of("Binlog_snapshot_position"));
-    Ok(if file.is_empty() { String::new() } else { format!("{file}:{offset}") })
+    let sql = [r"SHOW SESSION STATUS LIKE 'binlog\_snapshot\_%'"; SAYS].join("; ");
+    for _ in 0..ASKED {
+        let answers = wire.results(&sql, "cannot ask a session for its snapshot").await?;
+        let mut places = answers.iter().map(|rows| {
+            let of = |name: &str| {
+                let row = rows.iter().find(|r| text(r, 0).is_some_and(|n| n.eq_ignore_ascii_case(name)));
+                row.and_then(|r| text(r, 1)).unwrap_or_default().to_owned()
+            };
+            let (file, offset) = (of("Binlog_snapshot_file"), of("Binlog_snapshot_position"));
+            if file.is_empty() { String::new() } else { format!("{file}:{offset}") }
+        });
+        let Some(first) = places.next() else { break };
+        if places.all(|place| place == first) {
+            return Ok(first);
+        }
+    }
+    let what = "a session cannot be asked for its snapshot: others ask for the server's status all the time";
+    Err(Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, what))
 }
 
 /// Sees that idle sessions live, and that they are not taken for dead on the way.

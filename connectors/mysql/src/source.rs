@@ -17,13 +17,8 @@ use drover_model::plan::SnapshotRef;
 use drover_model::schema::Catalog;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// The lineage in which this process last saw the stream of a migration, for positions that are read beside it. A process that never
-/// had the stream knows of none but the first.
-static LINEAGES: LazyLock<Mutex<HashMap<MigrationId, u32>>> = LazyLock::new(Mutex::default);
 
 /// A source server.
 pub struct MySource {
@@ -41,17 +36,6 @@ impl MySource {
 
     async fn session(&self) -> Result<Session> {
         self.dialer.session("inspect").await
-    }
-
-    /// `None`: this process never had the stream.
-    fn lineage(&self) -> Option<u32> {
-        let lineages = LINEAGES.lock().unwrap_or_else(PoisonError::into_inner);
-        lineages.get(&self.dialer.settings().migration).copied()
-    }
-
-    fn note_lineage(&self, lineage: u32) {
-        let mut lineages = LINEAGES.lock().unwrap_or_else(PoisonError::into_inner);
-        lineages.insert(self.dialer.settings().migration, lineage);
     }
 
     async fn snapshot(&self, tables: &[TablePlan], lineage: u32, exact: bool) -> Result<Arc<Set>> {
@@ -83,13 +67,24 @@ impl Source for MySource {
             (spec.resume.clone().ok_or_else(unknown)?, None)
         };
         let stream = changes::open(&self.dialer, &spec, &from).await?;
-        self.note_lineage(stream.lineage());
         Ok(Opened { start: stream.start().clone(), snapshot, stream: Box::new(stream) })
     }
 
     async fn new_snapshot(&self, tables: &[TablePlan]) -> Result<Box<dyn Hold>> {
-        let lineage = self.lineage();
-        Ok(self.snapshot(tables, lineage.unwrap_or(0), lineage.is_some()).await?.hold())
+        Ok(self.snapshot(tables, 0, false).await?.hold())
+    }
+
+    async fn snapshot_beside(&self, tables: &[TablePlan], seen: Option<&Position>) -> Result<Box<dyn Hold>> {
+        if let Some(seen) = seen {
+            position::same_server(&mut self.session().await?, seen).await?;
+        }
+        let hold = self.snapshot(tables, seen.map_or(0, |s| s.lineage), true).await?.hold();
+        // Another server may have taken over meanwhile.
+        if let Some(seen) = seen {
+            let server = position::resume_of(&hold.snapshot().position)?.server;
+            position::must_be(&server, seen)?;
+        }
+        Ok(hold)
     }
 
     async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>> {
@@ -106,7 +101,14 @@ impl Source for MySource {
 
     async fn mark(&self) -> Result<Position> {
         // Nothing has to be written: whatever was committed before is behind the end of the log.
-        position::here(&mut self.session().await?, None, self.lineage().unwrap_or(0)).await
+        position::here(&mut self.session().await?, None, 0).await
+    }
+
+    async fn mark_beside(&self, seen: Option<&Position>) -> Result<Position> {
+        match seen {
+            Some(seen) => position::mark(&mut self.session().await?, seen).await,
+            None => self.mark().await,
+        }
     }
 
     async fn clock_skew(&self) -> Result<f64> {

@@ -271,6 +271,36 @@ async fn values_that_do_not_fit_are_refused(release: Release) -> Result<()> {
     Ok(())
 }
 
+async fn rows_larger_than_a_statement_go_in_or_are_refused(release: Release) -> Result<()> {
+    let place = Place::start_with(release, &[("max-allowed-packet", "1M")]).await?;
+    place.exec("CREATE TABLE t (id int primary key, v longblob)").await?;
+    let plan = place.plan(1, "t", &["id"]).await?;
+    let mut s = place.apply(&[plan.clone()]).await?;
+    let large = |id: &str| cells(&[Some(id.as_bytes()), Some(&vec![b'\''; 3 << 20])]);
+    apply(&mut s, 0, &[insert(&[row(&["1", "x"]), large("2")])]).await?;
+    // Several that fit one by one, and not together.
+    let half = |id: &str, byte| cells(&[Some(id.as_bytes()), Some(&vec![byte; 400 << 10])]);
+    let some: Vec<Vec<u8>> = (10..14).map(|i| half(&i.to_string(), b'a')).collect();
+    apply(&mut s, 1, &[insert(&some)]).await?;
+    let other: Vec<Vec<u8>> = (10..14).map(|i| half(&i.to_string(), b'b')).collect();
+    let single = |r| Step::Update { table: 1, rows: vec![r], unknown: vec![], tolerant: false };
+    apply(&mut s, 2, &[single(&other[0][..]), update(&other[1..])]).await?;
+    ensure!(place.list("SELECT DISTINCT left(v, 1) FROM t WHERE id >= 10").await? == ["b"]);
+    let error = failure(&mut s, &[update(&[large("1")])]).await?;
+    ensure!(
+        error.code == codes::LOSS && error.remedy.as_deref().is_some_and(|r| r.contains("max_allowed_packet")),
+        "{error}"
+    );
+    ensure!(place.load(&plan, 0, &[large("3")]).await.is_ok());
+    place.exec("SET GLOBAL local_infile = 0").await?;
+    ensure!(place.load(&plan, 1, &some[..0]).await.is_ok());
+    let error = place.load(&plan, 2, &[large("4")]).await.err().context("loaded")?;
+    ensure!(error.code == codes::LOSS, "{error}");
+    let lengths = place.list("SELECT length(v) FROM t WHERE id < 10 ORDER BY id").await?;
+    ensure!(lengths == ["1", "3145728", "3145728"], "{lengths:?}");
+    Ok(())
+}
+
 async fn rows_without_a_key_are_counted(release: Release) -> Result<()> {
     let place = Place::start(release).await?;
     place.exec("CREATE TABLE l (a varchar(9), f double, j json, c char(3) character set latin1, KEY (a))").await?;
@@ -637,6 +667,7 @@ on_each!(
     tolerant_steps_meet_rows_or_not,
     wrong_counts_name_table_and_key,
     values_that_do_not_fit_are_refused,
+    rows_larger_than_a_statement_go_in_or_are_refused,
     rows_without_a_key_are_counted,
     keys_of_every_type_are_looked_up,
     unique_values_swap_by_single_steps_and_holders_are_found,

@@ -193,20 +193,47 @@ async fn a_log_that_cannot_be_followed() {
 async fn conditions_are_parsed_by_the_server() {
     let server = server(Release::MariaDb10).await;
     server.exec("mysql", "CREATE DATABASE shop; CREATE TABLE shop.t (a int PRIMARY KEY);").await.unwrap();
-    for (filter, outcome) in [
-        ("a > 5 -- mine", Outcome::Passed),
-        ("a in (1, 2)", Outcome::Passed),
-        ("nonsense > 5", Outcome::Failed),
-        ("a > ?", Outcome::Failed),
+    let (yes, no) = (Outcome::Passed, Outcome::Failed);
+    for (filter, copied, followed) in [
+        ("a > 5 -- mine", yes, no),
+        ("a in (1, 2)", yes, yes),
+        ("abs(a) = 1", yes, no),
+        ("nonsense > 5", no, no),
+        ("a > ?", no, no),
         // Would break out of the conditions of chunks.
-        ("a > 5) or (1 = 1", Outcome::Failed),
-        ("a <> ')' and (a > 1)", Outcome::Passed),
-        ("a >", Outcome::Failed),
+        ("a > 5) or (1 = 1", no, no),
+        ("a <> ')' and (a > 1)", yes, no),
+        ("a >", no, no),
     ] {
         let rule = format!("[[objects]]\ninclude = \"shop.t\"\nwhere = \"{filter}\"\n");
         let items = source_as(&server, "drover", &rule).await;
-        assert_eq!(of(&items, "K22", "shop.t").result, outcome, "{filter}");
+        assert_eq!(of(&items, "K22", "shop.t").result, followed, "{filter}");
+        let copy = format!("[migrate]\nstages = [\"full\"]\n{rule}");
+        let items = source_as(&server, "drover", &copy).await;
+        assert_eq!(of(&items, "K22", "shop.t").result, copied, "{filter}");
     }
+    // What foreign keys do to rows that a condition is about is not in this server's log.
+    server
+        .exec("mysql", "CREATE TABLE shop.up (a int PRIMARY KEY); CREATE TABLE shop.down (a int PRIMARY KEY, up int, b int, FOREIGN KEY (up) REFERENCES shop.up (a) ON UPDATE CASCADE);")
+        .await
+        .unwrap();
+    for (table, filter, outcome) in
+        [("down", "up > 5", no), ("down", "b > 5", yes), ("up", "a > 5", no), ("t", "a > 5", yes)]
+    {
+        let rule = format!(
+            "[[objects]]\ninclude = \"shop.*\"\n[[objects]]\ninclude = \"shop.{table}\"\nwhere = \"{filter}\"\n"
+        );
+        let items = source_as(&server, "drover", &rule).await;
+        assert_eq!(of(&items, "K22", &format!("shop.{table}")).result, outcome, "{table} {filter}");
+    }
+    // Metadata locks that are kept to the end of the copy.
+    assert!(!source_as(&server, "drover", "").await.iter().any(|i| i.object == "schema changes"));
+    server.exec("mysql", "CREATE USER plain@'127.0.0.1'; GRANT SELECT, REPLICATION SLAVE, BINLOG MONITOR ON *.* TO plain@'127.0.0.1';").await.unwrap();
+    let items = source_as(&server, "plain", "").await;
+    assert!(of(&items, "K57", "schema changes").remedy.contains("BINLOG ADMIN"));
+    let plans = choose(&schemas::read(&server).await, &[], &known(&server).await).plans;
+    assert!(check::elsewhere("shop", &plans).is_none() && check::elsewhere("SHOP", &plans).is_none());
+    assert_eq!(check::elsewhere("other", &plans).map(|i| i.item).as_deref(), Some("K16"));
 }
 
 #[tokio::test]

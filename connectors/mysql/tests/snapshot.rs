@@ -149,6 +149,47 @@ async fn position_is_exact_on_mariadb_11() {
     position_is_exact(Release::MariaDb11).await;
 }
 
+/// A MariaDB tells sessions of their snapshots in variables that all sessions share: who asks for the status beside us must not mix them up.
+async fn position_is_exact_beside_a_monitor(release: Release) {
+    let place = Place::start(release, &[]).await;
+    place.exec(TABLES).await;
+    let plans = place.plans().await;
+    let writers = Writers::start(&place.server, 2).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut monitors = Vec::new();
+    for _ in 0..3 {
+        let (mut session, stop) = (place.server.connect(DATABASE).await.unwrap(), stop.clone());
+        monitors.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                session.query_drop(r"SHOW GLOBAL STATUS LIKE 'binlog\_snapshot\_%'").await.unwrap();
+            }
+        }));
+    }
+    for round in 0..3 {
+        println!("{release:?} {round}");
+        exact(&place, &place.dialer, 3, &plans).await;
+    }
+    // A session is asked again whenever it is lent, and must not be taken for lost.
+    let set = take_with(&place.dialer, 3, &plans).await.unwrap();
+    let reference = set.hold().snapshot();
+    for _ in 0..1500 {
+        drop(Reader::open(&reference).await.unwrap());
+    }
+    assert_eq!(set.sessions(), 3);
+    stop.store(true, Ordering::Relaxed);
+    for monitor in monitors {
+        monitor.await.unwrap();
+    }
+    writers.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn position_is_exact_beside_a_monitor_on_mariadb() {
+    for release in [Release::MariaDb10, Release::MariaDb11] {
+        position_is_exact_beside_a_monitor(release).await;
+    }
+}
+
 /// An application's short statements on `entry`, and how long the slowest took.
 struct Application {
     stop: Arc<AtomicBool>,

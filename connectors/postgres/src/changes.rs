@@ -5,6 +5,7 @@
 //! a file until its commit); every position is an `end_lsn` of a commit or a place that the server said it had read up to.
 
 use crate::bytea::{self, is_raw};
+use crate::guard::Guard;
 use crate::lsn::Lsn;
 use crate::pgoutput::{Decoder, Message, Old, Relation, Tuple, Value};
 use crate::replication::{Block, Frame, ReplicationSession};
@@ -98,6 +99,7 @@ struct Giving {
 pub struct Changes {
     session: ReplicationSession,
     _heartbeat: Option<task::Owned<()>>,
+    guard: Option<Guard>,
     decoder: Decoder,
     tables: HashMap<(String, String), TablePlan>,
     /// Types of the plans' columns, and their modifiers once seen; by table.
@@ -170,6 +172,7 @@ impl Changes {
         Changes {
             session,
             _heartbeat: heartbeat,
+            guard: None,
             decoder: Decoder::new(),
             tables,
             types,
@@ -195,6 +198,12 @@ impl Changes {
             empty_due: Instant::now() + EMPTY_EVERY,
             cut_at: Instant::now(),
         }
+    }
+
+    /// Ends when a table is not published any more.
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
+        self
     }
 
     fn spill(&mut self) -> Result<Spill> {
@@ -225,6 +234,7 @@ impl Changes {
             transactions: std::mem::take(&mut self.transactions),
             changes: std::mem::take(&mut self.changes),
             commit_micros: self.commit_micros,
+            schema: None,
         }
     }
 
@@ -264,6 +274,7 @@ impl Changes {
             transactions: u32::from(last),
             changes,
             commit_micros: giving.begin.commit_micros,
+            schema: None,
         };
         giving.next += 1;
         if last {
@@ -535,7 +546,11 @@ impl Changes {
                     streamed.failed = streamed.failed.take().filter(|(sub, _)| *sub != subxid);
                 }
             }
-            Message::Message { prefix, .. } => self.marked |= prefix == MARK_PREFIX,
+            Message::Message { prefix, .. } if prefix == MARK_PREFIX => {
+                self.marked = true;
+                self.guard.iter_mut().for_each(Guard::marked);
+            }
+            Message::Message { .. } => {}
             Message::Origin { .. } | Message::Type { .. } => {}
             change => {
                 if self.unfinished().is_none_or(|s| s.failed.is_none()) {
@@ -627,6 +642,9 @@ fn encode(mapping: &Mapping, message: &Message<'_>, out: &mut Vec<u8>) -> Result
 impl ChangeStream for Changes {
     async fn next(&mut self) -> Result<Batch> {
         loop {
+            if let Some(guard) = &mut self.guard {
+                guard.look().await?;
+            }
             if let Some(batch) = self.early.take() {
                 return Ok(batch);
             }
@@ -669,6 +687,6 @@ impl ChangeStream for Changes {
     }
 
     async fn alive(&mut self) -> Result<()> {
-        self.session.confirm(self.session.confirmed(), false).await.map_err(failed)
+        self.session.alive().await.map_err(failed)
     }
 }

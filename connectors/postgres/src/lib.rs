@@ -10,6 +10,7 @@ pub mod connector;
 pub mod destination;
 pub mod errors;
 mod fit;
+pub mod guard;
 pub mod keys;
 pub mod load;
 pub mod lsn;

@@ -421,6 +421,15 @@ impl ReplicationSession {
         self.received
     }
 
+    /// Tells the server that we are there, though nothing is read now: to be called more often than every `wal_sender_timeout` by who
+    /// cannot use [`alive_while`](Self::alive_while). Cancel safe.
+    pub async fn alive(&mut self) -> Result<(), Error> {
+        self.confirm(self.confirmed, false).await?;
+        // Time in which nobody listens is no silence of the server's.
+        self.last_heard = Instant::now();
+        Ok(())
+    }
+
     /// Waits for `work` (the log that is full, say) and repeats the status meanwhile, without reading.
     pub async fn alive_while<F: Future>(&mut self, work: F) -> Result<F::Output, Error> {
         self.expect(State::Streaming)?;

@@ -3,6 +3,7 @@
 use crate::changes::{Changes, lsn_of, position};
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
+use crate::guard::Guard;
 use crate::lsn::Lsn;
 use crate::replication::StreamOptions;
 use crate::slot::{self, Names};
@@ -130,7 +131,9 @@ impl PgSource {
             slot::heartbeat(self.dialer.clone(), names.clone(), spec.tables.iter().filter(grows).cloned().collect())
         };
         let spill = spec.spill.clone();
-        let changes = Changes::new(replication, Some(heartbeat), &spec.tables, types, from, spill, spec.batch_bytes);
+        let guard = Guard::new(self.dialer.clone(), &names.publication, &spec.tables);
+        let changes = Changes::new(replication, Some(heartbeat), &spec.tables, types, from, spill, spec.batch_bytes)
+            .guarded(guard);
         Ok(Opened { start: position(from), snapshot, stream: Box::new(changes) })
     }
 }

@@ -103,10 +103,15 @@ async fn tables_that_cannot_be_followed() {
     assert!(item.result == Outcome::Failed && item.remedy.contains("REPLICA IDENTITY FULL"), "{item:?}");
     assert_eq!(find(&items, "K31", "public.un").result, Outcome::Failed);
     assert_eq!(find(&items, "K31", "public.p1").result, Outcome::Failed);
+    let root = |items: &[CheckItem]| items.iter().find(|i| i.item == "K31" && i.object == "public.p").cloned().unwrap();
+    let item = root(&items);
+    assert!(item.result == Outcome::Warning && item.cause.contains("will refuse"), "{item:?}");
     assert_eq!(find(&items, "K17", "public.bits.b").result, Outcome::Failed);
     assert!(!items.iter().any(|i| i.object == "public.bits.v"));
     let items = source(&server, "drover", &migration(ALL, "set_identity = true"), &[]).await;
     assert_eq!(find(&items, "K31", "public.none").result, Outcome::Warning);
+    let item = root(&items);
+    assert!(item.result == Outcome::Warning && item.cause.contains("until then"), "{item:?}");
 }
 
 #[tokio::test]
@@ -210,6 +215,11 @@ async fn filters_are_parsed_by_the_server() {
         ("nothing = 1", false),
         ("id", false),
         ("true); DROP TABLE b; SELECT (1", false),
+        ("id > 5) or (1 = 1", false),
+        ("id > 5 /* ) or ( */ and '(' <> ')' -- (", true),
+        ("id in (select id from b)", true),
+        ("NULL", true),
+        ("select true", false),
     ] {
         let mut a = rule("public.a");
         a.filter = Some(filter.into());

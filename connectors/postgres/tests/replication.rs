@@ -400,6 +400,38 @@ async fn only_what_was_confirmed_counts_as_flushed() -> Result<()> {
 }
 
 #[tokio::test]
+async fn who_reads_nothing_for_long_stays_connected_by_signs_of_life() -> Result<()> {
+    let server = Postgres::start(&["wal_sender_timeout=2s"]).await?;
+    let sql = server.connect().await?;
+    sql.batch_execute("CREATE TABLE a (id int PRIMARY KEY, t text); CREATE PUBLICATION p FOR TABLE a").await?;
+    let mut session = session(&server).await?;
+    // It must not take its own rest for the server's silence.
+    session.set_times(Duration::from_millis(50), Duration::from_secs(1));
+    let slot = session.create_slot("s", true).await?;
+    session.start("s", slot.consistent_point, &["p"], StreamOptions::default()).await?;
+    // More than the socket takes: the server waits in the middle of a transaction, for longer than its patience.
+    let insert = tokio::spawn(async move {
+        sql.batch_execute("INSERT INTO a SELECT i, repeat('x', 1000) FROM generate_series(1, 30000) i").await
+    });
+    let begun = std::time::Instant::now();
+    let mut sign = tokio::time::interval(Duration::from_millis(100));
+    while !insert.is_finished() || begun.elapsed() < Duration::from_secs(6) {
+        sign.tick().await;
+        session.alive().await?;
+    }
+    insert.await??;
+    let mut rows = 0;
+    while rows < 30_000 {
+        let block = timeout(PATIENCE, session.next_block()).await??;
+        rows += block.frames().filter(|f| matches!(f, Frame::Data { bytes, .. } if bytes[0] == b'I')).count();
+    }
+    // Nothing more comes; that is no reason to hang up.
+    let quiet = timeout(Duration::from_millis(300), session.next_block()).await;
+    assert!(quiet.is_err() || quiet.is_ok_and(|b| b.is_ok()));
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_idle_stream_outlives_the_servers_patience() -> Result<()> {
     let server = Postgres::start(&["wal_sender_timeout=600ms"]).await?;
     let sql = server.connect().await?;

@@ -192,6 +192,7 @@ impl<'a> World<'a> {
             name: self.name(),
             tables: self.plans.clone(),
             resume,
+            schemas: None,
             may_set_identity: true,
             spill: self.spill.clone(),
             batch_bytes,

@@ -53,11 +53,26 @@ pub struct Sasl {
     pub password: String,
 }
 
-/// Encryption; the brokers' names are checked.
+/// Encryption, and what of the brokers' certificates is verified.
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
     /// Certificates that are trusted, as a PEM file; the system's if `None`.
     pub ca: Option<PathBuf>,
+    /// Certificate that we show, and its key, as PEM files.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    pub verify: Verify,
+}
+
+/// What of a broker's certificate is verified.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Who signed it, and that it is for this host.
+    #[default]
+    Full,
+    /// Who signed it.
+    Signer,
+    /// Nothing.
+    Nothing,
 }
 
 /// Where the brokers are and who owns the topics.
@@ -127,8 +142,8 @@ impl Shared {
             (Some(_), Some(_)) => "sasl_ssl",
         };
         c.set("security.protocol", protocol);
-        if let Some(ca) = o.tls.as_ref().and_then(|t| t.ca.as_ref()) {
-            c.set("ssl.ca.location", ca.to_string_lossy());
+        if let Some(tls) = &o.tls {
+            encrypt(&mut c, tls);
         }
         if let Some(sasl) = &o.sasl {
             c.set("sasl.mechanisms", sasl.mechanism.to_uppercase())
@@ -142,6 +157,22 @@ impl Shared {
         let (messages, sum) = &self.seen[usize::from(stream != Stream::Changes)];
         messages.fetch_add(1, Ordering::Relaxed);
         sum.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+fn encrypt(c: &mut ClientConfig, tls: &Tls) {
+    if let Some(ca) = &tls.ca {
+        c.set("ssl.ca.location", ca.to_string_lossy());
+    }
+    if let Some((cert, key)) = &tls.identity {
+        c.set("ssl.certificate.location", cert.to_string_lossy()).set("ssl.key.location", key.to_string_lossy());
+    }
+    // librdkafka's own default is to check both.
+    if tls.verify != Verify::Full {
+        c.set("ssl.endpoint.identification.algorithm", "none");
+    }
+    if tls.verify == Verify::Nothing {
+        c.set("enable.ssl.certificate.verification", "false");
     }
 }
 

@@ -13,12 +13,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
+use drover_runtime::memory::Account;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::{HEADER, Kind, PART, REQUEST, Shared, blocking, kafka_error};
 use crate::{Appender, Offset, Stream};
@@ -34,7 +35,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub(super) struct Note {
     track: Arc<Track>,
     sequence: u64,
-    cost: u32,
+    cost: usize,
     /// The record ends with this message; markers are no records.
     ends: Option<Ends>,
 }
@@ -67,7 +68,7 @@ impl Track {
 
 /// Receives delivery reports and what librdkafka has to say.
 pub(super) struct Reports {
-    room: Arc<Semaphore>,
+    room: Arc<Account>,
     failed: watch::Sender<Option<Error>>,
     heard: Mutex<Instant>,
 }
@@ -102,7 +103,7 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Note>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, note: Box<Note>) {
-        self.room.add_permits(note.cost as usize);
+        self.room.give(note.cost);
         *self.heard() = Instant::now();
         match result {
             Ok(message) => {
@@ -160,7 +161,7 @@ impl Drop for Wire {
 
 impl Wire {
     pub(super) fn new(shared: &Shared) -> Result<Arc<Wire>> {
-        let room = Arc::new(Semaphore::new(ROOM));
+        let room = Account::new("log.producer", ROOM);
         let (failed, watching) = watch::channel(None);
         let reports = Reports { room, failed, heard: Mutex::new(Instant::now()) };
         let producer: BaseProducer<Reports> = shared
@@ -285,12 +286,10 @@ impl KafkaAppender {
     }
 
     async fn send(&mut self, kind: Kind, payload: Bytes, ends: Option<Ends>) -> Result<()> {
-        let cost = (payload.len() + OVERHEAD) as u32;
-        let room = tokio::select! {
-            room = self.wire.reports().room.acquire_many(cost) => room,
+        let cost = tokio::select! {
+            cost = self.wire.reports().room.take(payload.len() + OVERHEAD) => cost,
             failed = self.failed.wait_for(Option::is_some) => return Err(failure(failed.ok().and_then(|f| f.clone()))),
         };
-        room.map_err(|_| Error::internal("the Kafka producer is closed"))?.forget();
         let header = kind.encode(self.shared.options.migration);
         let note = Note { track: self.track.clone(), sequence: self.messages, cost, ends };
         let mut record = BaseRecord::<(), [u8], _>::with_opaque_to(&self.topic, Box::new(note))
@@ -324,7 +323,7 @@ impl KafkaAppender {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 Err((error, back)) => {
-                    self.wire.reports().room.add_permits(back.delivery_opaque.cost as usize);
+                    self.wire.reports().room.give(back.delivery_opaque.cost);
                     let error = kafka_error("a record could not be written to Kafka", error);
                     self.wire.reports().fail(error.clone());
                     return Err(error);

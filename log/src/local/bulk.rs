@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::{Error, Result};
+use drover_runtime::memory::Account;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -59,7 +60,6 @@ struct Partition {
 
 struct State {
     partitions: Vec<Partition>,
-    memory: usize,
     files: u64,
 }
 
@@ -67,7 +67,7 @@ struct State {
 pub(super) struct Bulk {
     dir: PathBuf,
     start: Offset,
-    limit: usize,
+    memory: Arc<Account>,
     state: Mutex<State>,
 }
 
@@ -81,8 +81,8 @@ impl Bulk {
     /// `life` is the number of the process. Removes what a former one left. Blocks.
     pub(super) fn open(dir: PathBuf, life: u64, limit: usize) -> Result<Bulk> {
         super::remove_dir(&dir)?;
-        let state = State { partitions: Vec::new(), memory: 0, files: 0 };
-        Ok(Bulk { dir, start: life << LIFE, limit, state: Mutex::new(state) })
+        let state = State { partitions: Vec::new(), files: 0 };
+        Ok(Bulk { dir, start: life << LIFE, memory: Account::new("log.bulk", limit), state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -125,15 +125,14 @@ impl Bulk {
     /// Forgets records; files go with their last record. Blocks.
     pub(super) fn trim(&self, partition: u32, before: Offset) -> Result<()> {
         let gone = self.with(partition, |s, p| {
-            let State { partitions, memory, .. } = s;
-            let p = &mut partitions[p];
+            let p = &mut s.partitions[p];
             let count = before.saturating_sub(p.first).min(p.records.len() as u64);
             let gone: Vec<Slot> = p.records.drain(..count as usize).collect();
             p.first += count;
             for slot in &gone {
                 p.bytes -= slot.len() as u64;
                 if let Slot::Memory(record) = slot {
-                    *memory -= record.len();
+                    self.memory.give(record.len());
                 }
             }
             if p.records.is_empty() {
@@ -156,12 +155,10 @@ impl Bulk {
 
     /// Keeps a record in memory if there is room.
     fn keep(&self, partition: u32, record: &Bytes) -> Result<Option<Offset>> {
-        let limit = self.limit;
         self.with(partition, |s, p| {
-            if s.memory + record.len() > limit {
+            if !self.memory.try_take(record.len()) {
                 return None;
             }
-            s.memory += record.len();
             Some(s.partitions[p].push(Slot::Memory(record.clone())))
         })
     }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use super::finding::Finding;
-use super::keys::{LIMITS, LOG, MIGRATE, RETRY, ROOT};
+use super::keys::{LIMITS, LOG, MIGRATE, RETRY, ROOT, SCHEMA_CHANGES};
 use super::read::{Node, Reader};
 use super::url::is_loopback;
 use super::{
     Endpoint, FullLimits, IncrementalLimits, Kafka, Limits, Log, Migration, Names, OnConflict, RetryWindows, Sasl,
-    SaslMechanism, Secret, SecretSource, Stage, Tls, TlsMode, Url,
+    SaslMechanism, SchemaPolicy, Secret, SecretSource, Stage, Tls, TlsMode, Url,
 };
 use crate::plan::Operations;
 use crate::selection::{ColumnRules, ObjectRule, Selection};
@@ -79,6 +79,7 @@ impl Build<'_> {
             let message = "retry.other is not shorter than retry.connection";
             self.fault(&retry_node, key, message, "shorten other (10m by default) or lengthen connection (12h)");
         }
+        let schema = root.table("schema_changes").unwrap_or(Node::missing(&SCHEMA_CHANGES));
         let log = self.log(&root.table("log").unwrap_or(Node::missing(&LOG)));
         Some(Migration {
             name: root.text("name")?.to_owned(),
@@ -104,6 +105,11 @@ impl Build<'_> {
             objects,
             limits,
             retry,
+            schema_changes: match schema.text("policy")? {
+                "stop_table" => SchemaPolicy::StopTable,
+                "stop" => SchemaPolicy::Stop,
+                _ => SchemaPolicy::Replicate,
+            },
             log,
         })
     }

@@ -93,6 +93,7 @@ pub static ROOT: Section = Section {
         optional("objects", Takes::Tables(&OBJECTS)),
         optional("limits", Takes::Table(&LIMITS)),
         optional("retry", Takes::Table(&RETRY)),
+        optional("schema_changes", Takes::Table(&SCHEMA_CHANGES)),
         optional("log", Takes::Table(&LOG)),
     ],
 };
@@ -182,6 +183,11 @@ pub(super) static RETRY: Section = Section {
         default("connection", Takes::Duration(Duration::from_secs(10 * MINUTE), Duration::from_secs(24 * HOUR)), "12h"),
         default("other", Takes::Duration(Duration::from_secs(MINUTE), Duration::from_secs(24 * HOUR)), "10m"),
     ],
+};
+
+pub(super) static SCHEMA_CHANGES: Section = Section {
+    name: "schema_changes",
+    keys: &[default("policy", Takes::Choice(&["replicate", "stop_table", "stop"]), "replicate")],
 };
 
 pub(super) static LOG: Section =

@@ -43,6 +43,9 @@ pub struct Migration {
     pub objects: Vec<ObjectRule>,
     pub limits: Limits,
     pub retry: RetryWindows,
+    /// What happens when a table's schema changes while its changes are followed.
+    #[serde(default)]
+    pub schema_changes: SchemaPolicy,
     pub log: Log,
 }
 
@@ -153,6 +156,19 @@ pub enum OnConflict {
     #[default]
     Fail,
     Ignore,
+}
+
+/// What happens when the schema of a selected table changes while its changes are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaPolicy {
+    /// It is carried over; what cannot be carried over stops the migration at its place.
+    #[default]
+    Replicate,
+    /// It is carried over; where it cannot be, the table is not followed any more, and the others go on.
+    StopTable,
+    /// Any change of columns, rows or existence stops the migration at its place.
+    Stop,
 }
 
 /// Capitalization of names at the destination.

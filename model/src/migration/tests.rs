@@ -157,7 +157,7 @@ const BAD: &[(&str, &[&str])] = &[
     (
         "[migrat]",
         &[
-            "conf/shop.toml:8: unknown key \"migrat\" in the file's top level; did you mean \"migrate\"? known here: name, source, destination, migrate, objects, limits, retry, log",
+            "conf/shop.toml:8: unknown key \"migrat\" in the file's top level; did you mean \"migrate\"? known here: name, source, destination, migrate, objects, limits, retry, schema_changes, log",
         ],
     ),
     (

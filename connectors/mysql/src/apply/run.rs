@@ -7,7 +7,7 @@ use super::statements::{self, Given};
 use super::{key_text, row_count};
 use crate::connect::Session;
 use crate::errors::classify;
-use crate::load::{insert_head, load_data, put_line, put_values};
+use crate::load::{insert_head, load_data, packets, put_line, put_values};
 use crate::shape::{Shape, show};
 use crate::warnings::{self, Warning};
 use bytes::Bytes;
@@ -139,10 +139,7 @@ impl<'r, 'f> Run<'r, 'f> {
         build(&mut self.packet, shape).map_err(|e| e.table(&plan.destination))?;
         let size = self.packet.len() - before;
         if size >= self.able.max_packet - 1024 {
-            let what = format!("a statement of {size} bytes is more than the destination takes at once");
-            return Err(Error::new(codes::LOSS, self.fault(), Retry::Other, what)
-                .table(&plan.destination)
-                .remedy("raise max_allowed_packet at the destination"));
+            return Err(too_large(size, self.fault()).table(&plan.destination));
         }
         if before > 0 && self.packet.len() >= self.able.max_packet - 1024 {
             // Too much with what is there already: that goes first, with its savepoint.
@@ -263,7 +260,11 @@ impl<'r, 'f> Run<'r, 'f> {
                     self.upsert(*table, part).await?;
                 }
             }
-            Step::Insert { table, rows, .. } if rows.len() >= LOAD_ROWS && self.able.infile => {
+            // What a statement could not hold goes in by LOAD DATA as well.
+            Step::Insert { table, rows, .. }
+                if self.able.infile
+                    && (rows.len() >= LOAD_ROWS || rows.iter().any(|r| r.len() > self.able.max_packet / 4)) =>
+            {
                 self.load(*table, rows).await?;
             }
             Step::Insert { table, rows, .. } => {
@@ -360,7 +361,9 @@ impl<'r, 'f> Run<'r, 'f> {
             }
         }
         pieces.push(piece.into());
-        self.session.set_infile_handler(async move { Ok(futures::stream::iter(pieces.into_iter().map(Ok)).boxed()) });
+        let most = PIECE.min(self.able.max_packet / 2);
+        let sent = pieces.into_iter().flat_map(move |piece| packets(piece, most)).map(Ok);
+        self.session.set_infile_handler(async move { Ok(futures::stream::iter(sent).boxed()) });
         let loaded = self.session.query_drop(load_data(shape)).await;
         let fault = self.fault();
         loaded.map_err(|e| classify(&e, fault, "cannot insert rows").table(&plan.destination))?;
@@ -411,6 +414,12 @@ fn wrong(
             warnings::error(&warnings, fault, shape)
         }
     }
+}
+
+/// The error of a statement that the server would not take.
+pub(crate) fn too_large(size: usize, fault: Fault) -> Error {
+    let what = format!("a statement of {size} bytes is more than the destination takes at once");
+    Error::new(codes::LOSS, fault, Retry::Other, what).remedy("raise max_allowed_packet at the destination")
 }
 
 /// A statement changed a value on its way in: its text has been thrown away by the statements behind it.

@@ -6,10 +6,12 @@
 
 use super::table_map::{self, BINARY, Column};
 use super::values::{Decode, Width, width};
+use crate::condition::Condition;
 use crate::types::{Kind, MyType};
 use drover_model::TablePlan;
 use drover_model::plan::RowFormat;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Why a table's rows do not fit its plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,11 +34,13 @@ pub struct Shape {
     types: Vec<MyType>,
     /// All columns of the table in their order, from the server's catalogue when the stream began; where the plan does not know the places.
     pub catalogue: Option<Vec<String>>,
+    condition: Option<Arc<Condition>>,
 }
 
 impl Shape {
-    /// `Err` names a column whose type is not known.
-    pub fn new(plan: TablePlan, catalogue: Option<Vec<String>>) -> Result<Shape, Misfit> {
+    /// `condition` is the plan's. `Err` names a column whose type is not known.
+    pub fn new(plan: TablePlan, catalogue: Option<Vec<String>>, condition: Option<Condition>) -> Result<Shape, Misfit> {
+        let condition = condition.map(Arc::new);
         let mut types = Vec::with_capacity(plan.columns.len());
         for column in &plan.columns {
             let my = MyType::parse(&column.origin_type).ok_or_else(|| Misfit {
@@ -49,7 +53,7 @@ impl Shape {
             })?;
             types.push(my);
         }
-        Ok(Shape { plan, types, catalogue })
+        Ok(Shape { plan, types, catalogue, condition })
     }
 
     /// Whether the plan itself says where its columns are.
@@ -72,6 +76,8 @@ pub struct Binding {
     /// Places of the plan's key columns, with their index in `columns`.
     pub key: Vec<usize>,
     pub operations: drover_model::plan::Operations,
+    /// Which rows move; its columns are those of `columns` by their index.
+    pub condition: Option<Arc<Condition>>,
 }
 
 /// Character sets by the numbers of their collations, as the server lists them.
@@ -123,6 +129,7 @@ pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations, mariadb:
         columns: bound,
         key: plan.key.iter().map(|&k| usize::from(k)).collect(),
         operations: plan.operations,
+        condition: shape.condition.clone(),
     })
 }
 

@@ -398,6 +398,11 @@ pub struct Query<'a> {
     pub ansi_quotes: bool,
     /// A backslash in a text stands for itself.
     pub no_backslash: bool,
+    /// The session's sql_mode as the server's bits.
+    pub mode: u64,
+    /// The session's time zone, and the fraction of its clock's second, where they mattered.
+    pub zone: Option<&'a [u8]>,
+    pub micros: Option<u32>,
     /// Number of the collation that the client wrote in.
     pub collation: Option<u16>,
 }
@@ -417,35 +422,65 @@ pub fn query<'a>(event: &Event<'a>) -> Option<Query<'a>> {
     let status = f.take(usize::from(status_length))?;
     let database = f.take(usize::from(database_length))?;
     f.take(1)?;
-    let (mode, collation) = variables(status);
+    let Variables { mode, collation, zone, micros } = variables(status);
     let mode = mode.unwrap_or(0);
     Some(Query {
         database,
         text: f.0,
         ansi_quotes: mode & ANSI_QUOTES != 0,
         no_backslash: mode & NO_BACKSLASH_ESCAPES != 0,
+        mode,
+        zone,
+        micros,
         collation,
     })
 }
 
-/// sql_mode and the client's collation, from variables that stand before any that are not known here.
-fn variables(status: &[u8]) -> (Option<u64>, Option<u16>) {
+/// What a statement depended on.
+#[derive(Default)]
+struct Variables<'a> {
+    mode: Option<u64>,
+    collation: Option<u16>,
+    zone: Option<&'a [u8]>,
+    micros: Option<u32>,
+}
+
+/// From variables that stand before any that are not known here.
+fn variables(status: &[u8]) -> Variables<'_> {
     let mut f = Fields(status);
-    let (mut mode, mut collation) = (None, None);
+    let mut out = Variables::default();
     while let Some(code) = f.u8() {
         let read = match code {
             0 | 3 => f.take(4).map(|_| ()),
-            1 => f.u64().map(|m| mode = Some(m)),
+            1 => f.u64().map(|m| out.mode = Some(m)),
             2 => f.short().and_then(|_| f.take(1)).map(|_| ()),
-            4 => f.take(6).map(|c| collation = Some(u16::from_le_bytes([c[0], c[1]]))),
-            5 | 6 => f.short().map(|_| ()),
+            4 => f.take(6).map(|c| out.collation = Some(u16::from_le_bytes([c[0], c[1]]))),
+            5 => f.short().map(|zone| out.zone = Some(zone).filter(|z| !z.is_empty())),
+            6 => f.short().map(|_| ()),
+            7 | 8 | 18 => f.take(2).map(|_| ()),
+            9 | 17 | 129 => f.take(8).map(|_| ()),
+            10 => f.take(4).map(|_| ()),
+            11 => f.short().and_then(|_| f.short()).map(|_| ()),
+            // Names of databases that were changed, each with a zero behind it; 254: too many to be named.
+            12 => f.u8().and_then(|n| {
+                (0..if n == 254 { 0 } else { n }).try_for_each(|_| {
+                    let end = f.0.iter().position(|b| *b == 0)?;
+                    f.take(end + 1).map(|_| ())
+                })
+            }),
+            13 | 128 => {
+                f.take(3).map(|m| out.micros = Some(u32::from(m[0]) | u32::from(m[1]) << 8 | u32::from(m[2]) << 16))
+            }
+            16 | 19 | 20 | 130 => f.take(1).map(|_| ()),
+            // MariaDB: collations of character sets, in pairs.
+            131 => f.u8().and_then(|n| f.take(usize::from(n) * 4)).map(|_| ()),
             _ => None,
         };
         if read.is_none() {
             break;
         }
     }
-    (mode, collation)
+    out
 }
 
 /// The number and the message of an INCIDENT: the server lost something that belongs into the log.

@@ -21,6 +21,11 @@ pub enum Statement {
     Truncate(TableName),
     /// A schema change of these tables.
     Schema(SchemaChange),
+    /// A view or a routine is made, anew or again.
+    Object {
+        kind: &'static str,
+        name: TableName,
+    },
     /// Row changes in statement form; all names that stand in it.
     Rows {
         verb: String,
@@ -230,7 +235,45 @@ impl<'a> Walk<'a> {
         if let Some(index) = self.index() {
             return index.map(|table| self.change("CREATE INDEX", text, vec![table], false));
         }
+        if let Some(object) = self.object() {
+            return Some(object);
+        }
         Some(Statement::Other { verb: self.verb("CREATE") })
+    }
+
+    /// `[OR REPLACE] [ALGORITHM = …] [DEFINER = …] [SQL SECURITY …] VIEW name`, and likewise routines.
+    fn object(&mut self) -> Option<Statement> {
+        const AHEAD: usize = 16;
+        let kinds = [("VIEW", "view"), ("FUNCTION", "function"), ("PROCEDURE", "procedure")];
+        let found = |t: &Token<'_>| kinds.iter().find(|(word, _)| t.is(word)).map(|(_, kind)| *kind);
+        let (at, kind) =
+            self.tokens.iter().enumerate().skip(1).take(AHEAD).find_map(|(at, t)| Some((at, found(t)?)))?;
+        let known = |t: &Token<'_>| {
+            let words = [
+                "OR",
+                "REPLACE",
+                "ALGORITHM",
+                "DEFINER",
+                "SQL",
+                "SECURITY",
+                "INVOKER",
+                "UNDEFINED",
+                "MERGE",
+                "TEMPTABLE",
+            ];
+            !matches!(t, Token::Word(_)) || words.iter().any(|w| t.is(w))
+        };
+        let definer = self.tokens[1..at].iter().any(|t| t.is("DEFINER"));
+        if !definer && !self.tokens[1..at].iter().all(known) {
+            return None;
+        }
+        // A function of a library.
+        if self.tokens.iter().any(|t| t.is("SONAME")) {
+            return None;
+        }
+        self.at = at + 1;
+        self.exists();
+        self.table().map(|name| Statement::Object { kind, name })
     }
 
     /// `[UNIQUE …] INDEX name … ON table`: `None` if it is no index, `Some(None)` if it cannot be read.
@@ -300,7 +343,10 @@ impl<'a> Walk<'a> {
             deep |= word.eq_ignore_ascii_case("IGNORE");
         }
         if !self.take("TABLE") {
-            return Some(Statement::Other { verb: self.verb("ALTER") });
+            return Some(match self.object() {
+                Some(object @ Statement::Object { kind: "view", .. }) => object,
+                _ => Statement::Other { verb: self.verb("ALTER") },
+            });
         }
         self.exists();
         let mut tables = vec![self.table()?];
@@ -445,8 +491,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn of(text: &str) -> Statement {
-        let query =
-            Query { database: b"d", text: text.as_bytes(), ansi_quotes: false, no_backslash: false, collation: None };
+        let query = Query {
+            database: b"d",
+            text: text.as_bytes(),
+            ansi_quotes: false,
+            no_backslash: false,
+            mode: 0,
+            zone: None,
+            micros: None,
+            collation: None,
+        };
         classify(&query, "d", text)
     }
 
@@ -529,7 +583,6 @@ mod tests {
         assert_eq!(of("create temporary table t (a int)"), Statement::Nothing);
         assert_eq!(of("DROP /*!40005 TEMPORARY */ TABLE IF EXISTS t"), Statement::Nothing);
         for (text, verb) in [
-            ("create definer=`a`@`b` view v as select 1", "CREATE"),
             ("create trigger x before insert on t for each row set @a = 1", "CREATE TRIGGER"),
             ("create user a", "CREATE USER"),
             ("grant all on t to a", "GRANT"),
@@ -538,6 +591,27 @@ mod tests {
         ] {
             assert_eq!(of(text), Statement::Other { verb: verb.into() }, "{text}");
         }
+    }
+
+    #[test]
+    fn views_and_routines() {
+        for (text, kind, name) in [
+            ("create definer=`a`@`b` view v as select 1", "view", TableName::new("d", "v")),
+            (
+                "create or replace algorithm = merge sql security invoker view e.v as select 1",
+                "view",
+                TableName::new("e", "v"),
+            ),
+            ("alter view v as select 1", "view", TableName::new("d", "v")),
+            ("CREATE DEFINER=`r`@`%` FUNCTION `f`(n int) RETURNS int RETURN n", "function", TableName::new("d", "f")),
+            ("create procedure if not exists p() begin end", "procedure", TableName::new("d", "p")),
+        ] {
+            assert_eq!(of(text), Statement::Object { kind, name }, "{text}");
+        }
+        assert_eq!(
+            of("create function f returns string soname 'x'"),
+            Statement::Other { verb: "CREATE FUNCTION".into() }
+        );
     }
 
     #[test]

@@ -8,8 +8,9 @@ use super::bytes::{Fields, little};
 use super::event::{Event, kind};
 use super::values::{Decode, Width, unpack};
 use super::{event, json_diff};
+use crate::condition::Condition;
 use drover_model::change::{self, OldKind};
-use drover_model::row::{Cell, put_cell};
+use drover_model::row::{self, Cell, put_cell};
 
 /// What rows of an event went through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +144,15 @@ pub struct Scratch {
     before: Vec<Raw>,
     after: Vec<Raw>,
     text: Vec<u8>,
+    tested: Tested,
+}
+
+/// The cells that a condition reads.
+#[derive(Debug, Default)]
+struct Tested {
+    cells: Vec<u8>,
+    /// Where each lies in there; `None`: null.
+    places: Vec<Option<(usize, usize)>>,
 }
 
 /// Why a row cannot be carried over.
@@ -152,6 +162,8 @@ pub enum Refused {
     Damaged,
     /// The image lacks columns that are needed.
     Partial(Action),
+    /// The images lack columns that the table's condition is about, or some of a row that satisfies it from now on.
+    Untold,
     /// Differences of a document whose old image is not there.
     NoBase,
 }
@@ -214,7 +226,8 @@ fn partial_bits<'a>(binding: &Binding, bytes: &'a [u8], at: usize) -> Option<(Op
     Some((Some(bits), bytes.len() - f.0.len()))
 }
 
-/// Writes the change of the row at `at` to `out`, and gives where the next row begins. Nothing is written if the operation is not selected.
+/// Writes the change of the row at `at` to `out`, and gives where the next row begins. Nothing is written of a row that does not satisfy the table's
+/// condition; one that satisfies it from now on is inserted, one that did until now is deleted.
 pub fn put_change(
     rows: &Rows<'_>,
     binding: &Binding,
@@ -226,7 +239,7 @@ pub fn put_change(
     if rows.columns != binding.widths.len() {
         return Err(Refused::Damaged);
     }
-    let Scratch { before, after, text } = scratch;
+    let Scratch { before, after, text, tested } = scratch;
     let read = |cells: &mut Vec<Raw>, present, at| {
         scan(cells, &binding.widths, present, bytes, at, None).ok_or(Refused::Damaged)
     };
@@ -236,18 +249,22 @@ pub fn put_change(
             if binding.columns.iter().any(|(place, _)| after[*place] == Raw::Absent) {
                 return Err(Refused::Partial(Action::Insert));
             }
-            change::put_insert(out, binding.table);
-            put_image(out, binding, bytes, after, None, text)?;
+            if satisfies(binding, bytes, after, None, tested, text)? {
+                change::put_insert(out, binding.table);
+                put_image(out, binding, bytes, after, None, text)?;
+            }
             end
         }
         Action::Delete => {
             let end = read(before, rows.before, at)?;
             let old = old_kind(binding, before).ok_or(Refused::Partial(Action::Delete))?;
-            if rows.alone {
-                change::put_alone(out);
+            if satisfies(binding, bytes, before, None, tested, text)? {
+                if rows.alone {
+                    change::put_alone(out);
+                }
+                change::put_delete(out, binding.table, old);
+                put_old(out, binding, bytes, before, old, text)?;
             }
-            change::put_delete(out, binding.table, old);
-            put_old(out, binding, bytes, before, old, text)?;
             end
         }
         Action::Update => {
@@ -260,17 +277,68 @@ pub fn put_change(
                 read(after, rows.after, middle)?
             };
             let old = old_kind(binding, before).ok_or(Refused::Partial(Action::Update))?;
-            if rows.alone {
-                change::put_alone(out);
+            let was = satisfies(binding, bytes, before, None, tested, text)?;
+            let is = satisfies(binding, bytes, after, Some(before), tested, text)?;
+            match (was, is) {
+                (true, true) => {
+                    if rows.alone {
+                        change::put_alone(out);
+                    }
+                    change::put_update(out, binding.table, old);
+                    put_old(out, binding, bytes, before, old, text)?;
+                    put_image(out, binding, bytes, after, Some(before), text)?;
+                }
+                (false, true) => {
+                    let absent = |i: usize| after[i] == Raw::Absent && before[i] == Raw::Absent;
+                    if binding.columns.iter().any(|(place, _)| absent(*place)) {
+                        return Err(Refused::Untold);
+                    }
+                    change::put_insert(out, binding.table);
+                    put_image(out, binding, bytes, after, Some(before), text)?;
+                }
+                (true, false) => {
+                    // At the source it is still there: nothing of what refers to it has gone.
+                    change::put_alone(out);
+                    change::put_delete(out, binding.table, old);
+                    put_old(out, binding, bytes, before, old, text)?;
+                }
+                (false, false) => {}
             }
-            change::put_update(out, binding.table, old);
-            put_old(out, binding, bytes, before, old, text)?;
-            put_image(out, binding, bytes, after, Some(before), text)?;
             end
         }
     };
     // An event of rows without columns would never end.
     if end <= at { Err(Refused::Damaged) } else { Ok(end) }
+}
+
+/// Whether a row satisfies the table's condition; what its image lacks is in `base`.
+fn satisfies(
+    binding: &Binding,
+    bytes: &[u8],
+    cells: &[Raw],
+    base: Option<&[Raw]>,
+    tested: &mut Tested,
+    text: &mut Vec<u8>,
+) -> Result<bool, Refused> {
+    let Some(condition) = &binding.condition else { return Ok(true) };
+    tested.cells.clear();
+    tested.places.clear();
+    for column in condition.columns() {
+        let (place, decode) = &binding.columns[column];
+        let from = tested.cells.len();
+        put_raw(&mut tested.cells, decode, bytes, cells[*place], base.map(|b| b[*place]), text)?;
+        let value = match row::cells(&tested.cells[from..]).next() {
+            Some(Cell::Value(value)) => Some((tested.cells.len() - value.len(), tested.cells.len())),
+            Some(Cell::Null) => None,
+            _ => return Err(Refused::Untold),
+        };
+        tested.places.push(value);
+    }
+    Ok(holds(condition, tested))
+}
+
+fn holds(condition: &Condition, tested: &Tested) -> bool {
+    condition.holds(|n| tested.places[n].map(|(from, end)| &tested.cells[from..end]))
 }
 
 /// Which old image there is: all columns, or those of the key.

@@ -170,6 +170,8 @@ fn is_text(code: u8) -> bool {
             | LONG_BLOB
             | BLOB
             | MARIADB_BLOB_COMPRESSED
+            // A binary string to the server, with the collation of one.
+            | VECTOR
     )
 }
 

@@ -129,7 +129,7 @@ fn between<'a>(text: &'a str, first: &Token<'_>, last: &Token<'_>) -> &'a str {
 }
 
 /// Splits tokens at commas outside of parentheses.
-fn split<'t, 'a>(tokens: &'t [Token<'a>]) -> Vec<&'t [Token<'a>]> {
+pub(crate) fn split<'t, 'a>(tokens: &'t [Token<'a>]) -> Vec<&'t [Token<'a>]> {
     let (mut depth, mut from, mut out) = (0u32, 0, Vec::new());
     for (i, t) in tokens.iter().enumerate() {
         if t.is("(") {
@@ -179,7 +179,7 @@ impl Definition {
 }
 
 /// Table options: `NAME=value`, `NAME value`, and words without a value.
-fn options(text: &str, tokens: &[Token<'_>]) -> Vec<(String, String)> {
+pub(crate) fn options(text: &str, tokens: &[Token<'_>]) -> Vec<(String, String)> {
     let mut out: Vec<(String, String)> = Vec::new();
     let mut i = 0;
     while i < tokens.len() {

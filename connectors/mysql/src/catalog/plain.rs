@@ -6,7 +6,7 @@ use crate::types::{Kind, MyType};
 use drover_model::schema::{Action, IndexColumn, PlainDefault, PlainForeignKey, PlainIndex, TableName};
 
 /// A default as the server prints it. `None`: an expression, or a value that it does not print whole.
-pub(super) fn default(printed: &str, my: &MyType) -> Option<PlainDefault> {
+pub(crate) fn default(printed: &str, my: &MyType) -> Option<PlainDefault> {
     let tokens = lex::words(printed);
     let (first, rest) = tokens.split_first()?;
     if ["CURRENT_TIMESTAMP", "NOW", "LOCALTIMESTAMP"].iter().any(|w| first.is(w)) {
@@ -72,7 +72,7 @@ fn unpadded(value: &str) -> String {
 }
 
 /// Indexes of columns; those of expressions, of words in a text and of places are left out.
-pub(super) fn indexes(definition: &Definition) -> Vec<PlainIndex> {
+pub(crate) fn indexes(definition: &Definition) -> Vec<PlainIndex> {
     let parts = definition.parts.iter();
     parts
         .filter_map(|part| {
@@ -100,7 +100,7 @@ pub(super) fn indexes(definition: &Definition) -> Vec<PlainIndex> {
 }
 
 /// Foreign keys.
-pub(super) fn foreign_keys(table: &TableName, definition: &Definition) -> Vec<PlainForeignKey> {
+pub(crate) fn foreign_keys(table: &TableName, definition: &Definition) -> Vec<PlainForeignKey> {
     let parts = definition.parts.iter().filter(|p| p.kind == PartKind::Foreign);
     parts
         .filter_map(|part| {
@@ -129,7 +129,7 @@ fn action(actions: &str, event: &str) -> Action {
 
 /// Whether a collation takes texts for equal that are not: all but those of bytes and of the newest case-sensitive kind. Most of the former
 /// still pay no regard to spaces at the end.
-pub(super) fn folds(collation: Option<&str>) -> bool {
+pub(crate) fn folds(collation: Option<&str>) -> bool {
     collation.is_some_and(|c| !(c == "binary" || c.ends_with("_bin") || c.ends_with("_0900_as_cs")))
 }
 

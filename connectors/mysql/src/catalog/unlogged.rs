@@ -1,13 +1,13 @@
 //! Foreign keys that change rows without a trace in the binary log. InnoDB executes CASCADE and SET NULL below the server, which logs the parent's
 //! change only: so do all versions of MariaDB, and MySQL before 9.6, or since then where it is told to.
 
-use super::create::{Definition, Foreign, PartKind};
+use super::create::{Foreign, Part, PartKind};
 use crate::connect::Session;
 use drover_model::Result;
 use drover_model::schema::{Effect, TableName, Unlogged};
 
 /// Whether this server's foreign keys act without a trace.
-pub(super) async fn silent(session: &mut Session) -> Result<bool> {
+pub(crate) async fn silent(session: &mut Session) -> Result<bool> {
     if session.version.is_mariadb() || !session.version.mysql(90_600) {
         return Ok(true);
     }
@@ -17,8 +17,8 @@ pub(super) async fn silent(session: &mut Session) -> Result<bool> {
 }
 
 /// The foreign keys of a table that do something to its rows.
-pub(super) fn read(table: &TableName, definition: &Definition) -> Vec<Unlogged> {
-    let foreign = definition.parts.iter().filter(|p| p.kind == PartKind::Foreign);
+pub(crate) fn read(table: &TableName, parts: &[Part]) -> Vec<Unlogged> {
+    let foreign = parts.iter().filter(|p| p.kind == PartKind::Foreign);
     foreign
         .filter_map(|part| {
             let key = Foreign::parse(&part.text)?;

@@ -11,15 +11,20 @@ use super::{Changes, now};
 use crate::binlog::bind::{Collations, Shape};
 use crate::binlog::dump::Dump;
 use crate::charset::Charset;
+use crate::condition::{Condition, Detail};
 use crate::connect::{Dialer, Session};
+use crate::ddl::column::Env;
+use crate::ddl::follow::Follower;
+use crate::ddl::text::Modes;
 use crate::errors::classify;
 use crate::flavor::Flavor;
 use crate::gtid::{GtidSet, mariadb_gtid};
 use crate::position::{self, Place, Resume};
 use crate::sql;
+use crate::typemap::Known;
 use crate::types::MyType;
 use crate::wire::Wire;
-use drover_connectors_api::StreamSpec;
+use drover_connectors_api::{Followed, StreamSpec};
 use drover_model::error::codes;
 use drover_model::plan::RowFormat;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
@@ -47,7 +52,7 @@ fn lost(why: impl Into<String>) -> Error {
 ///
 /// # Errors
 /// POSITION_LOST if the server no longer has its log from there on, or is another one that lacks transactions of the one before;
-/// UNSUPPORTED for plans that cannot be followed (a filter; text that would have to be converted).
+/// UNSUPPORTED for plans that cannot be followed (a condition that cannot be told exactly on changes; text that would have to be converted).
 pub async fn open(dialer: &Dialer, spec: &StreamSpec, from: &Position) -> Result<Changes> {
     spec.tables.iter().try_for_each(can_follow)?;
     let resume = position::resume_of(from)?;
@@ -57,11 +62,35 @@ pub async fn open(dialer: &Dialer, spec: &StreamSpec, from: &Position) -> Result
     let server = position::server(&mut session).await?;
     let start = start(&mut session, from.lineage, &resume, &server).await?;
     let tables = tables(&mut session, &spec.tables).await?;
+    let follower = match &spec.schemas {
+        Some(followed) => Some(follower(&mut session, followed).await?),
+        None => None,
+    };
     let skew = skew(&mut session).await?;
     let dump = dump(dialer, &session, spec, &start.read).await?;
     let room = Room::new(spec.spill.clone(), spec.batch_bytes);
     let flavor = session.version.flavor;
-    Ok(Changes::new(dump, from.clone(), flavor, server, start, tables, room, skew, resume.place))
+    let mut changes = Changes::new(dump, from.clone(), flavor, server, start, tables, room, skew, resume.place);
+    if let Some(follower) = &follower {
+        // As they are here, not as they are now.
+        changes.tables.reshape(followed_shapes(follower)?);
+    }
+    changes.follower = follower;
+    changes.policy = spec.schemas.as_ref().map(|s| s.policy).unwrap_or_default();
+    Ok(changes)
+}
+
+/// What schema changes are followed with, beside what the migration knows.
+async fn follower(session: &mut Session, followed: &Followed) -> Result<Follower> {
+    let what = "cannot read what schema changes are followed with";
+    let known = Known::read(session).await?;
+    let silent = crate::catalog::unlogged::silent(session).await?;
+    let explicit: Option<(String, String)> =
+        session.first("SHOW GLOBAL VARIABLES LIKE 'explicit_defaults_for_timestamp'", what).await?;
+    let explicit_timestamps = explicit.is_some_and(|(_, v)| v.eq_ignore_ascii_case("ON") || v == "1");
+    let folds = known.lower_case;
+    let env = Env { known, explicit_timestamps, silent, modes: Modes::default() };
+    Ok(Follower::new(followed.schemas.clone(), followed.selection.clone(), env, folds))
 }
 
 /// What cannot be followed is refused before anything is read.
@@ -69,12 +98,6 @@ fn can_follow(plan: &TablePlan) -> Result<()> {
     let refuse = |why: String, remedy: &str| {
         Err(Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, why).table(&plan.source).remedy(remedy))
     };
-    if plan.filter.is_some() {
-        return refuse(
-            "a condition (where) cannot be evaluated on changes of this kind of source".into(),
-            "leave `where` out, or migrate this table without \"incremental\"",
-        );
-    }
     for column in &plan.columns {
         let Some(my) = MyType::parse(&column.origin_type) else { continue };
         if plan.format == RowFormat::Canonical
@@ -291,13 +314,7 @@ async fn tables(session: &mut Session, plans: &[TablePlan]) -> Result<Tables> {
     let folds: Option<u64> = session.first("SELECT @@GLOBAL.lower_case_table_names", what).await?;
     let mut shapes = Vec::with_capacity(plans.len());
     for plan in plans {
-        let shape = Shape::new(plan.clone(), None).map_err(|m| {
-            Error::new(codes::UNSUPPORTED, Fault::Source, Retry::Never, m.how)
-                .table(&plan.source)
-                .column(m.column.unwrap_or_default())
-                .remedy("leave the column out")
-        })?;
-        shapes.push(shape);
+        shapes.push(shape(plan, condition(session, plan).await?)?);
     }
     for shape in shapes.iter_mut().filter(|s| !s.knows_places()) {
         let source = &shape.plan.source;
@@ -310,6 +327,64 @@ async fn tables(session: &mut Session, plans: &[TablePlan]) -> Result<Tables> {
         shape.catalogue = Some(session.all(sql, what).await?);
     }
     Ok(Tables::new(shapes, collations, folds.unwrap_or(0) != 0))
+}
+
+/// A plan, ready to be bound.
+pub(super) fn shape(plan: &TablePlan, condition: Option<Condition>) -> Result<Shape> {
+    Shape::new(plan.clone(), None, condition).map_err(|m| {
+        Error::new(codes::UNSUPPORTED, Fault::Source, Retry::Never, m.how)
+            .table(&plan.source)
+            .column(m.column.unwrap_or_default())
+            .remedy("leave the column out")
+    })
+}
+
+/// The plans with what is known of their columns at the place that has been read to.
+pub(super) fn followed_shapes(follower: &Follower) -> Result<Vec<Shape>> {
+    let tables = &follower.schemas.catalog;
+    let shapes = follower.schemas.plans.iter().filter(|p| !p.is_gone()).map(|plan| {
+        let columns = tables.table(&plan.source).map(|t| t.columns.as_slice()).unwrap_or_default();
+        let detail = |name: &str| {
+            let column = columns.iter().find(|c| c.name == name);
+            column.map(|c| Detail { collation: c.collation.clone(), nullable: c.nullable }).unwrap_or_default()
+        };
+        let details: Vec<Detail> = plan.columns.iter().map(|c| detail(&c.source)).collect();
+        shape(plan, compiled(plan, &details)?)
+    });
+    shapes.collect()
+}
+
+/// The plan's condition, ready to be evaluated on changes.
+async fn condition(session: &mut Session, plan: &TablePlan) -> Result<Option<Condition>> {
+    if plan.filter.is_none() {
+        return Ok(None);
+    }
+    let sql = format!(
+        "SELECT COLUMN_NAME, COLLATION_NAME, IS_NULLABLE = 'YES' FROM information_schema.COLUMNS \
+         WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {}",
+        sql::text(&plan.source.schema),
+        sql::text(&plan.source.name)
+    );
+    let rows: Vec<(String, Option<String>, bool)> =
+        session.all(sql, "cannot read what a condition is evaluated with").await?;
+    let detail = |name: &str| {
+        let row = rows.iter().find(|r| r.0 == name);
+        row.map(|r| Detail { collation: r.1.clone(), nullable: r.2 }).unwrap_or_default()
+    };
+    let details: Vec<Detail> = plan.columns.iter().map(|c| detail(&c.source)).collect();
+    compiled(plan, &details)
+}
+
+/// The same with what is known of the columns, in the plan's order.
+pub(super) fn compiled(plan: &TablePlan, details: &[Detail]) -> Result<Option<Condition>> {
+    if plan.filter.is_none() {
+        return Ok(None);
+    }
+    Condition::of(plan, details).map_err(|refusal| {
+        Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, refusal.why)
+            .table(&plan.source)
+            .remedy(refusal.remedy)
+    })
 }
 
 /// By how much the server's clock is ahead of ours, in microseconds.

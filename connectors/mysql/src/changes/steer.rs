@@ -4,11 +4,13 @@ use super::pending::Pending;
 use super::{Changes, Held, Ids, Open, now};
 use crate::binlog::bind::Misfit;
 use crate::binlog::event::{self, ARTIFICIAL, Event, Head, MAY_BE_IGNORED, Query, Start, Xid, kind};
-use crate::binlog::query::{SchemaChange, Statement, classify};
+use crate::binlog::query::{self, Statement, classify};
 use crate::binlog::rows::{self, Action, Refused, unpack_mariadb};
+use crate::ddl::follow::Written;
 use crate::position::Place;
 use drover_model::change;
 use drover_model::error::codes;
+use drover_model::migration::SchemaPolicy;
 use drover_model::schema::TableName;
 use drover_model::{Error, Result};
 use std::borrow::Cow;
@@ -216,6 +218,7 @@ impl Changes {
             half: start.half,
             xid: start.xid,
             behind,
+            schema: None,
         });
         Ok(())
     }
@@ -246,7 +249,15 @@ impl Changes {
             return Ok(());
         }
         let micros = open.micros.unwrap_or(i64::from(head.timestamp) * 1_000_000);
-        self.give(open.pending, self.place.clone(), micros, Ids { gtid: open.gtid, xid: None })
+        let ids = Ids { gtid: open.gtid, xid: None };
+        match open.schema {
+            Some(change) => {
+                self.spare = open.pending.buffer;
+                self.spare.clear();
+                self.give_schema(change, self.place.clone(), micros, ids)
+            }
+            None => self.give(open.pending, self.place.clone(), micros, ids),
+        }
     }
 
     fn on_prepared(&mut self, xid: Xid) -> Result<()> {
@@ -329,9 +340,10 @@ impl Changes {
         let mut at = 0;
         let mut unwritten = 0;
         while at < bytes.len() {
+            let length = pending.buffer.len();
             let put = rows::put_change(rows, binding, bytes, at, &mut self.scratch, &mut pending.buffer);
             at = put.map_err(|refused| self.refused(binding.table, refused))?;
-            unwritten += 1;
+            unwritten += u64::from(pending.buffer.len() > length);
             // Not after each of many small rows.
             if pending.buffer.len() >= self.room.batch_bytes {
                 pending.added(std::mem::take(&mut unwritten), &mut self.room)?;
@@ -352,6 +364,9 @@ impl Changes {
                 self.fail(codes::UNSUPPORTED, verb)
                     .remedy("set binlog_row_image = FULL at the source, for sessions that exist too, and migrate the table again")
             }
+            Refused::Untold => self
+                .fail(codes::UNSUPPORTED, "a changed row whose condition (where) the log does not tell")
+                .remedy("set binlog_row_image = FULL at the source, for sessions that exist too, and migrate the table again"),
             Refused::NoBase => self
                 .fail(codes::UNSUPPORTED, "a partial update of a JSON document that the log has not")
                 .remedy("set binlog_row_image = FULL or binlog_row_value_options = '' at the source, and migrate the table again"),
@@ -413,7 +428,8 @@ impl Changes {
             Statement::Truncate(table) => self.on_truncate(head, &table, before),
             Statement::Schema(change) => {
                 self.opened(before)?;
-                self.on_schema_change(change)?;
+                let written = Written::of(query, head.timestamp);
+                self.on_schema_change(change, &written)?;
                 self.end_statement(head)
             }
             Statement::Rows { verb, names } => {
@@ -424,6 +440,12 @@ impl Changes {
             Statement::Unknown { verb, names } => {
                 self.opened(before)?;
                 self.on_statement(&verb, &names, &text, "a statement that drover does not know")?;
+                self.end_statement(head)
+            }
+            Statement::Object { kind, name } => {
+                self.opened(before)?;
+                let written = Written::of(query, head.timestamp);
+                self.on_object(kind, &name, &text, &written)?;
                 self.end_statement(head)
             }
             Statement::Other { .. } => {
@@ -455,8 +477,69 @@ impl Changes {
         self.end_statement(head)
     }
 
-    /// Here a schema change of selected tables would become an item of the stream. Until then one that concerns columns or rows ends it.
-    fn on_schema_change(&mut self, change: SchemaChange) -> Result<()> {
+    /// A schema change of tables of the migration becomes an item of the stream; what cannot be followed ends it, or is treated as the policy says.
+    fn on_schema_change(&mut self, change: query::SchemaChange, written: &Written) -> Result<()> {
+        let Some(follower) = &self.follower else { return self.on_unfollowed(change) };
+        if self.open.as_ref().is_some_and(|o| o.behind || o.half) {
+            return Ok(());
+        }
+        if self.policy == SchemaPolicy::Stop && (change.deep || change.drops_database.is_some()) {
+            if follower.concerns(&change) {
+                return self.on_unfollowed(change);
+            }
+            self.skipped.schema += 1;
+            return Ok(());
+        }
+        match follower.follow(&change, written) {
+            Ok(None) => {
+                self.skipped.schema += 1;
+                tracing::debug!(statement = change.text, "a schema change that does not concern the migration");
+                Ok(())
+            }
+            Ok(Some(followed)) => self.altered(followed),
+            Err(refused) => {
+                if self.policy == SchemaPolicy::StopTable
+                    && let Some(stopped) = follower.stopped(&change, &refused.why)
+                {
+                    tracing::error!(table = %refused.table, why = refused.why, statement = change.text, "the table is not followed any more");
+                    return self.altered(stopped);
+                }
+                let what = format!("a schema change cannot be carried over ({}): {}", refused.why, short(&change.text));
+                Err(self.fail(codes::TABLE_CHANGED, what).table(&refused.table).remedy(REMEDY))
+            }
+        }
+    }
+
+    /// A view or a routine of a database that is selected as a whole.
+    fn on_object(&mut self, kind: &'static str, name: &TableName, text: &str, written: &Written) -> Result<()> {
+        let behind = self.open.as_ref().is_none_or(|o| o.behind || o.half || o.begun);
+        let carried = self.policy != SchemaPolicy::Stop && !behind;
+        let change = self.follower.as_ref().filter(|_| carried).and_then(|f| f.object(kind, name, text, written));
+        match change {
+            Some(change) => self.altered(change),
+            None => {
+                self.skipped.schema += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// What follows is read with the new shapes.
+    fn altered(&mut self, change: drover_model::ddl::SchemaChange) -> Result<()> {
+        let Some(follower) = &mut self.follower else { return Ok(()) };
+        follower.apply(&change);
+        self.tables.reshape(super::open::followed_shapes(follower)?);
+        match &mut self.open {
+            Some(open) if !open.begun => {
+                open.schema = Some(Box::new(change));
+                Ok(())
+            }
+            _ => Err(self.fail(codes::INTERNAL, "a schema change within a transaction")),
+        }
+    }
+
+    /// Without anything to follow with, a schema change that concerns columns or rows ends the stream.
+    fn on_unfollowed(&mut self, change: query::SchemaChange) -> Result<()> {
         let dropped = change.drops_database.as_deref().and_then(|d| self.tables.of_database(d).next());
         let table = change.tables.iter().find_map(|t| self.tables.selected(t)).map(|p| &p.source).or(dropped);
         let Some(table) = table.cloned() else {
@@ -514,7 +597,7 @@ impl Changes {
 }
 
 const REMEDY: &str =
-    "schema changes are not carried over for this pair yet: undo the change at the source, or migrate the table again";
+    "make the change in another way (see the guide's page on schema changes) or undo it, and migrate the table again";
 
 /// The beginning of a statement, for messages.
 fn short(text: &str) -> String {

@@ -40,6 +40,11 @@ fn folded(name: &TableName) -> String {
 }
 
 impl Tables {
+    /// The tables have other shapes from here on.
+    pub fn reshape(&mut self, shapes: Vec<Shape>) {
+        *self = Tables::new(shapes, std::mem::take(&mut self.collations), self.folded.is_some());
+    }
+
     /// `folds`: the server's names have no case (`lower_case_table_names`).
     pub fn new(shapes: Vec<Shape>, collations: Collations, folds: bool) -> Self {
         let key = |name: &TableName| [name.schema.as_bytes(), b"\0", name.name.as_bytes()].concat();

@@ -176,7 +176,7 @@ impl Log {
         let dump = Dump::over(Box::pin(std::io::Cursor::new(self.packets.clone())), &folder);
         let behind = (read != resume.place).then(|| resume.place.clone());
         let start = Start { lineage: 0, read, behind, born: resume.born, known: None, passing: None, gtids: None };
-        let tables = Tables::new(vec![Shape::new(plan, None).unwrap()], HashMap::new(), false);
+        let tables = Tables::new(vec![Shape::new(plan, None, None).unwrap()], HashMap::new(), false);
         let room = Room::new(folder, 1 << 20);
         Changes::new(dump, from.clone(), Flavor::MySql, "id:1".into(), start, tables, room, 0, resume.place)
     }

@@ -60,7 +60,7 @@ impl Work<'_> {
         sql
     }
 
-    fn column_line(
+    pub(super) fn column_line(
         &mut self,
         plan: &TablePlan,
         table: &Table,
@@ -87,7 +87,7 @@ impl Work<'_> {
         let packed = definition.others.iter().any(|o| o.eq_ignore_ascii_case("COMPRESSED"))
             && v.is_mariadb()
             && self.origin == Flavor::MariaDb;
-        let named = definition.charset.is_some();
+        let named = definition.charset.is_some() || self.explicit;
         let mut out =
             format!("{} {}", sql::name(&name), self.typed(table, column, &type_text, &my_type, packed, named));
         let note = |work: &mut Self, what: &str, why: &str| work.note(plan, &column.name, what, why);
@@ -260,7 +260,7 @@ impl Work<'_> {
         }
     }
 
-    fn check_line(&mut self, plan: &TablePlan, part: &Object, columns: &Columns) -> Option<String> {
+    pub(super) fn check_line(&mut self, plan: &TablePlan, part: &Object, columns: &Columns) -> Option<String> {
         let text = match rewrite::columns(&part.definition, &columns.renamed, &columns.dropped, false) {
             Ok(text) => rewrite::dialect(&text, self.known),
             Err(why) => {
@@ -348,7 +348,13 @@ impl Work<'_> {
     ///
     /// # Errors
     /// Why it is left out.
-    fn index(&mut self, plan: &TablePlan, table: &Table, part: &Object, columns: &Columns) -> Result<Added, String> {
+    pub(super) fn index(
+        &mut self,
+        plan: &TablePlan,
+        table: &Table,
+        part: &Object,
+        columns: &Columns,
+    ) -> Result<Added, String> {
         let kind = PartKind::of_name(&part.kind).ok_or("its kind is not understood")?;
         let index = Index::parse(&part.definition).ok_or("its definition is not understood")?;
         let v = self.known.version.clone();
@@ -461,7 +467,7 @@ impl Work<'_> {
         out.join(" ")
     }
 
-    fn table_options(&mut self, plan: &TablePlan, table: &Table) -> String {
+    pub(super) fn table_options(&mut self, plan: &TablePlan, table: &Table) -> String {
         let option = |name: &str| table.options.get(name).map(String::as_str);
         let engine = self.engine_at(table);
         let own = option("engine").unwrap_or("InnoDB");
@@ -523,7 +529,7 @@ impl Work<'_> {
         self.engine_at(table).eq_ignore_ascii_case("InnoDB")
     }
 
-    fn partitioning(&mut self, plan: &TablePlan, table: &Table, columns: &Columns) -> Option<String> {
+    pub(super) fn partitioning(&mut self, plan: &TablePlan, table: &Table, columns: &Columns) -> Option<String> {
         let part = table.parts.iter().find(|p| p.kind == "partitioning")?;
         let words = lex::words(&part.definition);
         let leave = |work: &mut Self, why: &str| {

@@ -64,6 +64,8 @@ pub struct Work<'a> {
     /// Views that are made, for those upon them.
     views: BTreeSet<String>,
     taken: HashSet<(String, String, String)>,
+    /// Columns of text name their character set even where it is the table's.
+    pub explicit: bool,
 }
 
 impl<'a> Work<'a> {
@@ -104,6 +106,7 @@ impl<'a> Work<'a> {
             by_plan,
             views: BTreeSet::new(),
             taken: HashSet::new(),
+            explicit: false,
         })
     }
 
@@ -147,7 +150,7 @@ impl<'a> Work<'a> {
         tables.chain(self.objects.iter().filter_map(|o| self.renames.databases.get(&o.schema).cloned())).collect()
     }
 
-    fn database(&self, name: &str) -> Statement {
+    pub(super) fn database(&self, name: &str) -> Statement {
         let source = self.renames.databases.iter().find(|(_, to)| *to == name).map(|(from, _)| from.as_str());
         let found = self.catalog.objects.iter().find(|o| o.kind == "database" && Some(o.name.as_str()) == source);
         let mut sql = format!("CREATE DATABASE IF NOT EXISTS {}", sql::name(name));

@@ -9,6 +9,7 @@
 //! any change serves instead.
 
 use super::lock::Try;
+use super::place_seen;
 use super::take::{BEGIN, Server, give_up};
 use crate::position::{self, Place};
 use crate::sql;
@@ -76,30 +77,24 @@ async fn each(sessions: &mut [Wire], sql: &str) -> Result<Vec<Vec<Vec<TextRow>>>
 }
 
 async fn mariadb(server: &mut Server, sessions: &mut [Wire]) -> Result<Agreed> {
-    let sql = format!(
-        r"SHOW MASTER STATUS; {BEGIN}; SHOW SESSION STATUS LIKE 'binlog\_snapshot\_%'; SELECT @@GLOBAL.gtid_binlog_pos; SHOW MASTER STATUS"
-    );
+    let sql = format!("SHOW MASTER STATUS; {BEGIN}; SELECT @@GLOBAL.gtid_binlog_pos; SHOW MASTER STATUS");
     let answers = each(sessions, &sql).await?;
     let mut places = Vec::new();
     let mut still = None;
-    for results in &answers {
-        let value = |name: &str| {
-            let row = results.get(2)?.iter().find(|r| text(r, 0).is_some_and(|n| n.eq_ignore_ascii_case(name)))?;
-            text(row, 1)
-        };
-        let file = value("Binlog_snapshot_file").unwrap_or_default();
-        let offset = value("Binlog_snapshot_position").and_then(|p| p.parse::<u64>().ok());
-        let Some(offset) = offset.filter(|_| !file.is_empty()) else {
+    for (session, results) in sessions.iter_mut().zip(&answers) {
+        // One after the other: their answers get mixed up if they are asked at once.
+        let seen = place_seen(session).await?;
+        let place = seen.rsplit_once(':').and_then(|(file, offset)| Some(Place::new(file, offset.parse().ok()?)));
+        let Some(place) = place else {
             return Err(Error::internal("this MariaDB does not tell which snapshot a session has"));
         };
-        let place = Place::new(file, offset);
         let status = |i: usize| {
             let row = results.get(i)?.first()?;
             Some(Place::new(text(row, 0)?, text(row, 1)?.parse().ok()?))
         };
-        if status(0).as_ref() == Some(&place) && status(4).as_ref() == Some(&place) {
+        if status(0).as_ref() == Some(&place) && status(3).as_ref() == Some(&place) {
             // Nothing lies behind the place, so the log's last GTIDs are the snapshot's.
-            still = results.get(3).and_then(|r| r.first()).and_then(|r| text(r, 0)).map(str::to_owned);
+            still = results.get(2).and_then(|r| r.first()).and_then(|r| text(r, 0)).map(str::to_owned);
         }
         places.push(place);
     }

@@ -105,6 +105,7 @@ impl Bench {
             tables: self.plans.clone(),
             fresh: false,
             resume: Some(from.clone()),
+            schemas: None,
             may_set_identity: false,
             spill: self.spill.path().to_owned(),
             batch_bytes: self.batch_bytes,

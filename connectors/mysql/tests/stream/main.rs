@@ -3,6 +3,7 @@
 
 mod basics;
 mod bench;
+mod conditions;
 mod json;
 mod refusals;
 mod servers;

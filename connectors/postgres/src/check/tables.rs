@@ -51,6 +51,24 @@ pub(super) async fn followed(
                 "leave the table out, or migrate it without incremental",
             ));
         }
+        let published = plan.operations.update || plan.operations.delete;
+        if table.options.contains_key("partition_by") && plan.key.is_empty() && published {
+            let (cause, remedy) = if set_identity {
+                (
+                    "it has no key: a partition that is attached while drover runs gets its REPLICA IDENTITY within seconds, and until then the \
+                     server refuses updates and deletes of it",
+                    "ALTER TABLE … ADD PRIMARY KEY (…); or give each new partition REPLICA IDENTITY FULL before it is attached",
+                )
+            } else {
+                (
+                    "it has no key: the server will refuse updates and deletes of a partition that is attached while drover runs",
+                    "ALTER TABLE … ADD PRIMARY KEY (…), or give each new partition REPLICA IDENTITY FULL before it is attached, or \
+                     set_identity = true in [migrate]",
+                )
+            };
+            let table = qualified(&plan.source.schema, &plan.source.name);
+            items.push(CheckItem::warning("K31", &object, cause, remedy.replacen('…', &table, 1)));
+        }
         let unfollowed = client.query(sql, &[&plan.source.schema, &plan.source.name]).await?;
         for r in &unfollowed {
             let (schema, name): (String, String) = (r.try_get(0)?, r.try_get(1)?);
@@ -99,10 +117,30 @@ pub(super) async fn filters(client: &Client, plans: &[TablePlan], items: &mut Ve
         let Some(filter) = &plan.filter else { continue };
         let object = plan.source.to_string();
         // The line ends so that a comment in the condition ends, too.
-        let sql = format!("SELECT FROM {} WHERE ({filter}\n)", qualified(&plan.source.schema, &plan.source.name));
-        match client.prepare(&sql).await {
-            Ok(statement) if statement.params().is_empty() => items.push(CheckItem::passed("K22", object)),
-            Ok(_) => items.push(CheckItem::failed(
+        let table = qualified(&plan.source.schema, &plan.source.name);
+        let sql = format!("SELECT FROM {table} WHERE ({filter}\n)");
+        // What closes the bracket around it and opens another fits one kind of brackets only.
+        let enclosed = format!("SELECT FROM {table} WHERE (ARRAY[{filter}\n]::boolean[])[1]");
+        let prepared = match client.prepare(&sql).await {
+            Ok(statement) => {
+                client.prepare(&enclosed).await.map(|_| Some(statement)).or_else(|e| match e.as_db_error() {
+                    Some(_) => Ok(None),
+                    None => Err(e),
+                })
+            }
+            Err(e) => Err(e),
+        };
+        match prepared {
+            Ok(Some(statement)) if statement.params().is_empty() => items.push(CheckItem::passed("K22", object)),
+            Ok(None) => items.push(CheckItem::failed(
+                "K22",
+                object,
+                format!(
+                    "the condition {filter} closes a parenthesis that it has not opened, or is no condition but a query"
+                ),
+                "correct `where` in the migration file; a query in it stands in parentheses",
+            )),
+            Ok(Some(_)) => items.push(CheckItem::failed(
                 "K22",
                 object,
                 "the condition has parameters ($1 …)",

@@ -81,6 +81,7 @@ impl Bench {
             tables: self.plans.clone(),
             fresh: resume.is_none(),
             resume,
+            schemas: None,
             may_set_identity: true,
             spill: self.spill.path().to_owned(),
             batch_bytes: 64 << 10,

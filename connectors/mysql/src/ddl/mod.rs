@@ -1,0 +1,7 @@
+//! Schema changes that are met in the log: what they are, what they make of a table's structure, and what of them belongs to the migration.
+
+pub mod column;
+pub mod follow;
+pub mod parse;
+pub mod shape;
+pub mod text;

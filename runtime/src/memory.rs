@@ -1,0 +1,137 @@
+//! What the buffers of this process hold, in one place. Guarantee: who takes bytes from an [`Account`] never gets more than its limit at once,
+//! and what it has not given back is seen in [`held`]. Every queue of bytes has an account; the accounts are what `/metrics` shows.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::sync::Semaphore;
+
+/// The bytes that one buffer may hold.
+#[derive(Debug)]
+pub struct Account {
+    name: &'static str,
+    limit: usize,
+    free: Semaphore,
+    most: AtomicUsize,
+}
+
+static ACCOUNTS: Mutex<Vec<Weak<Account>>> = Mutex::new(Vec::new());
+
+fn accounts() -> MutexGuard<'static, Vec<Weak<Account>>> {
+    ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Account {
+    /// An account of `limit` bytes (at most 4 GiB), counted with the others of its name as long as it lives.
+    pub fn new(name: &'static str, limit: usize) -> Arc<Account> {
+        let limit = limit.min(u32::MAX as usize);
+        let account = Arc::new(Account { name, limit, free: Semaphore::new(limit), most: AtomicUsize::new(0) });
+        let mut all = accounts();
+        all.retain(|a| a.strong_count() > 0);
+        all.push(Arc::downgrade(&account));
+        account
+    }
+
+    /// Takes so many bytes, all of the limit if they are more; waits in turn until they are free. Gives what was taken, for [`Account::give`].
+    pub async fn take(&self, bytes: usize) -> usize {
+        let bytes = bytes.min(self.limit);
+        // Never closed; it ends with the account.
+        if let Ok(permit) = self.free.acquire_many(bytes as u32).await {
+            permit.forget();
+        }
+        self.note();
+        bytes
+    }
+
+    /// Takes so many bytes if they are free now.
+    pub fn try_take(&self, bytes: usize) -> bool {
+        let Ok(count) = u32::try_from(bytes) else { return false };
+        let Ok(permit) = self.free.try_acquire_many(count) else { return false };
+        permit.forget();
+        self.note();
+        true
+    }
+
+    /// Gives bytes back that were taken.
+    pub fn give(&self, bytes: usize) {
+        self.free.add_permits(bytes);
+    }
+
+    /// Bytes taken and not given back.
+    pub fn held(&self) -> usize {
+        self.limit.saturating_sub(self.free.available_permits())
+    }
+
+    fn note(&self) {
+        self.most.fetch_max(self.held(), Relaxed);
+    }
+}
+
+/// What the accounts of one name hold, had at most, and may hold together, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub name: &'static str,
+    pub now: usize,
+    /// The sum of each one's own most.
+    pub most: usize,
+    pub limit: usize,
+}
+
+/// All accounts that live, by name.
+pub fn held() -> Vec<Held> {
+    let mut sums: Vec<Held> = Vec::new();
+    for account in accounts().iter().filter_map(Weak::upgrade) {
+        let (now, most, limit) = (account.held(), account.most.load(Relaxed), account.limit);
+        match sums.iter_mut().find(|s| s.name == account.name) {
+            Some(sum) => {
+                (sum.now, sum.most, sum.limit) = (sum.now + now, sum.most + most, sum.limit + limit);
+            }
+            None => sums.push(Held { name: account.name, now, most, limit }),
+        }
+    }
+    sums.sort_by_key(|s| s.name);
+    sums
+}
+
+/// Resident memory of this process in bytes, now and at most (proc(5), `VmRSS` and `VmHWM`); `None` where the system does not tell.
+pub fn resident() -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let of = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+        Some(line.trim_start_matches(':').trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? << 10)
+    };
+    Some((of("VmRSS")?, of("VmHWM")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn never_more_than_the_limit_and_nothing_is_lost() {
+        let account = Account::new("test: one", 100);
+        assert!(account.try_take(60) && !account.try_take(50));
+        let waits = {
+            let account = account.clone();
+            tokio::spawn(async move { account.take(500).await })
+        };
+        tokio::task::yield_now().await;
+        // Whoever waits for much is not overtaken by those who want little.
+        assert!(!account.try_take(1));
+        account.give(60);
+        assert_eq!(waits.await.unwrap_or_default(), 100);
+        let one = |name| held().into_iter().find(|h| h.name == name);
+        assert_eq!(one("test: one"), Some(Held { name: "test: one", now: 100, most: 100, limit: 100 }));
+        account.give(100);
+        let other = Account::new("test: one", 10);
+        assert!(other.try_take(4));
+        assert_eq!(one("test: one").map(|h| (h.now, h.most, h.limit)), Some((4, 104, 110)));
+        drop((account, other));
+        assert_eq!(one("test: one"), None);
+    }
+
+    #[test]
+    fn the_system_tells_of_memory() {
+        let (now, most) = resident().unwrap_or_default();
+        assert!(now > 0 && most >= now, "{now} {most}");
+    }
+}

@@ -1,0 +1,267 @@
+//! Schema changes of the source while its changes are followed: each is made at the destination at its place, once, whatever is killed around it; what
+//! cannot be carried over stops the migration by name, and nothing behind it is applied.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use drover_tests::deployment::PATIENCE;
+use drover_tests::{Deployment, Engine, Form, Pair, Release, Scene, Server, compare, scene};
+
+const SIGABRT: i32 = 6;
+const SOON: Duration = Duration::from_secs(60);
+
+const MYSQL: Pair = Pair { source: Engine::MySql(Release::MySql9), destination: Engine::MySql(Release::MySql9) };
+const MARIADB: Pair =
+    Pair { source: Engine::MySql(Release::MariaDb11), destination: Engine::MySql(Release::MariaDb11) };
+const CROSS: Pair = Pair { source: Engine::MySql(Release::MySql9), destination: Engine::MySql(Release::MariaDb11) };
+
+const TABLES: &str = "
+    CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20), n INT NOT NULL DEFAULT 1);
+    CREATE TABLE u (id INT AUTO_INCREMENT PRIMARY KEY, t INT, KEY u_t (t), CONSTRAINT u_t FOREIGN KEY (t) REFERENCES t (id) ON DELETE CASCADE);
+    INSERT INTO t (id, v) VALUES (1, 'one'), (2, 'two'), (3, 'three'); INSERT INTO u (t) VALUES (1), (2);";
+
+/// Rows before and after each statement; all of the list of statements that are carried over.
+const LIST: &str = "
+    INSERT INTO t (id, v) VALUES (10, 'before');
+    ALTER TABLE t ADD COLUMN c INT;
+    INSERT INTO t (id, v, c) VALUES (11, 'after', 5); UPDATE t SET c = id WHERE id < 10;
+    ALTER TABLE t ADD d VARCHAR(10) CHARACTER SET latin1 DEFAULT 'ä' AFTER id, ADD (e DATETIME(6) DEFAULT NOW(6), f ENUM('a','b') NOT NULL);
+    INSERT INTO t (id, d, f) VALUES (12, 'öü', 'b');
+    ALTER TABLE t MODIFY n BIGINT UNSIGNED NOT NULL DEFAULT 7 FIRST, CHANGE v word VARCHAR(200), RENAME COLUMN c TO cc;
+    UPDATE t SET n = 18446744073709551615, word = repeat('x', 150) WHERE id = 2; INSERT INTO t (id, cc, f) VALUES (13, -1, 'a');
+    ALTER TABLE t DROP COLUMN d, ADD INDEX w (word(10) DESC), ADD UNIQUE KEY k (cc, id), COMMENT = 'it''s', AUTO_INCREMENT = 100;
+    DELETE FROM t WHERE id = 11; INSERT INTO t (id, word, f) VALUES (14, 'x', 'a');
+    CREATE INDEX by_n ON t (n); DROP INDEX w ON t; ALTER TABLE u DROP FOREIGN KEY u_t; ALTER TABLE t DROP PRIMARY KEY, ADD PRIMARY KEY (id, f);
+    UPDATE t SET f = 'b' WHERE id = 14; DELETE FROM t WHERE id = 13;
+    CREATE TABLE w (a INT NOT NULL, b TEXT, g INT AS (a * 2) STORED, UNIQUE KEY (a), CHECK (a > 0)) DEFAULT CHARSET = latin1;
+    INSERT INTO w (a, b) VALUES (1, 'ä'), (2, NULL); ALTER TABLE w CONVERT TO CHARACTER SET utf8mb4; INSERT INTO w (a, b) VALUES (3, '漢');
+    CREATE TABLE IF NOT EXISTS w (x INT); CREATE TABLE l LIKE w; INSERT INTO l (a) VALUES (9);
+    RENAME TABLE l TO m, w TO l; INSERT INTO l (a) VALUES (50); UPDATE m SET a = 10; RENAME TABLE l TO x, m TO l, x TO m;
+    INSERT INTO m (a) VALUES (60); INSERT INTO l (a) VALUES (70);
+    ALTER TABLE m RENAME TO p, ADD z INT DEFAULT 3; INSERT INTO p (a) VALUES (61);
+    TRUNCATE TABLE u; DROP TABLE u; CREATE TABLE u (only VARCHAR(5) PRIMARY KEY); INSERT INTO u VALUES ('again');
+    ALTER TABLE p ALTER COLUMN z SET DEFAULT 8, ENGINE = InnoDB, ALGORITHM = COPY; INSERT INTO p (a) VALUES (62);
+    ALTER TABLE t DROP KEY k, DROP COLUMN cc, ADD COLUMN cc VARCHAR(3) DEFAULT 'new'; INSERT INTO t (id, f) VALUES (15, 'a');
+    ALTER TABLE t PARTITION BY KEY (id) PARTITIONS 3; INSERT INTO t (id, f) VALUES (16, 'a');
+    CREATE TEMPORARY TABLE gone (a INT); DROP TEMPORARY TABLE gone; ALTER TABLE t REMOVE PARTITIONING;";
+
+struct Bench {
+    source: Server,
+    destination: Server,
+    drover: Deployment,
+    database: &'static str,
+}
+
+impl Bench {
+    async fn new(pair: Pair, form: Form, tables: &str, migrate: &str, more: &str) -> Result<Bench> {
+        let (source, destination) = scene::servers(pair).await?;
+        let database = pair.source.database();
+        source.exec(database, tables).await?;
+        let drover = Deployment::new(form, &source, &destination, migrate, more).await?;
+        Ok(Bench { source, destination, drover, database })
+    }
+
+    /// The same with drover running, all rows copied.
+    async fn running(pair: Pair, form: Form, tables: &str, more: &str) -> Result<Bench> {
+        let mut bench = Bench::new(pair, form, tables, "", more).await?;
+        bench.drover.start().await?;
+        bench.drover.wait_consistent().await?;
+        Ok(bench)
+    }
+
+    async fn exec(&self, sql: &str) -> Result<()> {
+        self.source.exec(self.database, sql).await.with_context(|| sql.to_owned())
+    }
+
+    async fn equal(&mut self) -> Result<()> {
+        self.drover.wait_caught_up().await?;
+        let mut from = self.source.connect(self.database).await?;
+        let mut to = self.destination.connect(self.database).await?;
+        compare::expect_equal(&mut from, &mut to).await.with_context(|| self.drover.tails(15))?;
+        Ok(())
+    }
+
+    async fn same_structure(&self) -> Result<()> {
+        let mut from = self.source.connect(self.database).await?;
+        let mut to = self.destination.connect(self.database).await?;
+        compare::same_structure_but(&mut from, &mut to, "trigger").await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_is_added() -> Result<()> {
+    let mut bench = Bench::running(MYSQL, Form::InProcess, TABLES, "").await?;
+    bench.exec("INSERT INTO t (id, v) VALUES (10, 'before'); ALTER TABLE t ADD COLUMN c INT; INSERT INTO t (id, v, c) VALUES (11, 'x', 5)").await?;
+    bench.equal().await?;
+    bench.same_structure().await
+}
+
+async fn whole_list(pair: Pair, form: Form) -> Result<()> {
+    let mut bench = Bench::running(pair, form, TABLES, "").await?;
+    bench.exec(LIST).await?;
+    bench.equal().await?;
+    if pair.same() {
+        bench.same_structure().await?;
+    }
+    let left = bench.destination.admin().await?.number("SELECT count(*) FROM drover.drover_intent").await?;
+    ensure!(left == 0, "{left} intents are left");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_statements_of_mysql() -> Result<()> {
+    whole_list(MYSQL, Form::InProcess).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_statements_of_mariadb() -> Result<()> {
+    whole_list(MARIADB, Form::InProcess).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_statements_to_the_other_flavor() -> Result<()> {
+    whole_list(CROSS, Form::InProcess).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_statements_in_a_cluster() -> Result<()> {
+    whole_list(MYSQL, Form::Cluster).await
+}
+
+/// Killed ahead of, in and behind each statement.
+async fn killed(pair: Pair) -> Result<()> {
+    let mut bench = Bench::running(pair, Form::InProcess, TABLES, "").await?;
+    bench.drover.kill9_all()?;
+    let points = [
+        "schema-change-stored:1",
+        "schema-intent-written:1",
+        "schema-executed:1",
+        "schema-made-not-noted:1",
+        "schema-executed:2",
+        "schema-intent-written:2",
+    ];
+    for (round, point) in points.into_iter().enumerate() {
+        bench
+            .exec(&format!(
+                "INSERT INTO t (id, v) VALUES ({round}00 + 20, 'before'); ALTER TABLE t ADD COLUMN c{round} INT DEFAULT {round};
+                 INSERT INTO t (id, v, c{round}) VALUES ({round}00 + 21, 'between', 77); CREATE TABLE n{round} (a INT PRIMARY KEY, b INT, KEY (b));
+                 INSERT INTO n{round} VALUES (1, 2); ALTER TABLE t MODIFY c{round} BIGINT FIRST; UPDATE t SET c{round} = c{round} + 1"
+            ))
+            .await?;
+        bench.drover.start_with(&[("DROVER_FAILPOINT", point)]).await?;
+        let status = bench.drover.main()?.wait_exit(PATIENCE).await.with_context(|| point.to_owned())?;
+        ensure!(status.signal() == Some(SIGABRT), "{point}: {status}\n{}", bench.drover.tails(20));
+    }
+    bench.drover.start().await?;
+    bench.drover.wait_consistent().await?;
+    bench.equal().await?;
+    bench.same_structure().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_around_statements_of_mysql() -> Result<()> {
+    killed(MYSQL).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_around_statements_of_mariadb() -> Result<()> {
+    killed(MARIADB).await
+}
+
+/// What online tools do: a copy beside the table, filled by their own writes, then the exchange.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn online_tools_are_recognised() -> Result<()> {
+    let tables = "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20), n INT NOT NULL DEFAULT 1); INSERT INTO t (id, v) VALUES (1, 'one'), (2, 'two'), (3, 'three')";
+    let mut bench = Bench::running(MYSQL, Form::InProcess, tables, "").await?;
+    bench
+        .exec(
+            "CREATE TABLE _t_gho LIKE t; CREATE TABLE _t_ghc (id BIGINT AUTO_INCREMENT PRIMARY KEY, hint VARCHAR(64), UNIQUE KEY (hint));
+             INSERT INTO _t_ghc (hint) VALUES ('state'); ALTER TABLE _t_gho ADD COLUMN extra INT DEFAULT 4, MODIFY v VARCHAR(99);
+             INSERT INTO _t_gho (id, v, n) SELECT id, v, n FROM t; INSERT INTO t (id, v) VALUES (20, 'while'); REPLACE INTO _t_gho (id, v, n) VALUES (20, 'while', 1);
+             SET foreign_key_checks = 0; RENAME TABLE t TO _t_del, _t_gho TO t; SET foreign_key_checks = 1; INSERT INTO t (id, v, extra) VALUES (21, 'behind', 9); DROP TABLE _t_ghc",
+        )
+        .await?;
+    bench.drover.wait_caught_up().await?;
+    let mut to = bench.destination.connect(bench.database).await?;
+    let rows = to.number("SELECT count(*) FROM t WHERE extra IS NOT NULL").await?;
+    ensure!(rows == 5, "{rows} rows at the destination");
+    let strays = to.number("SELECT count(*) FROM information_schema.tables WHERE table_schema = database() AND table_name LIKE '\\_t\\_%'").await?;
+    ensure!(strays == 0, "the tool's tables came along");
+    bench.exec("DROP TABLE _t_del").await?;
+    bench.equal().await
+}
+
+/// Names and columns of the file hold for schema changes, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mapped_names_hold() -> Result<()> {
+    let database = MYSQL.source.database();
+    let more = format!(
+        "[[objects]]\ninclude = \"{database}.*\"\n[[objects]]\ninclude = \"{database}.t\"\nrename = \"{database}.client\"\n\
+         columns = {{ drop = [\"v\"], rename = {{ n = \"number\" }} }}\n\
+         [[objects]]\ninclude = \"{database}.u\"\noperations = [\"insert\", \"update\", \"delete\"]\n"
+    );
+    let tables = "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20), n INT); CREATE TABLE u (id INT PRIMARY KEY, a INT, b INT); INSERT INTO t VALUES (1, 'x', 2); INSERT INTO u VALUES (1, 2, 3)";
+    let mut bench = Bench::running(MYSQL, Form::InProcess, tables, &more).await?;
+    bench
+        .exec(
+            "ALTER TABLE t ADD c BIGINT AS (n + 1) STORED, MODIFY n BIGINT, ADD KEY by_n (n), DROP v; INSERT INTO t (id, n) VALUES (2, 5000000000);
+             ALTER TABLE u ADD c INT DEFAULT 5, DROP b; INSERT INTO u VALUES (2, 3, 4)",
+        )
+        .await?;
+    bench.drover.wait_caught_up().await?;
+    let mut to = bench.destination.connect(bench.database).await?;
+    let rows = to.rows("SELECT id, number, c FROM client ORDER BY id").await?;
+    ensure!(format!("{rows:?}").contains("5000000001"), "{rows:?}");
+    let rows = to.rows("SELECT id, a, b FROM u ORDER BY id").await?;
+    ensure!(format!("{rows:?}") == r#"[[Some("1"), Some("2"), Some("3")], [Some("2"), Some("3"), None]]"#, "{rows:?}");
+    Ok(())
+}
+
+/// What cannot be carried over stops there; with `stop_table` the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_carried_over_stops() -> Result<()> {
+    let mut bench = Bench::running(MYSQL, Form::InProcess, TABLES, "").await?;
+    bench.exec("INSERT INTO t (id, v) VALUES (30, 'x'); ALTER TABLE t DISCARD TABLESPACE").await.err();
+    bench.exec("CREATE TABLE filled AS SELECT * FROM t; INSERT INTO u (t) VALUES (3)").await?;
+    let status = bench.drover.main()?.wait_exit(SOON).await?;
+    let log = bench.drover.log();
+    ensure!(status.code() == Some(1) && log.contains("DR0009") && log.contains("filled"), "{status}\n{log}");
+    let seen = bench.destination.connect(bench.database).await?.number("SELECT count(*) FROM t WHERE id = 30").await?;
+    let behind = bench.destination.connect(bench.database).await?.number("SELECT count(*) FROM u WHERE t = 3").await?;
+    ensure!((seen, behind) == (1, 0), "{seen} {behind}");
+    Ok(())
+}
+
+/// Random schema changes in the middle of the hostile workload, with kills.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_with_kills() -> Result<()> {
+    let mut scene = Scene::of(MYSQL, Form::InProcess, "CREATE TABLE side (id INT PRIMARY KEY, v INT)").await?;
+    scene.load().await?;
+    scene.drover.start().await?;
+    scene.drover.wait_consistent().await?;
+    for round in 0..6 {
+        scene
+            .exec(&format!(
+                "ALTER TABLE side ADD c{round} INT DEFAULT {round}; INSERT INTO side (id, v) VALUES ({round}, 1)"
+            ))
+            .await?;
+        scene.advance(30).await?;
+        if round % 2 == 1 {
+            scene
+                .exec(&format!(
+                    "ALTER TABLE side DROP COLUMN c{}, CHANGE v v BIGINT FIRST; UPDATE side SET v = v + 1",
+                    round - 1
+                ))
+                .await?;
+            scene.drover.kill9_all()?;
+            scene
+                .exec(&format!(
+                    "CREATE TABLE new{round} (id INT PRIMARY KEY, t TEXT); INSERT INTO new{round} VALUES (1, 'x')"
+                ))
+                .await?;
+            scene.drover.start().await?;
+        }
+    }
+    scene.finish().await
+}
