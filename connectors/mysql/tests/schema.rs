@@ -128,14 +128,14 @@ async fn renamed_and_dropped_columns() {
             include: None,
             drop: vec!["yr".into(), "e".into()],
             rename: BTreeMap::from(renamed.map(|(a, b)| (a.to_owned(), b.to_owned()))),
-            ..Default::default()
+            on_misfit: Default::default(),
         });
         let mut partitions = rule("shop.ev", None);
         partitions.columns = Some(ColumnRules {
             include: None,
             drop: vec![],
             rename: BTreeMap::from([("at".into(), "day".into()), ("id".into(), "p0".into())]),
-            ..Default::default()
+            on_misfit: Default::default(),
         });
         let (_, chosen) = recreate(&from, &to, &[rule("shop.*", Some("crm.*")), customer, partitions]).await;
         let dump = dump(&to, "crm").await;

@@ -59,7 +59,7 @@ async fn names_change_and_what_depends_on_them_follows() {
         include: None,
         drop: vec!["fax".into()],
         rename: BTreeMap::from([("last_name".to_owned(), "Family Name".to_owned())]),
-        ..Default::default()
+        on_misfit: Default::default(),
     });
     let (plans, objects) = select(&catalog, &[rule("shop.*"), customer]);
     let client = server.connect("there").await.unwrap();
