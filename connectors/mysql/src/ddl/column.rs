@@ -295,14 +295,17 @@ pub fn define(name: &str, text: &str, texts: &Texts, env: &Env, first_timestamp:
             (definition.charset, definition.collation) = (None, None);
         } else {
             typed.text = sized(&typed.text, &charset);
-            collation = Some(match (named, &said) {
+            collation = Some(match (named, said.clone()) {
                 (Some(named), _) => named,
                 _ if typed.binary => format!("{charset}_bin"),
-                (None, Some(said)) => env.known.default_collation(said),
+                (None, Some(said)) => env.known.default_collation(&said),
                 (None, None) => texts.collation.clone(),
             });
-            definition.charset = Some(charset.clone());
-            definition.collation.clone_from(&collation);
+            // Servers print it again where it was said.
+            if said.is_some() || definition.collation.is_some() {
+                definition.charset = Some(charset.clone());
+                definition.collation.clone_from(&collation);
+            }
             typed.text = format!("{} character set {charset}", typed.text);
         }
         my = MyType::parse(&typed.text).ok_or_else(unknown)?;

@@ -58,8 +58,6 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
     let Some((mut was, mut is)) = works else {
         return Err(refused(shift.change.table(), "schema changes of another family are not carried over here".into()));
     };
-    was.explicit = true;
-    is.explicit = true;
     let mut pairs = Vec::new();
     for change in shift.change.tables.iter().filter(|c| !c.apart && c.stopped.is_none()) {
         let Some(id) = change.id else { continue };
@@ -86,6 +84,10 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
         // What goes with the table's name has gone with it.
         let present = crate::ddl::shape::renamed(old.1, &new.1.name);
         let old = (old.0, &present);
+        // A new default of the table must not change columns by the way.
+        let default = |table: &Table| (table.options.get("charset").cloned(), table.options.get("collation").cloned());
+        let explicit = default(old.1) != default(new.1);
+        (was.explicit, is.explicit) = (explicit, explicit);
         let clauses =
             alteration(&mut was, &mut is, pair.change, old, new).map_err(|why| refused(Some(&new.1.name), why))?;
         if !clauses.is_empty() {
@@ -99,6 +101,7 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
             out.push(Made::new(sql, vec![table.clone()]));
         }
     }
+    is.explicit = false;
     for pair in &pairs {
         if let (None, Some((plan, table))) = (pair.before, pair.after) {
             out.extend(create(&mut is, plan, table));
