@@ -21,7 +21,7 @@ use crate::consume::{Consumer, Record, Trail, Verdict};
 use crate::evolve;
 use crate::owed::{Creditor, Owing};
 use crate::schedule::{BatchId, Footprint, Schedule, State};
-use crate::session::{self, Command, Common, Reply, Work, mode_of};
+use crate::session::{self, Command, Common, Lasting, Reply, Work, mode_of};
 use crate::windows::Windows;
 use bytes::Bytes;
 use drover_connectors_api::apply::Canceller;
@@ -154,6 +154,7 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
         plans: schemas.plans.clone(),
         shapes,
         owing,
+        lasting: Lasting::new(&progress.name),
     });
     let (replies, answers) = mpsc::unbounded_channel();
     let mut run = Run {
@@ -474,6 +475,7 @@ impl Run<'_> {
             plans: after.plans.clone(),
             shapes,
             owing: common.owing.clone(),
+            lasting: common.lasting.anew(),
         });
         self.schemas = after;
         self.barrier = None;
@@ -577,7 +579,7 @@ impl Run<'_> {
         let idle = self.slots.iter().position(|s| s.busy.is_none() && s.canceller.is_some());
         if let Some(slot) = idle {
             self.flushing = Some(self.committed.clone());
-            self.send(slot, Command::Flush).await?;
+            self.send(slot, Command::Flush(self.committed.clone())).await?;
         }
         Ok(())
     }

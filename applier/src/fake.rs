@@ -436,7 +436,13 @@ impl Destination for FakeDestination {
         Ok(vec![format!("{step:?}")])
     }
     async fn progress(&self, _: &str) -> Result<Option<Progress>> {
-        Ok(None)
+        let state = self.state.lock().unwrap();
+        Ok(Some(Progress {
+            migration: crate::loop_tests::ID,
+            name: "t".into(),
+            epoch: state.epoch,
+            position: state.position.clone(),
+        }))
     }
     async fn take_over(&self, migration: MigrationId) -> Result<Progress> {
         let mut state = self.state.lock().unwrap();

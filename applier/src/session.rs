@@ -9,10 +9,11 @@ use crate::windows::Mode;
 use bytes::Bytes;
 use drover_connectors_api::apply::Canceller;
 use drover_connectors_api::{ApplySession, Committed, Destination};
-use drover_model::{Error, MigrationId, Position, Result, TablePlan};
+use drover_model::error::codes;
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use drover_runtime::{failpoint, task};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{OnceCell, mpsc};
 
 /// A batch of whole transactions, kept until it is committed so that it can be executed again.
@@ -57,7 +58,8 @@ pub(crate) enum Command {
     Rollback {
         id: BatchId,
     },
-    Flush,
+    /// Makes what is committed durable, all up to here.
+    Flush(Position),
 }
 
 pub(crate) enum Reply {
@@ -78,6 +80,55 @@ pub(crate) struct Common {
     pub plans: Vec<TablePlan>,
     pub shapes: Arc<Shapes>,
     pub owing: Arc<Owing>,
+    pub lasting: Lasting,
+}
+
+/// That what is told to be durable is there.
+///
+/// Commits may be asynchronous, so a destination that crashed has lost the last of them. It ended all sessions then; one that was opened later
+/// flushes without complaint what is not there any more. So the progress is read whenever a session was opened since it was last seen: after the
+/// flush, which makes what is read lasting.
+pub(crate) struct Lasting {
+    /// Of the migration, by which its progress is found.
+    name: String,
+    /// Sessions opened so far, and how many of them were there when a flush last saw the progress.
+    opened: AtomicU64,
+    seen: AtomicU64,
+}
+
+impl Lasting {
+    pub fn new(name: &str) -> Lasting {
+        Lasting { name: name.to_owned(), opened: AtomicU64::new(0), seen: AtomicU64::new(0) }
+    }
+
+    /// For other tables of the same migration, whose sessions are all opened anew.
+    pub fn anew(&self) -> Lasting {
+        Lasting::new(&self.name)
+    }
+
+    fn opens(&self) {
+        self.opened.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Makes everything up to `to` durable, and sees that it is there.
+    ///
+    /// # Errors
+    /// CONNECTION if the destination has lost some of it.
+    async fn flush(&self, destination: &dyn Destination, session: &mut dyn ApplySession, to: &Position) -> Result<()> {
+        let opened = self.opened.load(Ordering::SeqCst);
+        session.flush().await?;
+        if self.seen.load(Ordering::SeqCst) >= opened {
+            return Ok(());
+        }
+        let there = destination.progress(&self.name).await?.and_then(|p| p.position);
+        if there.as_ref().is_some_and(|at| at >= to) {
+            self.seen.fetch_max(opened, Ordering::SeqCst);
+            return Ok(());
+        }
+        let at = there.map_or("nowhere".to_owned(), |at| at.to_string());
+        let what = format!("the destination lost what it had committed up to {to}: it stands at {at}");
+        Err(Error::new(codes::CONNECTION, Fault::Destination, Retry::Connection, what))
+    }
 }
 
 /// Runs until the commands end. Replies carry the session's number.
@@ -142,8 +193,8 @@ pub(crate) fn spawn(
                     Reply::Undone(id)
                 }
                 // A session that was given up is replaced: what others committed is flushed as well.
-                Command::Flush => Reply::Flushed(match opened(number, &common, &mut session, &replies).await {
-                    Ok(s) => s.flush().await,
+                Command::Flush(to) => Reply::Flushed(match opened(number, &common, &mut session, &replies).await {
+                    Ok(s) => common.lasting.flush(&*common.destination, &mut **s, &to).await,
                     Err(e) => Err(e),
                 }),
             };
@@ -165,6 +216,7 @@ async fn opened<'a>(
         Some(s) => Ok(s),
         none => {
             let new = common.destination.apply_session(common.migration, common.epoch, &common.plans).await?;
+            common.lasting.opens();
             // Nobody listens any more: the order is ending.
             let _ = replies.send((number, Reply::Opened(Arc::from(new.canceller()))));
             Ok(none.insert(new))
@@ -220,5 +272,31 @@ async fn undo(session: &mut Option<Box<dyn ApplySession>>) {
     {
         tracing::debug!(%error, "a session could not roll back and is given up");
         *session = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{FakeDestination, at};
+
+    #[tokio::test]
+    async fn what_a_crash_took_is_not_called_durable() {
+        let destination = FakeDestination::new(|_| None);
+        let lasting = Lasting::new("t");
+        let mut session = destination.apply_session(MigrationId::from_u128(5), 1, &[]).await.unwrap();
+        lasting.opens();
+        // The destination was at 7; it crashed, and another session was opened.
+        destination.state.lock().unwrap().position = Some(at(5));
+        let lost = lasting.flush(&destination, &mut *session, &at(7)).await.unwrap_err();
+        assert_eq!((lost.code.as_str(), lost.retry), (codes::CONNECTION, Retry::Connection));
+        assert!(lost.message.contains('7') && lost.message.contains('5'), "{lost}");
+        destination.state.lock().unwrap().position = Some(at(7));
+        lasting.flush(&destination, &mut *session, &at(7)).await.unwrap();
+        // As long as the sessions live nothing was lost: it is not asked again until one is opened.
+        destination.state.lock().unwrap().position = Some(at(6));
+        lasting.flush(&destination, &mut *session, &at(7)).await.unwrap();
+        lasting.opens();
+        lasting.flush(&destination, &mut *session, &at(7)).await.unwrap_err();
     }
 }

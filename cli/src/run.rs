@@ -30,6 +30,9 @@ fn slots() -> u32 {
 
 /// Carries the migration out.
 pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, adopt: bool, bars: Bars) -> Result<Exit> {
+    // First of all: an interruption in the first moments is one like others.
+    let shutdown = CancellationToken::new();
+    let signals = crate::cluster::on_signal(shutdown.clone())?;
     let migration = file::read(path)?;
     if until == Some(Until::Done) && migration.has(Stage::Incremental) {
         return Err(Error::new(
@@ -41,8 +44,6 @@ pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, adop
         .remedy("use --until caught-up, or take \"incremental\" out of stages"));
     }
     let dir = StateDir::lock(&file::state_dir(path, &migration.name, state))?;
-    let shutdown = CancellationToken::new();
-    let signals = crate::cluster::on_signal(shutdown.clone())?;
     let engine = Engine::start(dir, &migration, adopt).await?;
     let mut display = Display::new(bars);
     let ended = watch(&engine.coordinator, &migration, until, &mut display, &shutdown).await;
