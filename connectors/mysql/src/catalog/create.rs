@@ -178,6 +178,48 @@ impl Definition {
     }
 }
 
+/// Table options that have a value, whether an equals sign stands before it (as the server shows them) or not (as statements may write them).
+const VALUED: [&str; 38] = [
+    "ENGINE",
+    "TYPE",
+    "COMMENT",
+    "AUTO_INCREMENT",
+    "ROW_FORMAT",
+    "KEY_BLOCK_SIZE",
+    "STATS_PERSISTENT",
+    "STATS_AUTO_RECALC",
+    "STATS_SAMPLE_PAGES",
+    "CHECKSUM",
+    "AVG_ROW_LENGTH",
+    "MAX_ROWS",
+    "MIN_ROWS",
+    "PACK_KEYS",
+    "DELAY_KEY_WRITE",
+    "INSERT_METHOD",
+    "TABLESPACE",
+    "STORAGE",
+    "COMPRESSION",
+    "ENCRYPTION",
+    "DATA DIRECTORY",
+    "INDEX DIRECTORY",
+    "CONNECTION",
+    "PASSWORD",
+    "CHARSET",
+    "COLLATE",
+    "SECONDARY_ENGINE",
+    "AUTOEXTEND_SIZE",
+    "ENGINE_ATTRIBUTE",
+    "SECONDARY_ENGINE_ATTRIBUTE",
+    "TRANSACTIONAL",
+    "PAGE_CHECKSUM",
+    "TABLE_CHECKSUM",
+    "PAGE_COMPRESSED",
+    "PAGE_COMPRESSION_LEVEL",
+    "ENCRYPTED",
+    "ENCRYPTION_KEY_ID",
+    "UNION",
+];
+
 /// Table options: `NAME=value`, `NAME value`, and words without a value.
 pub(crate) fn options(text: &str, tokens: &[Token<'_>]) -> Vec<(String, String)> {
     let mut out: Vec<(String, String)> = Vec::new();
@@ -205,7 +247,7 @@ pub(crate) fn options(text: &str, tokens: &[Token<'_>]) -> Vec<(String, String)>
         if equals {
             i += 1;
         }
-        if !equals && name != "TABLESPACE" && name != "STORAGE" {
+        if !equals && !VALUED.contains(&name.as_str()) {
             out.push((name, String::new()));
             continue;
         }

@@ -131,7 +131,7 @@ mod tests {
         let ansi = Modes { ansi_quotes: true, no_backslash: true, real_is_float: false };
         assert_eq!(
             plain("alter table \"a`b\" -- x\nadd c /*!80000 int */ # y", ansi),
-            "alter table `a``b`  add c  int   "
+            "alter table `a``b`  add c   int    "
         );
         assert_eq!(plain(r"'a\b' 'it''s'", ansi), r"'a\\b' 'it''s'");
         assert_eq!(

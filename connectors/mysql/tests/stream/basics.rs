@@ -189,7 +189,17 @@ async fn each_end_ahead_of_a_large_transaction() {
                     )
                     .await
                     .unwrap();
-                bench.run(&format!("insert into t values ({}, 'between', 1); xa commit 'x{i}'", 500 + i)).await;
+                bench.run(&format!("insert into t values ({}, 'between', 1)", 500 + i)).await;
+                // It belongs to the session that prepared it until the server has seen that one go.
+                let end = format!("xa commit 'x{i}'");
+                let free = || async { Ok(Some(bench.server.exec("d", &end).await?)) };
+                drover_harness::wait::until(
+                    "the prepared transaction is free",
+                    std::time::Duration::from_secs(20),
+                    free,
+                )
+                .await
+                .unwrap();
                 wanted.push(vec![500 + i]);
             } else {
                 bench.run(&format!("insert into t values {}", rows.join(", "))).await;
