@@ -36,7 +36,8 @@ fn without_faults_all_comes_to_its_end() {
     }
 }
 
-/// A promise is broken on purpose, in one place: within so many seeds the checker says so, in these words.
+/// A promise is broken on purpose, in one place: within so many seeds the checker says so, in these words. (In other seeds drover itself may stop
+/// at what came of it before.)
 #[test]
 fn each_broken_promise_is_seen() {
     for (sabotage, words, seeds) in [
@@ -51,10 +52,9 @@ fn each_broken_promise_is_seen() {
     ] {
         let seen = (1..=seeds).find_map(|seed| {
             let broken = one(seed, &["--sabotage", sabotage])["broken"].as_str()?.to_owned();
-            Some((seed, broken))
+            broken.contains(words).then_some((seed, broken))
         });
         let (seed, broken) = seen.unwrap_or_else(|| panic!("{sabotage} is not seen within {seeds} seeds"));
-        assert!(broken.contains(words), "{sabotage}, seed {seed}: {broken}");
         println!("{sabotage} is seen by seed {seed}: {broken}");
     }
 }
