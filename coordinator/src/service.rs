@@ -58,8 +58,10 @@ struct Inner {
     sweep: OnceLock<Owned<()>>,
 }
 
-/// How long a poll waits for work.
-const POLL_WAIT: Duration = Duration::from_secs(1);
+/// How long a store that another process has is waited for.
+const LOCKED: Duration = Duration::from_secs(2);
+/// How long a poll waits for work: less than the second between a worker's chores, for which it leaves the poll.
+const POLL_WAIT: Duration = Duration::from_millis(700);
 /// How often leases are looked through.
 const SWEEP: Duration = Duration::from_millis(500);
 /// Events of a journal that are read at once.
@@ -112,7 +114,16 @@ impl Coordinator {
     /// # Errors
     /// The store cannot be opened, or another process has it.
     pub async fn open(options: Options) -> Result<Coordinator, Error> {
-        let store = Sqlite::open(&options.folder)?;
+        let until = tokio::time::Instant::now() + LOCKED;
+        let store = loop {
+            match Sqlite::open(&options.folder) {
+                // Whoever had it may be about to end, a former one of this process among them.
+                Err(error) if error.fault == Fault::User && tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(LOCKED / 40).await;
+                }
+                opened => break opened?,
+            }
+        };
         Self::with_store(Box::new(store), options.alone, options.tuning).await
     }
 

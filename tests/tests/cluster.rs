@@ -113,7 +113,7 @@ async fn the_work_of_dead_workers_moves(pair: Pair) -> Result<()> {
         for (path, wanted) in [
             ("/healthz", "ok"),
             ("/readyz", "ready"),
-            ("/metrics", "drover_worker_coordinator_silent_seconds 0."),
+            ("/metrics", "drover_worker_coordinator_silent_seconds "),
             ("/metrics", buffer),
         ] {
             let answer = asked(worker, path).await?;

@@ -103,6 +103,7 @@ async fn an_old_snapshot_is_given_up_and_the_copy_goes_on_from_a_new_one() -> Re
     let log = scene.drover.call(&["migration", "log", &file]).await?.expect(0)?.stdout;
     let given_up = log.matches("as long as [limits] snapshot allows").count();
     let taken = log.matches(" taken at ").count();
-    ensure!(given_up >= 2 && taken > given_up, "{log}");
+    // The last one may be given up, too, once all has been read and before the destination is consistent.
+    ensure!(given_up >= 2 && taken >= given_up, "{log}");
     scene.finish().await
 }

@@ -212,18 +212,27 @@ struct Line {
     /// Name at the source.
     source: String,
     name: String,
-    /// What stands behind the name.
+    /// What stands behind the name, to be compared.
     text: String,
+    /// The same as a statement has it that sets the table's defaults, too: what is these need not be named.
+    written: String,
 }
 
 fn lines(work: &mut Work<'_>, plan: &TablePlan, table: &Table) -> Vec<Line> {
     let columns = work.columns(plan);
+    let explicit = work.explicit;
     let mut out = Vec::new();
     for column in &table.columns {
         let Some(name) = columns.new_name(&column.name) else { continue };
-        let Some(line) = work.column_line(plan, table, column, &columns, true) else { continue };
-        let text = line.strip_prefix(&sql::name(&name)).unwrap_or(&line).trim().to_owned();
-        out.push(Line { source: column.name.clone(), name, text });
+        let mut text = |explicit: bool| -> Option<String> {
+            let before = std::mem::replace(&mut work.explicit, explicit);
+            let line = work.column_line(plan, table, column, &columns, true);
+            work.explicit = before;
+            let line = line?;
+            Some(line.strip_prefix(&sql::name(&name)).unwrap_or(&line).trim().to_owned())
+        };
+        let (Some(compared), Some(written)) = (text(explicit), text(false)) else { continue };
+        out.push(Line { source: column.name.clone(), name, text: compared, written });
     }
     out
 }
@@ -268,7 +277,7 @@ fn alteration(
             None => {
                 let at_end = i >= order.len();
                 let place = if at_end { String::new() } else { place() };
-                out.push(format!("ADD COLUMN {name} {}{place}", line.text));
+                out.push(format!("ADD COLUMN {name} {}{place}", line.written));
                 order.insert(i.min(order.len()), line.name.clone());
             }
             Some(old) => {
@@ -283,7 +292,7 @@ fn alteration(
                 }
                 if renamed || moved || same_under(&old.text, &before, &after, &had) != line.text {
                     let place = if moved { place() } else { String::new() };
-                    out.push(format!("CHANGE COLUMN {} {name} {}{place}", sql::name(&old.name), line.text));
+                    out.push(format!("CHANGE COLUMN {} {name} {}{place}", sql::name(&old.name), line.written));
                 }
             }
         }
