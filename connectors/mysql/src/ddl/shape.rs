@@ -363,8 +363,8 @@ impl Draft {
             column.origin_type = format!("{bare} character set {charset}");
             column.collation = Some(collation.clone());
             definition.type_text = bare;
-            definition.charset = Some(charset.clone());
-            definition.collation = Some(collation.clone());
+            // It is the table's own from here on: servers do not name it with the column.
+            (definition.charset, definition.collation) = (None, None);
         }
         self.default_text(charset, collation);
         Ok(())
