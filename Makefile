@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 test:  ## install what the tests need, check style, build, run all tests
 	@deploy/servers/install test
