@@ -14,6 +14,7 @@ test:  ## install what the tests need, check style, build, run all tests
 lint:  ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	@test -z "$$(cargo tree --workspace -e all -i ring 2>/dev/null)" || { echo "ring is enabled: rustls panics with two providers"; exit 1; }
 
 SEEDS ?= 5000
 FIRST ?= 1

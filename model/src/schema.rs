@@ -258,7 +258,7 @@ pub enum Phase {
     Table,
     /// After all rows: foreign keys, then triggers.
     Final,
-    /// With the switch: what would do a change's work a second time, where it cannot be silenced (triggers of MySQL).
+    /// With the switch: what would do a change's work a second time, where it cannot be silenced (triggers that fire for every session).
     Cutover,
 }
 

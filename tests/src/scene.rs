@@ -24,6 +24,20 @@ pub struct Scene {
 /// How long the workload may take for what a scenario asks of it.
 const SOON: Duration = Duration::from_secs(90);
 
+/// Both sides hold the same rows.
+pub async fn equal(source: &Server, destination: &Server, drover: &mut Deployment) -> Result<()> {
+    let mut from = source.connect(source.engine().database()).await?;
+    let mut to = destination.connect(there(source, destination)).await?;
+    compare::expect_equal(&mut from, &mut to).await.with_context(|| drover.tails(15))
+}
+
+/// `validate` finds no difference.
+pub async fn validated(drover: &Deployment) -> Result<()> {
+    let file = drover.file.display().to_string();
+    drover.call(&["validate", &file]).await?.expect(0)?;
+    Ok(())
+}
+
 /// Two fresh servers; the source has the database of the data, and nothing that is called after drover lies on either.
 pub async fn servers(pair: Pair) -> Result<(Server, Server)> {
     let (source, destination) =

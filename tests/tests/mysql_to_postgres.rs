@@ -1,8 +1,8 @@
 //! From MySQL and MariaDB to PostgreSQL: tables, rows and changes of every type, equal in the end by a comparison that knows nothing of drover; what
 //! has no place there is refused or decided by a policy, and counted.
 
-use anyhow::{Context, Result, ensure};
-use drover_tests::{Deployment, Dialect, Form, Pair, Server, chinook, compare, mysql_to_postgres, scene};
+use anyhow::{Result, ensure};
+use drover_tests::{Deployment, Dialect, Form, Pair, chinook, mysql_to_postgres, scene};
 
 mysql_to_postgres! {
     the_chinook_sample;
@@ -64,7 +64,7 @@ async fn what_does_not_fit_is_refused_or_decided(pair: Pair) -> Result<()> {
     let wanted =
         ["app.odd d null 3", "app.odd dn clamp 3", "app.odd t clamp 4", "app.odd ts null 3", "app.odd x clamp 2"];
     ensure!(counted == wanted, "{counted:#?}");
-    validated(&drover).await
+    scene::validated(&drover).await
 }
 
 /// Counters go on where the source's stood, also such as an identity cannot be.
@@ -101,20 +101,6 @@ async fn switched_over(pair: Pair) -> Result<()> {
     Ok(())
 }
 
-/// Both sides hold the same rows.
-async fn equal(source: &Server, destination: &Server, drover: &mut Deployment) -> Result<()> {
-    let mut from = source.connect(source.engine().database()).await?;
-    let mut to = destination.connect(scene::there(source, destination)).await?;
-    compare::expect_equal(&mut from, &mut to).await.with_context(|| drover.tails(15))
-}
-
-/// `validate` finds no difference.
-async fn validated(drover: &Deployment) -> Result<()> {
-    let file = drover.file.display().to_string();
-    drover.call(&["validate", &file]).await?.expect(0)?;
-    Ok(())
-}
-
 async fn the_chinook_sample(pair: Pair) -> Result<()> {
     let (source, destination) = scene::servers(pair).await?;
     let database = pair.source.database();
@@ -124,7 +110,7 @@ async fn the_chinook_sample(pair: Pair) -> Result<()> {
     drover.wait_consistent().await?;
     source.exec(database, chinook::changes(Dialect::MySql)).await?;
     drover.wait_caught_up().await?;
-    equal(&source, &destination, &mut drover).await?;
+    scene::equal(&source, &destination, &mut drover).await?;
     let (mut from, mut to) =
         (source.connect(database).await?, destination.connect(scene::there(&source, &destination)).await?);
     let ours = from
@@ -139,5 +125,5 @@ async fn the_chinook_sample(pair: Pair) -> Result<()> {
         )
         .await?;
     ensure!(ours == theirs && ours >= 18, "{ours} keys and foreign keys became {theirs}");
-    validated(&drover).await
+    scene::validated(&drover).await
 }

@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use drover_tests::{
-    Deployment, Dialect, Form, Observer, Pair, Server, chinook, compare, postgres_to_mysql, scene, workload,
-};
+use drover_tests::{Deployment, Dialect, Form, Observer, Pair, chinook, compare, postgres_to_mysql, scene, workload};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -19,20 +17,6 @@ postgres_to_mysql! {
     under_load_with_kills;
 }
 
-/// Both sides hold the same rows.
-async fn equal(source: &Server, destination: &Server, drover: &mut Deployment) -> Result<()> {
-    let mut from = source.connect(source.engine().database()).await?;
-    let mut to = destination.connect(scene::there(source, destination)).await?;
-    compare::expect_equal(&mut from, &mut to).await.with_context(|| drover.tails(15))
-}
-
-/// `validate` finds no difference.
-async fn validated(drover: &Deployment) -> Result<()> {
-    let file = drover.file.display().to_string();
-    drover.call(&["validate", &file]).await?.expect(0)?;
-    Ok(())
-}
-
 async fn the_chinook_sample(pair: Pair) -> Result<()> {
     let (source, destination) = scene::servers(pair).await?;
     let database = pair.source.database();
@@ -42,7 +26,7 @@ async fn the_chinook_sample(pair: Pair) -> Result<()> {
     drover.wait_consistent().await?;
     source.exec(database, chinook::changes(Dialect::Postgres)).await?;
     drover.wait_caught_up().await?;
-    equal(&source, &destination, &mut drover).await?;
+    scene::equal(&source, &destination, &mut drover).await?;
     let mut from = source.connect(database).await?;
     let mut to = destination.connect(scene::there(&source, &destination)).await?;
     let ours = from
@@ -58,7 +42,7 @@ async fn the_chinook_sample(pair: Pair) -> Result<()> {
         )
         .await?;
     ensure!(ours == theirs && ours >= 18, "{ours} keys and foreign keys became {theirs}");
-    validated(&drover).await?;
+    scene::validated(&drover).await?;
     drover.cleanup().await?;
     let left = to.number("SELECT count(*) FROM information_schema.schemata WHERE schema_name = 'drover'").await?;
     ensure!(left == 0, "cleanup leaves drover's database");
@@ -128,8 +112,8 @@ async fn every_type(pair: Pair) -> Result<()> {
     drover.wait_consistent().await?;
     source.exec(database, CHANGES).await?;
     drover.wait_caught_up().await?;
-    equal(&source, &destination, &mut drover).await?;
-    validated(&drover).await?;
+    scene::equal(&source, &destination, &mut drover).await?;
+    scene::validated(&drover).await?;
     // The application goes on there: defaults and counters.
     let mut to = destination.connect(scene::there(&source, &destination)).await?;
     to.run("INSERT INTO kinds (k, n) VALUES ('new', 1); INSERT INTO child (n) VALUES (NULL)").await?;
@@ -204,7 +188,7 @@ async fn values_without_a_place(pair: Pair) -> Result<()> {
     let counted: Vec<String> = counted.into_iter().flatten().flatten().collect();
     let wanted = ["at|clamp|2|infinity", "d|null|1|0044-03-15 BC", "f|null|2|-Infinity"];
     ensure!(counted == wanted, "{counted:?}");
-    validated(&drover).await?;
+    scene::validated(&drover).await?;
     let log = drover.log();
     ensure!(log.contains("does not fit") && log.contains("infinity"), "replaced values are named: {log}");
     Ok(())
@@ -240,7 +224,7 @@ async fn under_load(pair: Pair, form: Form, kills: usize) -> Result<()> {
     workload::check(&mut copy, &options).await?;
     ensure!(transactions > 400, "{transactions} transactions");
     println!("{transactions} transactions, {readings} readings");
-    if form == Form::InProcess { validated(&drover).await } else { Ok(()) }
+    if form == Form::InProcess { scene::validated(&drover).await } else { Ok(()) }
 }
 
 async fn under_load_in_process(pair: Pair) -> Result<()> {

@@ -179,7 +179,7 @@ impl Definition {
 }
 
 /// Table options that have a value, whether an equals sign stands before it (as the server shows them) or not (as statements may write them).
-const VALUED: [&str; 38] = [
+pub(crate) const VALUED: [&str; 34] = [
     "ENGINE",
     "TYPE",
     "COMMENT",
@@ -197,11 +197,8 @@ const VALUED: [&str; 38] = [
     "DELAY_KEY_WRITE",
     "INSERT_METHOD",
     "TABLESPACE",
-    "STORAGE",
     "COMPRESSION",
     "ENCRYPTION",
-    "DATA DIRECTORY",
-    "INDEX DIRECTORY",
     "CONNECTION",
     "PASSWORD",
     "CHARSET",
@@ -217,7 +214,6 @@ const VALUED: [&str; 38] = [
     "PAGE_COMPRESSION_LEVEL",
     "ENCRYPTED",
     "ENCRYPTION_KEY_ID",
-    "UNION",
 ];
 
 /// Table options: `NAME=value`, `NAME value`, and words without a value.
@@ -247,7 +243,8 @@ pub(crate) fn options(text: &str, tokens: &[Token<'_>]) -> Vec<(String, String)>
         if equals {
             i += 1;
         }
-        if !equals && !VALUED.contains(&name.as_str()) {
+        let valued = VALUED.contains(&name.as_str()) || name == "STORAGE" || name.ends_with(" DIRECTORY");
+        if !equals && !valued {
             out.push((name, String::new()));
             continue;
         }

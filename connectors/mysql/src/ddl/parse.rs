@@ -350,47 +350,8 @@ impl<'a> Reader<'a> {
 
     /// Whether a table's option begins here, of those that are known.
     fn is_option(&self) -> bool {
-        const OPTIONS: [&str; 38] = [
-            "ENGINE",
-            "TYPE",
-            "COMMENT",
-            "AUTO_INCREMENT",
-            "ROW_FORMAT",
-            "KEY_BLOCK_SIZE",
-            "STATS_PERSISTENT",
-            "STATS_AUTO_RECALC",
-            "STATS_SAMPLE_PAGES",
-            "CHECKSUM",
-            "AVG_ROW_LENGTH",
-            "MAX_ROWS",
-            "MIN_ROWS",
-            "PACK_KEYS",
-            "DELAY_KEY_WRITE",
-            "INSERT_METHOD",
-            "TABLESPACE",
-            "COMPRESSION",
-            "ENCRYPTION",
-            "DATA",
-            "INDEX",
-            "CONNECTION",
-            "PASSWORD",
-            "CHARACTER",
-            "CHARSET",
-            "COLLATE",
-            "SECONDARY_ENGINE",
-            "AUTOEXTEND_SIZE",
-            "ENGINE_ATTRIBUTE",
-            "SECONDARY_ENGINE_ATTRIBUTE",
-            "TRANSACTIONAL",
-            "PAGE_CHECKSUM",
-            "TABLE_CHECKSUM",
-            "PAGE_COMPRESSED",
-            "PAGE_COMPRESSION_LEVEL",
-            "ENCRYPTED",
-            "ENCRYPTION_KEY_ID",
-            "DEFAULT",
-        ];
-        OPTIONS.iter().any(|o| self.is(o))
+        const BEGINNINGS: [&str; 4] = ["DATA", "INDEX", "CHARACTER", "DEFAULT"];
+        create::VALUED.iter().chain(&BEGINNINGS).any(|o| self.is(o))
     }
 
     /// A word or a text: names of character sets are written either way.
@@ -542,6 +503,17 @@ impl<'a> Reader<'a> {
             || (["INDEX", "KEY", "UNIQUE", "FULLTEXT", "SPATIAL", "VECTOR"].iter().any(|w| token.is(w)) && open)
     }
 
+    /// What an index is besides one.
+    fn kind_of_index(&mut self) -> Option<PartKind> {
+        let kinds = [
+            ("UNIQUE", PartKind::Unique),
+            ("FULLTEXT", PartKind::FullText),
+            ("SPATIAL", PartKind::Spatial),
+            ("VECTOR", PartKind::Vector),
+        ];
+        kinds.into_iter().find_map(|(word, kind)| self.take(word).then_some(kind))
+    }
+
     fn part(&mut self) -> Result<(Part, bool)> {
         let mut name = String::new();
         let mut constraint = false;
@@ -553,14 +525,8 @@ impl<'a> Reader<'a> {
         }
         let kind = if self.take("PRIMARY") {
             PartKind::Primary
-        } else if self.take("UNIQUE") {
-            PartKind::Unique
-        } else if self.take("FULLTEXT") {
-            PartKind::FullText
-        } else if self.take("SPATIAL") {
-            PartKind::Spatial
-        } else if self.take("VECTOR") {
-            PartKind::Vector
+        } else if let Some(kind) = self.kind_of_index() {
+            kind
         } else if self.take("FOREIGN") {
             PartKind::Foreign
         } else if self.is("CHECK") {
@@ -679,17 +645,7 @@ impl<'a> Reader<'a> {
     /// `CREATE [UNIQUE …] INDEX name ON table (…)`, which is an ALTER TABLE.
     fn create_index(&mut self, replaces: bool) -> Result<Statement> {
         self.take_any(&["ONLINE", "OFFLINE"]);
-        let kind = if self.take("UNIQUE") {
-            PartKind::Unique
-        } else if self.take("FULLTEXT") {
-            PartKind::FullText
-        } else if self.take("SPATIAL") {
-            PartKind::Spatial
-        } else if self.take("VECTOR") {
-            PartKind::Vector
-        } else {
-            PartKind::Index
-        };
+        let kind = self.kind_of_index().unwrap_or(PartKind::Index);
         self.need("INDEX")?;
         let lenient = self.not_exists();
         let name = self.name()?;
