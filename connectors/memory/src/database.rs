@@ -54,6 +54,8 @@ pub(crate) struct SnapshotData {
 pub(crate) struct StreamState {
     /// Raised by everyone who opens it; former holders are fenced.
     pub holder: u64,
+    /// Under which it was made.
+    pub epoch: u64,
     /// The log up to here may be forgotten.
     pub confirmed: u64,
 }

@@ -69,11 +69,11 @@ impl PgSource {
 
     async fn fresh(&self, spec: &StreamSpec, names: &Names) -> Result<Opened> {
         let session = self.session().await?;
+        slot::claim(&session, names, spec.epoch).await?;
         slot::cleanup(&session, self.version, names).await?;
         let mut replication = self.dialer.replication("stream").await?;
         let server = slot::server_of(&mut replication).await?;
-        slot::publish(&session, self.version, names, spec.migration, &server, &spec.tables, spec.may_set_identity)
-            .await?;
+        slot::publish(&session, self.version, names, spec, &server).await?;
         let made = slot::create(&self.dialer, &mut replication, &names.slot, false).await?;
         let start = made.consistent_point;
         let hold = Holder::join(&self.dialer, &made.snapshot, position(start), None).await?;
