@@ -206,7 +206,10 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
         barrier: None,
     };
     run.report();
-    run.run(input, answers, cancel.clone()).await
+    match run.run(input, answers, cancel.clone()).await {
+        Err(error) => Err(run.explained(error, cancel).await),
+        ended => ended,
+    }
 }
 
 /// What compacting knows, from the destination's catalogue of now.
