@@ -272,7 +272,8 @@ impl State {
                     self.compare(of, &side, next);
                 }
                 (Some((_, Note::Loaded { table, generation, chunk })), Some(of)) => {
-                    if !self.parts[of].loaded.insert((*table, *generation, *chunk)) {
+                    let first = self.parts[of].loaded.insert((*table, *generation, *chunk));
+                    if !first {
                         let what = format!("chunk {chunk} of table {table}, generation {generation}, was loaded twice");
                         sim::violated(what);
                     }
