@@ -128,7 +128,7 @@ impl Gate {
                         "piece {} of the transaction at {to} came, but not the one before it",
                         head.piece
                     ))
-                    .remedy("copy the migration again: changes are lost"));
+                    .remedy(drover_log::BEGIN_AGAIN));
                 }
             }
             if head.last_piece {

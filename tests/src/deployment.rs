@@ -93,6 +93,7 @@ pub struct Deployment {
     created: bool,
     /// Keeps a shared broker alive.
     _kafka: Option<Arc<Kafka>>,
+    store: String,
     source: String,
     started: usize,
     /// What all runs together have written to standard error (in process only).
@@ -123,14 +124,14 @@ impl Deployment {
         Ok(deployment)
     }
 
-    /// The same with the plan's own broker, if it has one.
+    /// The same with the plan's own brokers (addresses with commas between), if it has any.
     pub fn of(form: Form, plan: &Plan) -> Result<Deployment> {
         let drover = Drover::new()?;
         let ports = [Port::reserve()?, Port::reserve()?];
         // The broker may be shared: names must differ.
         let name = format!("e2e-{}", ports[0].number());
-        let log =
-            plan.brokers.as_ref().map_or_else(String::new, |b| format!("[log]\nkafka = {{ brokers = [\"{b}\"] }}\n"));
+        let brokers = |b: &String| format!("[log]\nkafka = {{ brokers = [\"{}\"] }}\n", b.replace(',', "\", \""));
+        let log = plan.brokers.as_ref().map_or_else(String::new, brokers);
         let text = format!(
             "name = \"{name}\"\n[source]\nkind = \"{}\"\nurl = \"{}\"\n[destination]\nkind = \"{}\"\nurl = \"{}\"\n[migrate]\n{}\n{log}{}\n",
             plan.source.0, plan.source.1, plan.destination.0, plan.destination.1, plan.migrate, plan.more
@@ -150,6 +151,7 @@ impl Deployment {
             source: plan.source.1.clone(),
             started: 0,
             earlier: String::new(),
+            store: "store".into(),
         })
     }
 
@@ -219,9 +221,7 @@ impl Deployment {
         match role {
             Role::Coordinator => {
                 if self.main.as_mut().is_none_or(|p| !p.running()) {
-                    let (grpc, http) = (self.address(0), self.address(1));
-                    let arguments = ["coordinator", "--listen", &grpc, "--http", &http, "--store", "store"];
-                    self.main = Some(self.drover.spawn_env(&arguments, environment)?);
+                    self.main = Some(self.coordinator(environment)?);
                 }
                 let main = self.main.as_mut().context("just started")?;
                 wait::until("the coordinator answers", PATIENCE, || {
@@ -248,6 +248,28 @@ impl Deployment {
                 Ok(list.len() - 1)
             }
         }
+    }
+
+    fn coordinator(&self, environment: &[(&str, &str)]) -> Result<Process> {
+        let (grpc, http) = (self.address(0), self.address(1));
+        let arguments = ["coordinator", "--listen", &grpc, "--http", &http, "--store", &self.store];
+        self.drover.spawn_env(&arguments, environment)
+    }
+
+    /// Keeps the coordinator's state there (a folder or a url) in place of a folder beside the migration file.
+    pub fn store(mut self, store: String) -> Deployment {
+        self.store = store;
+        self
+    }
+
+    /// One more coordinator at the same addresses, which waits until it can lead.
+    pub fn second_coordinator(&self) -> Result<Process> {
+        self.coordinator(&[])
+    }
+
+    /// From now on this is the coordinator; the former one is given back.
+    pub fn led_by(&mut self, process: Process) -> Option<Process> {
+        self.main.replace(process)
     }
 
     fn address(&self, port: usize) -> String {

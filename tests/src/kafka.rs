@@ -66,15 +66,19 @@ impl Kafka {
     }
 
     async fn prepare() -> Result<Kafka> {
+        Kafka::lay(Port::reserve()?, Port::reserve()?, &[]).await
+    }
+
+    /// A fresh data folder. `more`: a node's number and the controllers of all nodes, if it is one of several.
+    pub(crate) async fn lay(port: Port, controller: Port, more: &[&str]) -> Result<Kafka> {
         let folder = scripts::folder("kafka")?;
-        let (port, controller) = (Port::reserve()?, Port::reserve()?);
         let place = folder.path().to_str().context("the temporary folder's name is not UTF-8")?;
-        let arguments = ["init", place, &port.number().to_string(), &controller.number().to_string()];
-        scripts::output("kafka", &arguments).await?;
+        let ports = [port.number().to_string(), controller.number().to_string()];
+        scripts::output("kafka", &[&["init", place, &ports[0], &ports[1]], more].concat()).await?;
         Ok(Kafka { process: None, port, _controller: controller, folder })
     }
 
-    async fn serve(&mut self) -> Result<()> {
+    pub(crate) async fn serve(&mut self) -> Result<()> {
         let mut command = Command::new(scripts::path("kafka"));
         command.arg("run").arg(self.folder.path());
         let mut process = Process::spawn("kafka", command, self.folder.path())?;

@@ -14,6 +14,7 @@
 //!
 //! It depends on no other crate of drover, so that every crate's tests can use it.
 
+pub mod brokers;
 pub mod bulk;
 pub mod chinook;
 pub mod compare;
@@ -33,6 +34,7 @@ pub mod server;
 pub mod wait;
 pub mod workload;
 
+pub use brokers::Brokers;
 pub use deployment::{Deployment, Form, Role};
 pub use drover::Drover;
 pub use kafka::Kafka;

@@ -16,6 +16,10 @@ impl Pair {
     /// PostgreSQL to itself.
     pub const POSTGRES: Pair = Pair { source: Engine::Postgres(15), destination: Engine::Postgres(15) };
 
+    /// MySQL to itself.
+    pub const MYSQL: Pair =
+        Pair { source: Engine::MySql(crate::Release::MySql9), destination: Engine::MySql(crate::Release::MySql9) };
+
     /// Both sides are servers of the same engine and version.
     pub fn same(self) -> bool {
         self.source == self.destination

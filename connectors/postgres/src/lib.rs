@@ -9,6 +9,7 @@ pub mod connect;
 pub mod connector;
 pub mod destination;
 pub mod errors;
+pub mod failover;
 mod fit;
 pub mod guard;
 pub mod keys;
