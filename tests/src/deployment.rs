@@ -16,7 +16,7 @@ use crate::server::{Dialect, Session};
 use crate::{Drover, Kafka, Process, Server, wait};
 
 /// How drover is deployed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// `drover run`.
     InProcess,
@@ -25,7 +25,7 @@ pub enum Form {
 }
 
 /// A part of a cluster. In process they are all the same process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     Coordinator,
     Extractor,
@@ -59,6 +59,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Goes by way of other ports to the source and to the destination.
+    pub fn by_way_of(mut self, ports: [(u16, u16); 2]) -> Plan {
+        for (url, (server, relay)) in [&mut self.source.1, &mut self.destination.1].into_iter().zip(ports) {
+            *url = url.replace(&format!("127.0.0.1:{server}/"), &format!("127.0.0.1:{relay}/"));
+        }
+        self
+    }
+
     /// Between the databases in which tests keep their data; `migrate` and `more` go into the file as they are.
     pub fn between(source: &Server, destination: &Server, migrate: &str, more: &str) -> Plan {
         let end = |server: &Server| {
@@ -159,6 +167,11 @@ impl Deployment {
     pub fn env(mut self, name: &str, value: &str) -> Deployment {
         self.drover = self.drover.env(name, value);
         self
+    }
+
+    /// Where the coordinator of a cluster serves.
+    pub fn coordinator_port(&self) -> u16 {
+        self.ports[0].number()
     }
 
     fn file(&self) -> String {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::ports::Port;
 use crate::process::{self, Process};
-use crate::{scripts, wait};
+use crate::{Relay, scripts, wait};
 
 /// How long a broker may take to serve: after a kill its old session must run out first.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -63,6 +63,17 @@ impl Kafka {
         let mut kafka = Kafka::prepare().await?;
         kafka.serve().await?;
         Ok(kafka)
+    }
+
+    /// A fresh broker whose address for clients is a relay.
+    pub async fn start_relayed() -> Result<(Kafka, Relay)> {
+        let mut kafka = Kafka::prepare().await?;
+        let relay = Relay::to(kafka.port.number()).await?;
+        let path = kafka.folder.path().join("server.properties");
+        let text = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, format!("{text}advertised.listeners=PLAINTEXT://127.0.0.1:{}\n", relay.port()))?;
+        kafka.serve().await?;
+        Ok((kafka, relay))
     }
 
     async fn prepare() -> Result<Kafka> {
