@@ -11,6 +11,8 @@ mod world;
 use self::world::{Entry, Fate, Nothing, State, Watched, place, written};
 use crate::apply::{Hasty, Options, Task, apply};
 use crate::fake::at;
+use drover_model::error::codes;
+use drover_model::{Error, Retry};
 use drover_proto::order::Progress as News;
 use drover_runtime::CancellationToken;
 use std::collections::{BTreeSet, HashSet};
@@ -143,7 +145,8 @@ impl Explorer {
             tokio::time::sleep(Duration::from_millis(1)).await;
             if appliers.last().is_some_and(|a| a.is_finished()) {
                 let ended = appliers.pop().unwrap().await;
-                if left == self.faults {
+                let passing = |e: &Error| e.retry != Retry::Never || e.code == codes::FENCED;
+                if left == self.faults || !ended.as_ref().is_ok_and(|e| e.as_ref().is_err_and(passing)) {
                     return Err(format!("it ended by itself: {ended:?}"));
                 }
                 appliers.push(begin());

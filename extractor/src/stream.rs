@@ -151,18 +151,19 @@ impl Publisher<'_> {
     /// Opens the stream; sees that it continues where the log ends.
     /// Gives the number of schema changes before it, too.
     pub async fn open(&self, source: &dyn Source, mut spec: StreamSpec) -> Result<(Opened, u64)> {
-        let tried = self.open_at(source, spec.clone()).await;
-        match tried {
-            // Where the log seems to end the source has nothing any more: does it really end there?
-            Err(error) if error.code == codes::POSITION_LOST && spec.resume.is_some() => {
-                let end = newest_end(self.log).await?;
-                if end <= spec.resume {
-                    return Err(error);
+        loop {
+            match self.open_at(source, spec.clone()).await {
+                // Where the log seems to end the source has nothing any more: does it really end there? Whoever had the stream before may
+                // publish, and confirm, until this call has come to the source: the log has grown then, each time.
+                Err(error) if error.code == codes::POSITION_LOST && spec.resume.is_some() => {
+                    let end = newest_end(self.log).await?;
+                    if end <= spec.resume {
+                        return Err(error);
+                    }
+                    spec.resume = end;
                 }
-                spec.resume = end;
-                self.open_at(source, spec).await
+                other => return other,
             }
-            other => other,
         }
     }
 
