@@ -23,9 +23,9 @@ pub struct Stage {
     servers: Option<(Server, Server)>,
 }
 
-/// Rows of the larger table of a run, and bytes of a chunk, so that some thirty chunks come of it.
-const ROWS: u64 = 9_000;
-const CHUNKS: &str = "60000";
+/// Rows of the larger table of a run, and bytes of a chunk, so that a dozen chunks or more come of it.
+const ROWS: u64 = 15_000;
+const CHUNKS: &str = "200000";
 
 impl Stage {
     /// Fresh servers.
@@ -60,9 +60,9 @@ impl Stage {
             plan.brokers = self.broker.as_ref().map(|(_, relay)| format!("127.0.0.1:{}", relay.port()));
         }
         let owed = run.faults.iter().any(|f| f.phase == Phase::Owed);
-        let chunks = if owed { "200000" } else { CHUNKS };
+
         let mut drover =
-            Deployment::of(run.form, &plan)?.env("DROVER_CHUNK_BYTES", chunks).env("DROVER_LEASE_MS", "3000");
+            Deployment::of(run.form, &plan)?.env("DROVER_CHUNK_BYTES", CHUNKS).env("DROVER_LEASE_MS", "3000");
         let mut coordinator = None;
         if cluster {
             let relay = Relay::to(drover.coordinator_port()).await?;
