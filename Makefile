@@ -23,6 +23,13 @@ simulate:  ## the whole system in one thread with all that can go wrong, out of 
 	cargo build --release --quiet -p drover-simulation
 	target/release/simulate --seeds $(SEEDS) --first $(FIRST) --all
 
+RUNS ?= 100
+
+chaos:  ## faults at every failpoint on real servers: RUNS of them, from SEED on, for all pairs and forms or one PAIR and FORM
+	@deploy/servers/install test
+	cargo build --quiet -p drover-cli -p drover-tests --bins
+	target/debug/chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED)) $(if $(PAIR),--pair $(PAIR)) $(if $(FORM),--form $(FORM))
+
 demo:  ## a live migration on this machine, from nothing to compared
 	@deploy/demo/run
 
@@ -32,4 +39,4 @@ bench:  ## speed, CPU and memory beside the raw COPY pipe, pgcopydb and native r
 bench-mysql:  ## the same for MySQL or MariaDB (SERVER=mariadb) beside mydumper+myloader and native replication
 	@deploy/bench/mysql
 
-.PHONY: help test lint simulate demo bench bench-mysql
+.PHONY: help test lint simulate chaos demo bench bench-mysql

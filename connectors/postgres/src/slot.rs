@@ -10,6 +10,7 @@ use crate::changes::MARK_PREFIX;
 use crate::connect::{Dialer, Session};
 use crate::ddl::watch;
 use crate::errors::classify;
+use crate::failover;
 use crate::lsn::Lsn;
 use crate::replication::{CreatedSlot, ReplicationSession};
 use crate::sql::{ident, literal, qualified};
@@ -91,7 +92,7 @@ pub async fn server_of(session: &mut ReplicationSession) -> Result<String> {
     let identity = session.identify().await.map_err(|e| {
         Error::new(codes::CONNECTION, Fault::Source, Retry::Connection, "cannot ask the source who it is").cause(e)
     })?;
-    Ok(format!("{}/{}", identity.system_identifier, identity.timeline))
+    Ok(failover::server(&identity))
 }
 
 /// Tables (partitions one by one) whose updates or deletes the server could not log once they are published: `(schema, table,
@@ -299,25 +300,27 @@ pub async fn claim(session: &Session, names: &Names, epoch: u64) -> Result<()> {
     }
 }
 
-/// Sees that this is the server that the stream began on.
-pub async fn assert_server(session: &Session, names: &Names, server: &str) -> Result<()> {
-    match note(session, names).await? {
-        Some(note) if note.server == server => Ok(()),
-        Some(note) => Err(Error::new(
-            codes::POSITION_LOST,
-            Fault::Source,
-            Retry::Never,
-            format!("the source is another server: {server}, where the migration began on {}", note.server),
-        )
-        .remedy("connect to the server that the migration began on, or begin again after `drover cleanup`")),
-        None => Err(Error::new(
+/// The server that the stream was last seen to be on.
+pub async fn noted_server(session: &Session, names: &Names) -> Result<String> {
+    let note = note(session, names).await?.ok_or_else(|| {
+        Error::new(
             codes::POSITION_LOST,
             Fault::Source,
             Retry::Never,
             format!("the publication {} is gone from the source", names.publication),
         )
-        .remedy("begin again after `drover cleanup`")),
-    }
+        .remedy("begin again after `drover cleanup`")
+    })?;
+    Ok(note.server)
+}
+
+/// Notes another server.
+pub async fn note_server(session: &Session, names: &Names, server: &str) -> Result<()> {
+    let Some(note) = note(session, names).await? else { return Ok(()) };
+    let note = Note { server: server.to_owned(), ..note };
+    let json = serde_json::to_string(&note).map_err(|e| Error::internal("cannot write a note").cause(e))?;
+    let sql = format!("comment on publication {} is {}", ident(&names.publication), literal(&json));
+    session.batch_execute(&sql).await.map_err(|e| say(&e, "cannot note the source's new timeline"))
 }
 
 /// Writes a mark into the log; everything committed before lies before the place that it returns.

@@ -4,6 +4,7 @@ use crate::changes::{Changes, Following, Within, lsn_of, position};
 use crate::connect::{Dialer, Session};
 use crate::ddl::watch;
 use crate::errors::classify;
+use crate::failover;
 use crate::guard::Guard;
 use crate::lsn::Lsn;
 use crate::replication::StreamOptions;
@@ -94,6 +95,10 @@ impl PgSource {
         if slot.lost {
             return Err(gone(format!("the source has thrown away log that the slot {} needs", names.slot)));
         }
+        if failover::waits_for_promotion(&session, self.version, names).await? {
+            let what = "the source is a standby, whose copy of the slot can be read when it is promoted";
+            return Err(Error::new(codes::TIMEOUT, Fault::Source, Retry::Connection, what).remedy("promote it"));
+        }
         let confirmed = slot.confirmed.unwrap_or(Lsn::ZERO);
         let from = spec.resume.as_ref().map(lsn_of).transpose()?.unwrap_or(confirmed);
         if confirmed > from {
@@ -102,8 +107,7 @@ impl PgSource {
             )));
         }
         let mut replication = self.dialer.replication("stream").await?;
-        let server = slot::server_of(&mut replication).await?;
-        slot::assert_server(&session, names, &server).await?;
+        failover::follow(&mut replication, &session, names, from).await?;
         let types = slot::types(&session, &spec.tables).await?;
         let watched = spec.schemas.is_some() && watch::exists(&session, names).await?;
         let from = spec.resume.clone().unwrap_or_else(|| position(from));
