@@ -64,6 +64,10 @@ pub struct TableChange {
     /// Columns that are new though one of the same name was there before.
     #[serde(default)]
     pub anew: Vec<String>,
+    /// New columns in which rows from before have a value that is not null: the column, and the value as a cell of the plan's rows shows it. For
+    /// origins that tell it; a destination of the origin's own kind may come to it by the column's definition.
+    #[serde(default)]
+    pub filled: Vec<(String, String)>,
     /// What else is done to it that its structure does not tell, as clauses in the origin's dialect.
     #[serde(default)]
     pub clauses: Vec<String>,
@@ -200,6 +204,7 @@ mod tests {
             plan,
             renamed: vec![],
             anew: vec![],
+            filled: vec![],
             clauses: vec![],
             apart: false,
             stopped: None,

@@ -185,7 +185,7 @@ async fn connect(dialer: &Dialer) -> Result<(Session, i32)> {
     Ok((session, pid))
 }
 
-fn elsewhere(previous: &Position, next: &Position, found: Option<Position>) -> Error {
+pub(crate) fn elsewhere(previous: &Position, next: &Position, found: Option<Position>) -> Error {
     let found = found.map_or_else(|| "none".to_owned(), |p| p.text);
     Error::internal(format!("the progress stands at {found}, not at {previous}, from where {next} was to be committed"))
 }

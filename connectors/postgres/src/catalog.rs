@@ -29,6 +29,10 @@ pub use types::simple as builtin;
 /// The kind of database in [`Catalog::origin`].
 pub const ORIGIN: &str = "postgres";
 
+/// The option with a table's number, and the one with its columns' numbers, in their order.
+pub const OID: &str = "oid";
+pub const NUMBERS: &str = "column_numbers";
+
 /// Numbers of the system catalogues that dependencies speak of; the same on every server.
 const PG_CLASS: u32 = 1259;
 
@@ -116,6 +120,63 @@ fn json<T: serde::Serialize>(value: &T) -> String {
 /// How a table or object is named in `needs`.
 pub fn key(schema: &str, name: &str) -> String {
     format!("{schema}.{name}")
+}
+
+/// The queries whose rows make a table, by name, on a server of this version.
+pub fn told_queries(version: u32) -> [(&'static str, String); 6] {
+    let of = |name, sql| (name, variant::variant(sql, version));
+    [
+        of("tables", include_str!("catalog/tables.sql")),
+        of("columns", include_str!("catalog/columns.sql")),
+        of("types_used", include_str!("catalog/types_used.sql")),
+        of("constraints", include_str!("catalog/constraints.sql")),
+        of("indexes", include_str!("catalog/indexes.sql")),
+        of("sequences", include_str!("catalog/sequences.sql")),
+    ]
+}
+
+/// Tables from rows of [`told_queries`] that were kept as JSON: an object with a list of rows for each query. Triggers and what else is told by other
+/// queries are not in them.
+///
+/// # Errors
+/// As [`classify`] says, with the source at fault.
+pub async fn told(client: &Client, rows: &str) -> Result<Vec<Table>> {
+    let failed = |e: tokio_postgres::Error| classify(&e, Fault::Source, "reading a changed table");
+    let head = client.query_one(include_str!("catalog/version.sql"), &[]).await.map_err(failed)?;
+    let version = head.try_get::<_, i32>("version").map_err(failed)? as u32;
+    let mut sets = Vec::new();
+    for (name, sql) in told_queries(version) {
+        let prepared = client.prepare(&sql).await.map_err(failed)?;
+        let columns: Vec<String> = prepared
+            .columns()
+            .iter()
+            .map(|c| format!("{} pg_catalog.{}", crate::sql::ident(c.name()), crate::sql::ident(c.type_().name())))
+            .collect();
+        let sql = format!("SELECT * FROM jsonb_to_recordset($1::text::jsonb -> '{name}') AS q({})", columns.join(", "));
+        sets.push(client.query(&sql, &[&rows]).await.map_err(failed)?);
+    }
+    let mut sets = sets.into_iter();
+    let mut next = || sets.next().unwrap_or_default();
+    let reader = Reader {
+        version,
+        tables: next(),
+        columns: next(),
+        types_used: next(),
+        constraints: next(),
+        indexes: next(),
+        sequences: next(),
+        schemas: Vec::new(),
+        extensions: Vec::new(),
+        triggers: Vec::new(),
+        types: Vec::new(),
+        functions: Vec::new(),
+        operators: Vec::new(),
+        views: Vec::new(),
+        rules: Vec::new(),
+        depend: Vec::new(),
+        physical: HashMap::new(),
+    };
+    Ok(reader.assemble(&head, String::new()).map_err(failed)?.tables)
 }
 
 /// Answers of all queries, before they are put together.
@@ -326,6 +387,10 @@ impl Reader {
                 table_columns.iter().filter_map(|c| column_part(&name, c).transpose()).collect::<Rowed<Vec<_>>>()?,
             );
             let columns = table_columns.iter().map(|c| column(c, &types)).collect::<Rowed<Vec<_>>>()?;
+            // What tables and columns are known by whatever their names become.
+            options.insert(OID.into(), oid.to_string());
+            let numbers = table_columns.iter().map(|c| c.try_get::<_, i16>("num")).collect::<Rowed<Vec<_>>>()?;
+            options.insert(NUMBERS.into(), json(&numbers));
             let needed = needs.of(&members.iter().map(|m| (PG_CLASS, *m)).collect::<Vec<_>>());
             options.insert("needs".into(), json(&needed));
             let old_image = match replident.as_str() {

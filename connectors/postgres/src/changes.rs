@@ -2,25 +2,32 @@
 //!
 //! Guarantees: a batch holds whole committed transactions in commit order, or a piece of one; nothing of a transaction or
 //! subtransaction that rolled back is ever in one; memory stays bounded whatever a transaction's size (it spills to
-//! a file until its commit); every position is an `end_lsn` of a commit or a place that the server said it had read up to.
+//! a file until its commit); every position is an `end_lsn` of a commit, a place that the server said it had read up to, or, where a transaction is
+//! cut by schema changes, a place within its commit record ([`Within`]).
 
-use crate::bytea::{self, is_raw};
+mod bind;
+mod parts;
+mod steer;
+
 use crate::guard::Guard;
 use crate::lsn::Lsn;
-use crate::pgoutput::{Decoder, Message, Old, Relation, Tuple, Value};
+use crate::pgoutput::{Decoder, Message};
 use crate::replication::{Block, Frame, ReplicationSession};
 use async_trait::async_trait;
+use bind::{Bound, Known, Tables, encode};
 use bytes::Bytes;
-use drover_connectors_api::{Batch, ChangeStream, Piece};
-use drover_model::change::{self, OldKind};
+use drover_connectors_api::{Batch, ChangeStream};
+use drover_model::change;
 use drover_model::error::codes;
-use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
-use drover_runtime::spill::{Spill, SpillReader};
+use drover_runtime::spill::Spill;
 use drover_runtime::task;
 use futures::FutureExt;
-use std::collections::{HashMap, HashSet};
+pub use parts::Within;
+use parts::{Open, Out};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
+pub use steer::Following;
 use tokio::time::{Duration, Instant};
 
 /// How often an empty stretch is given out: how quickly an idle source's position moves on.
@@ -45,34 +52,12 @@ pub fn position(lsn: Lsn) -> Position {
     Position { lineage: 0, order: bytes.clone(), resume: bytes, text: lsn.to_string() }
 }
 
-/// The reverse of [`position`].
+/// Up to where the log is behind a position: the reverse of [`position`]. Within a transaction, the place before it.
 pub fn lsn_of(position: &Position) -> Result<Lsn> {
-    let bytes = <[u8; 8]>::try_from(&position.resume[..]);
+    let bytes = position.resume.first_chunk::<8>();
     bytes
-        .map(|b| Lsn(u64::from_be_bytes(b)))
-        .map_err(|_| Error::internal(format!("{position:?} is no place in this log")))
-}
-
-/// How a relation's tuples become rows of a plan.
-#[derive(Debug, Clone)]
-struct Mapping {
-    table: u32,
-    /// For each column of the plan, its place in the tuple.
-    columns: Vec<u16>,
-    /// For each column of the plan's key, its place in the tuple.
-    key: Vec<u16>,
-    /// Places of columns whose cells are bytes, where the tuple has digits.
-    raw: Vec<u16>,
-    /// All key columns belong to the replica identity.
-    key_logged: bool,
-    operations: drover_model::plan::Operations,
-}
-
-/// Why and how a transaction that is not yet committed is kept.
-struct Open {
-    buffer: Vec<u8>,
-    changes: u64,
-    spill: Option<Spill>,
+        .map(|b| Lsn(u64::from_be_bytes(*b)))
+        .ok_or_else(|| Error::internal(format!("{position:?} is no place in this log")))
 }
 
 /// A transaction that the server streams before its commit.
@@ -85,17 +70,10 @@ struct Streamed {
     aborted: HashSet<u32>,
     /// It changed a table, in this subtransaction: an error if that is committed, nothing if it is rolled back. What follows is not kept.
     failed: Option<(u32, Error)>,
-}
-
-/// A spilled transaction that is given out piece by piece.
-struct Giving {
-    reader: SpillReader,
-    aborted: HashSet<u32>,
-    begin: change::Begin,
-    from: Position,
-    next: u32,
-    /// A piece read ahead, so that the last is known to be the last.
-    ahead: Option<(Vec<u8>, u64)>,
+    /// What the log calls tables by within it: nobody else sees it before its commit.
+    relations: HashMap<u32, Known>,
+    /// It changes schema: what follows is not kept, for it has to be read again.
+    alters: bool,
 }
 
 /// The stream of one slot.
@@ -104,11 +82,16 @@ pub struct Changes {
     _heartbeat: Option<task::Owned<()>>,
     guard: Option<Guard>,
     decoder: Decoder,
-    tables: HashMap<(String, String), TablePlan>,
-    /// Types of the plans' columns, and their modifiers once seen; by table.
-    types: HashMap<u32, Vec<(Option<u32>, Option<i32>)>>,
-    /// What the log calls tables by: a mapping, or the name of one that is not ours (a partition, announced beside its root).
-    relations: HashMap<u32, std::result::Result<Mapping, String>>,
+    tables: Tables,
+    /// What the log calls tables by.
+    relations: HashMap<u32, Known>,
+    following: Option<Following>,
+    /// A schema change was told and is not worked off.
+    told: Option<Vec<u8>>,
+    /// A streamed transaction that changes schema has been committed: it is read again, after its commit.
+    again: bool,
+    /// The transaction that was given out in part.
+    within: Option<Within>,
     spill_dir: PathBuf,
     batch_bytes: usize,
     /// The transaction between Begin and Commit.
@@ -116,9 +99,8 @@ pub struct Changes {
     streamed: HashMap<u32, Streamed>,
     /// Top-level transaction of the stream block that we are in.
     block_of: Option<u32>,
-    giving: Option<Giving>,
-    /// A batch that goes out before the pieces of `giving`.
-    early: Option<Batch>,
+    /// What goes out before anything else is read.
+    queue: VecDeque<Out>,
     /// A block of messages, worked off up to an offset.
     current: Option<(Block, usize)>,
     scratch: Vec<u8>,
@@ -166,27 +148,23 @@ impl Changes {
         spill_dir: PathBuf,
         batch_bytes: usize,
     ) -> Self {
-        let tables = plans
-            .iter()
-            .map(|p| ((p.source.schema.clone(), p.source.name.clone()), p.clone()))
-            .collect::<HashMap<_, _>>();
-        let mut types = types.into_iter().map(|t| (t, None));
-        let types = plans.iter().map(|p| (p.id, types.by_ref().take(p.columns.len()).collect())).collect();
         Changes {
             session,
             _heartbeat: heartbeat,
             guard: None,
             decoder: Decoder::new(),
-            tables,
-            types,
+            tables: Tables::new(plans, types),
             relations: HashMap::new(),
+            following: None,
+            told: None,
+            again: false,
+            within: None,
             spill_dir,
             batch_bytes,
             open: None,
             streamed: HashMap::new(),
             block_of: None,
-            giving: None,
-            early: None,
+            queue: VecDeque::new(),
             current: None,
             scratch: Vec::new(),
             spare: Vec::new(),
@@ -201,6 +179,23 @@ impl Changes {
             empty_due: Instant::now() + EMPTY_EVERY,
             cut_at: Instant::now(),
         }
+    }
+
+    /// Goes on within a transaction that was given out in part, if the position lies there. The server must not stream transactions then before
+    /// their commit.
+    pub fn within(mut self, resume: &Position) -> Self {
+        self.within = Within::of(resume);
+        if self.within.is_some() {
+            self.from = resume.clone();
+        }
+        self
+    }
+
+    /// Carries schema changes over.
+    pub fn following(mut self, following: Following) -> Self {
+        self.tables.remedy = following.remedy();
+        self.following = Some(following);
+        self
     }
 
     /// Ends when a table is not published any more.
@@ -251,125 +246,6 @@ impl Changes {
         lsn_of(&self.from).is_ok_and(|from| self.to > from)
     }
 
-    /// The next piece of a spilled transaction.
-    fn piece(&mut self) -> Result<Option<Batch>> {
-        let Some(giving) = &mut self.giving else { return Ok(None) };
-        let Some((mut payload, changes)) = giving.ahead.take() else {
-            self.giving = None;
-            return Ok(None);
-        };
-        giving.ahead = giving.reader.next_piece(self.batch_bytes, &giving.aborted).map_err(spilled)?;
-        let last = giving.ahead.is_none();
-        if giving.next == 0 {
-            let mut head = Vec::with_capacity(payload.len() + 64);
-            change::put_begin(&mut head, &giving.begin);
-            head.extend_from_slice(&payload);
-            payload = head;
-        }
-        if last {
-            change::put_end(&mut payload);
-        }
-        let batch = Batch {
-            from: giving.from.clone(),
-            to: giving.begin.position.clone(),
-            payload: payload.into(),
-            piece: Some(Piece { index: giving.next, last }),
-            transactions: u32::from(last),
-            changes,
-            commit_micros: giving.begin.commit_micros,
-            schema: None,
-        };
-        giving.next += 1;
-        if last {
-            self.giving = None;
-            self.from = batch.to.clone();
-            self.empty_due = Instant::now() + EMPTY_EVERY;
-        }
-        Ok(Some(batch))
-    }
-
-    /// A transaction ended. Small ones join the batch; for a spilled one the batch so far is given out first, then its pieces.
-    fn commit(&mut self, open: Open, aborted: HashSet<u32>, end: Lsn, micros: i64) -> Result<()> {
-        let before = self.to;
-        self.to = end;
-        self.commit_micros = micros;
-        let begin = change::Begin { position: position(end), commit_micros: micros };
-        let Some(mut spill) = open.spill else {
-            if !open.buffer.is_empty() {
-                change::put_begin(&mut self.out, &begin);
-                self.out.extend_from_slice(&open.buffer);
-                change::put_end(&mut self.out);
-                self.transactions += 1;
-                self.changes += open.changes;
-            }
-            self.spare = open.buffer;
-            self.spare.clear();
-            return Ok(());
-        };
-        spill.add(0, &open.buffer, open.changes).map_err(spilled)?;
-        let mut reader = spill.into_reader().map_err(spilled)?;
-        let ahead = reader.next_piece(self.batch_bytes, &aborted).map_err(spilled)?;
-        if ahead.is_none() {
-            return Ok(());
-        }
-        if !self.out.is_empty() {
-            self.to = before;
-            self.early = Some(self.cut());
-            self.to = end;
-        }
-        let from = self.from.clone();
-        self.giving = Some(Giving { reader, aborted, begin, from, next: 0, ahead });
-        Ok(())
-    }
-
-    fn on_relation(&mut self, relation: &Relation<'_>) -> Result<()> {
-        let name = (relation.namespace.to_owned(), relation.name.to_owned());
-        let Some(plan) = self.tables.get(&name) else {
-            self.relations.insert(relation.oid, Err(format!("{}.{}", name.0, name.1)));
-            return Ok(());
-        };
-        let place = |wanted: &str| relation.columns.iter().position(|c| c.name == wanted).map(|i| i as u16);
-        let changed = |how: String| {
-            Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, format!("the table's columns changed: {how}"))
-                .table(&plan.source)
-                .remedy("schema changes are not carried over for this pair: undo the change at the source, or migrate the table again")
-        };
-        let mut columns = Vec::with_capacity(plan.columns.len());
-        for column in &plan.columns {
-            columns.push(
-                place(&column.source)
-                    .ok_or_else(|| changed(format!("{} is gone", column.source)).column(&column.source))?,
-            );
-        }
-        for column in relation.columns.iter() {
-            let known =
-                plan.columns.iter().any(|c| c.source == column.name) || plan.left_out.iter().any(|c| c == column.name);
-            if !known {
-                return Err(changed(format!("{} was added", column.name)).column(column.name));
-            }
-        }
-        let mut types = self.types.get_mut(&plan.id).into_iter().flatten();
-        for (planned, &place) in plan.columns.iter().zip(&columns) {
-            let (Some(column), Some(known)) = (relation.columns.iter().nth(usize::from(place)), types.next()) else {
-                continue;
-            };
-            let same =
-                known.0.is_none_or(|t| t == column.type_oid) && known.1.is_none_or(|m| m == column.type_modifier);
-            if !same {
-                let how = format!("{} has another type than {}", planned.source, planned.origin_type);
-                return Err(changed(how).column(&planned.source));
-            }
-            *known = (Some(column.type_oid), Some(column.type_modifier));
-        }
-        let key: Vec<u16> = plan.key.iter().map(|&k| columns[usize::from(k)]).collect();
-        let logged: Vec<bool> = relation.columns.iter().map(|c| c.key).collect();
-        let key_logged = key.iter().all(|&k| logged.get(usize::from(k)).copied().unwrap_or(false));
-        let raw = plan.columns.iter().zip(&columns).filter(|(c, _)| is_raw(plan, c)).map(|(_, &place)| place).collect();
-        let mapping = Mapping { table: plan.id, columns, key, raw, key_logged, operations: plan.operations };
-        self.relations.insert(relation.oid, Ok(mapping));
-        Ok(())
-    }
-
     /// Encodes one change into the buffer of its transaction.
     fn on_change(&mut self, message: &Message<'_>) -> Result<()> {
         let (xid, oid) = match message {
@@ -379,35 +255,43 @@ impl Changes {
             Message::Truncate { xid, .. } => (*xid, 0),
             _ => return Ok(()),
         };
+        if self.passed() {
+            return Ok(());
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         let wrote = match message {
             Message::Truncate { oids, .. } => {
-                let tables: Vec<u32> = oids
-                    .iter()
-                    .filter_map(|oid| self.relations.get(&oid)?.as_ref().ok())
-                    .filter(|m| m.operations.truncate)
-                    .map(|m| m.table)
-                    .collect();
+                let mut tables = Vec::new();
+                for oid in oids.iter() {
+                    match self.known(oid).map(|k| &k.bound) {
+                        Some(Bound::Rows(mapping)) if mapping.operations.truncate => tables.push(mapping.table),
+                        Some(Bound::Wrong(error)) => return self.wrong(xid, error.clone()),
+                        _ => {}
+                    }
+                }
                 if !tables.is_empty() {
                     change::put_truncate(&mut scratch, &tables);
                 }
                 !tables.is_empty()
             }
-            other => match self.relations.get(&oid) {
-                Some(Ok(mapping)) => {
-                    encode(mapping, other, &mut scratch).map_err(|e| match self.plan_of(mapping.table) {
+            other => match self.known(oid).map(|k| &k.bound) {
+                Some(Bound::Rows(mapping)) => {
+                    encode(mapping, other, &mut scratch).map_err(|e| match self.tables.of(mapping.table) {
                         Some(plan) => e.table(&plan.source),
                         None => e,
                     })?
                 }
+                // Tables that are not followed any more are still published.
+                Some(Bound::Other(_)) if self.following.as_ref().is_some_and(Following::lost_some) => false,
                 // The publication has the selected tables only, so this is one of them under another name.
-                Some(Err(name)) => {
+                Some(Bound::Other(name)) => {
                     let what = "a change of a table that is none of the selected ones: one of them was renamed";
                     return Err(Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, what)
                         .table(name)
                         .remedy("give the table its former name back, or migrate it again"));
                 }
+                Some(Bound::Wrong(error)) => return self.wrong(xid, error.clone()),
                 None => return Err(Error::internal("a change of a table that the stream has not described")),
             },
         };
@@ -418,8 +302,10 @@ impl Changes {
         Ok(())
     }
 
-    fn plan_of(&self, table: u32) -> Option<&TablePlan> {
-        self.tables.values().find(|p| p.id == table)
+    /// A relation as it is known here.
+    fn known(&self, oid: u32) -> Option<&Known> {
+        let own = self.block_of.and_then(|top| self.streamed.get(&top)?.relations.get(&oid));
+        own.or_else(|| self.relations.get(&oid))
     }
 
     /// Adds an encoded change to the transaction that it belongs to.
@@ -471,7 +357,7 @@ impl Changes {
                 }
                 Frame::Keepalive { .. } => {}
             }
-            if self.giving.is_some() || self.out.len() >= self.batch_bytes {
+            if !self.queue.is_empty() || self.told.is_some() || self.again || self.out.len() >= self.batch_bytes {
                 let at = frames.offset(&block);
                 self.current = Some((block, at));
                 break;
@@ -493,26 +379,20 @@ impl Changes {
         })?;
         self.decoder = decoder;
         match message {
-            Message::Begin { .. } => {
+            Message::Begin { final_lsn, .. } => {
                 let buffer = std::mem::take(&mut self.spare);
-                self.open = Some(Open { buffer, changes: 0, spill: None });
+                self.open = Some(Open::new(buffer, final_lsn, Within::at(&mut self.within, final_lsn)?));
             }
             Message::Commit { end_lsn, commit_time, .. } => {
                 let open = self.open.take().ok_or_else(|| Error::internal("a commit outside of any transaction"))?;
                 return self.commit(open, HashSet::new(), end_lsn, commit_time);
             }
             Message::Relation(relation) => {
-                let described = self.on_relation(&relation);
+                let known = self.tables.describe(&relation);
                 match self.unfinished() {
-                    Some(streamed) => {
-                        if let Err(error) = described
-                            && streamed.failed.is_none()
-                        {
-                            streamed.failed = Some((relation.xid.unwrap_or_default(), error));
-                        }
-                    }
-                    None => described?,
-                }
+                    Some(streamed) => streamed.relations.insert(relation.oid, known),
+                    None => self.relations.insert(relation.oid, known),
+                };
             }
             Message::StreamStart { xid, .. } => {
                 if !self.streamed.contains_key(&xid) {
@@ -524,21 +404,33 @@ impl Changes {
                         changes: 0,
                         aborted: HashSet::new(),
                         failed: None,
+                        relations: HashMap::new(),
+                        alters: false,
                     };
                     self.streamed.insert(xid, fresh);
                 }
                 self.block_of = Some(xid);
             }
             Message::StreamStop => self.block_of = None,
-            Message::StreamCommit { xid, end_lsn, commit_time, .. } => {
+            Message::StreamCommit { xid, commit_lsn, end_lsn, commit_time, .. } => {
                 let Some(mut streamed) = self.streamed.remove(&xid) else {
                     return Err(Error::internal("the commit of a transaction that was never streamed"));
                 };
+                if streamed.alters {
+                    self.again = true;
+                    return Ok(());
+                }
                 if let Some((_, error)) = streamed.failed {
+                    if self.following.as_ref().is_some_and(Following::stops_tables) {
+                        self.again = true;
+                        return Ok(());
+                    }
                     return Err(error);
                 }
+                self.relations.extend(streamed.relations);
                 streamed.spill.add(streamed.sub, &streamed.buffer, streamed.changes).map_err(spilled)?;
-                let open = Open { buffer: Vec::new(), changes: 0, spill: Some(streamed.spill) };
+                let mut open = Open::new(Vec::new(), commit_lsn, None);
+                open.spill = Some(streamed.spill);
                 return self.commit(open, streamed.aborted, end_lsn, commit_time);
             }
             Message::StreamAbort { xid, subxid } => {
@@ -553,10 +445,21 @@ impl Changes {
                 self.marked = true;
                 self.guard.iter_mut().for_each(Guard::marked);
             }
+            Message::Message { prefix, content, .. }
+                if self.following.as_ref().is_some_and(|f| f.is_told_by(prefix)) =>
+            {
+                if let Some(streamed) = self.unfinished() {
+                    streamed.alters = true;
+                } else if self.open.is_none() {
+                    return Err(Error::internal("a schema change was told outside of any transaction"));
+                } else if !self.passed() {
+                    self.told = Some(content.to_vec());
+                }
+            }
             Message::Message { .. } => {}
             Message::Origin { .. } | Message::Type { .. } => {}
             change => {
-                if self.unfinished().is_none_or(|s| s.failed.is_none()) {
+                if self.unfinished().is_none_or(|s| s.failed.is_none() && !s.alters) {
                     self.on_change(&change)?;
                 }
             }
@@ -565,94 +468,25 @@ impl Changes {
     }
 }
 
-fn put_value(out: &mut Vec<u8>, value: Value<'_>, raw: bool) -> Result<()> {
-    match value {
-        Value::Text(shown) if raw => return bytea::put_raw(out, shown),
-        Value::Null => put_cell(out, Cell::Null),
-        Value::Unchanged => put_cell(out, Cell::Unknown),
-        Value::Text(text) => put_cell(out, Cell::Value(text)),
-        Value::Binary(_) => return Err(Error::internal("a binary value in a stream of texts")),
-    }
-    Ok(())
-}
-
-/// Writes the values at these places. Places usually rise one by one, so the tuple is walked once.
-fn put_row(out: &mut Vec<u8>, tuple: &Tuple<'_>, places: &[u16], raw: &[u16], base: Option<&Tuple<'_>>) -> Result<()> {
-    let mut walk = tuple.iter();
-    let mut at = 0u16;
-    for &place in places {
-        if place < at {
-            walk = tuple.iter();
-            at = 0;
-        }
-        let value = walk.nth(usize::from(place - at)).ok_or_else(|| Error::internal("a row with too few values"))?;
-        at = place + 1;
-        // The full old row has what the new one leaves out.
-        let known = match (value, base) {
-            (Value::Unchanged, Some(base)) => base.iter().nth(usize::from(place)).unwrap_or(value),
-            _ => value,
-        };
-        put_value(out, known, raw.contains(&place))?;
-    }
-    Ok(())
-}
-
-/// Writes an old image and says of which kind it is.
-fn old_kind(mapping: &Mapping, old: &Old<'_>) -> Result<OldKind> {
-    match old {
-        // Without an old image the key is the same, provided that the server would have told a change of it.
-        Old::None if mapping.key_logged && !mapping.key.is_empty() => Ok(OldKind::None),
-        Old::Full(_) => Ok(OldKind::Full),
-        Old::Key(_) if mapping.key_logged && !mapping.key.is_empty() => Ok(OldKind::Key),
-        Old::Key(_) | Old::None => Err(Error::new(
-            codes::TABLE_CHANGED,
-            Fault::Source,
-            Retry::Never,
-            "the log names old rows by other columns than the key that drover goes by",
-        )
-        .remedy("set REPLICA IDENTITY DEFAULT (with a primary key) or FULL, and migrate the table again")),
-    }
-}
-
-/// Encodes a row change; `false` if the operation is not selected.
-fn encode(mapping: &Mapping, message: &Message<'_>, out: &mut Vec<u8>) -> Result<bool> {
-    let put_old = |out: &mut Vec<u8>, old: &Old<'_>| match old {
-        Old::None => Ok(()),
-        Old::Key(tuple) => put_row(out, tuple, &mapping.key, &mapping.raw, None),
-        Old::Full(tuple) => put_row(out, tuple, &mapping.columns, &mapping.raw, None),
-    };
-    match message {
-        Message::Insert { new, .. } if mapping.operations.insert => {
-            change::put_insert(out, mapping.table);
-            put_row(out, new, &mapping.columns, &mapping.raw, None)?;
-        }
-        Message::Update { old, new, .. } if mapping.operations.update => {
-            change::put_update(out, mapping.table, old_kind(mapping, old)?);
-            put_old(out, old)?;
-            let base = if let Old::Full(tuple) = old { Some(tuple) } else { None };
-            put_row(out, new, &mapping.columns, &mapping.raw, base)?;
-        }
-        Message::Delete { old, .. } if mapping.operations.delete => {
-            change::put_delete(out, mapping.table, old_kind(mapping, old)?);
-            put_old(out, old)?;
-        }
-        _ => return Ok(false),
-    }
-    Ok(true)
-}
-
 #[async_trait]
 impl ChangeStream for Changes {
     async fn next(&mut self) -> Result<Batch> {
         loop {
             if let Some(guard) = &mut self.guard {
-                guard.look().await?;
+                guard.look(self.to).await?;
             }
-            if let Some(batch) = self.early.take() {
+            if let Some(batch) = self.queued()? {
                 return Ok(batch);
             }
-            if let Some(batch) = self.piece()? {
-                return Ok(batch);
+            if self.told.is_some() {
+                self.work_told_off().await?;
+                continue;
+            }
+            if self.again {
+                if !self.out.is_empty() {
+                    return Ok(self.cut());
+                }
+                self.read_again().await?;
             }
             if self.out.len() >= self.batch_bytes {
                 return Ok(self.cut());

@@ -6,10 +6,11 @@ use crate::errors::classify;
 use crate::load::PgLoader;
 use crate::snapshot::server_version;
 use crate::sql::qualified;
-use crate::{keys, progress, schema, typemap};
+use crate::{keys, progress, schema, shift, typemap};
 use async_trait::async_trait;
 use drover_connectors_api::{
-    ApplySession, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep, SequenceValue,
+    ApplySession, Committed, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep,
+    SequenceValue, Shift,
 };
 use drover_model::check::CheckItem;
 use drover_model::migration::Migration;
@@ -123,6 +124,10 @@ impl Destination for PgDestination {
         plans: &[TablePlan],
     ) -> Result<Box<dyn ApplySession>> {
         Ok(Box::new(PgApply::open(&self.dialer, migration, epoch, plans).await?))
+    }
+
+    async fn change_schema(&self, migration: MigrationId, epoch: u64, shift: &Shift<'_>) -> Result<Committed> {
+        shift::change_schema(&self.dialer, migration, epoch, shift).await
     }
 
     async fn rows(&self) -> Result<Box<dyn Rows>> {

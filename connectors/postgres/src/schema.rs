@@ -7,6 +7,7 @@
 //! Order: schemas, extensions, types, sequences, functions, tables without keys, views (`Base`); primary key, unique keys and indexes of one
 //! table (`Table`); views that need a primary key, foreign keys (not valid, then validated), triggers (`Final`).
 
+pub(crate) mod change;
 pub(crate) mod foreign;
 mod late;
 pub mod rewrite;

@@ -1,4 +1,4 @@
-//! What drover creates in a source: a slot, a publication of the selected tables, a heartbeat row; and, with the operator's
+//! What drover creates in a source: a slot, a publication of the selected tables, event triggers, a heartbeat row; and, with the operator's
 //! consent, replica identities. All of it is found again by the migration's id and taken away by [`cleanup`].
 //!
 //! No statement of the application fails because of it: a table joins the publication only when its updates and deletes have
@@ -8,6 +8,7 @@
 
 use crate::changes::MARK_PREFIX;
 use crate::connect::{Dialer, Session};
+use crate::ddl::watch;
 use crate::errors::classify;
 use crate::failover;
 use crate::lsn::Lsn;
@@ -471,6 +472,7 @@ pub async fn cleanup(session: &Session, version: u32, names: &Names) -> Result<V
             }
         }
     }
+    did.extend(watch::drop(session, names).await?);
     let known = session.query_opt("select 1 from pg_publication where pubname = $1", &[&names.publication]).await;
     if known.map_err(|e| say(&e, "cannot look a publication up"))?.is_some() {
         let sql = format!("drop publication if exists {}", ident(&names.publication));

@@ -1,7 +1,8 @@
 //! PostgreSQL as a source: the trait, put together from this crate's rooms.
 
-use crate::changes::{Changes, lsn_of, position};
+use crate::changes::{Changes, Following, Within, lsn_of, position};
 use crate::connect::{Dialer, Session};
+use crate::ddl::watch;
 use crate::errors::classify;
 use crate::failover;
 use crate::guard::Guard;
@@ -75,11 +76,12 @@ impl PgSource {
         let mut replication = self.dialer.replication("stream").await?;
         let server = slot::server_of(&mut replication).await?;
         slot::publish(&session, self.version, names, spec, &server).await?;
+        let watched = spec.schemas.is_some() && watch::create(&session, self.version, names).await?;
         let made = slot::create(&self.dialer, &mut replication, &names.slot, false).await?;
         let start = made.consistent_point;
         let hold = Holder::join(&self.dialer, &made.snapshot, position(start), None).await?;
         let types = slot::types(&session, &spec.tables).await?;
-        self.start(replication, spec, types, names, start, Some(Box::new(hold))).await
+        self.start(replication, spec, types, names, (position(start), watched), Some(Box::new(hold))).await
     }
 
     async fn resumed(&self, spec: &StreamSpec, names: &Names) -> Result<Opened> {
@@ -107,7 +109,9 @@ impl PgSource {
         let mut replication = self.dialer.replication("stream").await?;
         failover::follow(&mut replication, &session, names, from).await?;
         let types = slot::types(&session, &spec.tables).await?;
-        self.start(replication, spec, types, names, from, None).await
+        let watched = spec.schemas.is_some() && watch::exists(&session, names).await?;
+        let from = spec.resume.clone().unwrap_or_else(|| position(from));
+        self.start(replication, spec, types, names, (from, watched), None).await
     }
 
     async fn start(
@@ -116,10 +120,13 @@ impl PgSource {
         spec: &StreamSpec,
         types: Vec<Option<u32>>,
         names: &Names,
-        from: Lsn,
+        (from, watched): (Position, bool),
         snapshot: Option<Box<dyn Hold>>,
     ) -> Result<Opened> {
-        let started = replication.start(&names.slot, from, &[&names.publication], StreamOptions::default()).await;
+        // A transaction that was given out in part is gone on with as a whole.
+        let options = StreamOptions { streaming: Within::of(&from).is_none(), ..StreamOptions::default() };
+        let start = lsn_of(&from)?;
+        let started = replication.start(&names.slot, start, &[&names.publication], options).await;
         started.map_err(|e| {
             let (code, retry) = match e.sqlstate() {
                 Some("55006") => (codes::TIMEOUT, Retry::Other),
@@ -135,10 +142,16 @@ impl PgSource {
             slot::heartbeat(self.dialer.clone(), names.clone(), spec.tables.iter().filter(grows).cloned().collect())
         };
         let spill = spec.spill.clone();
-        let guard = Guard::new(self.dialer.clone(), &names.publication, &spec.tables);
-        let changes = Changes::new(replication, Some(heartbeat), &spec.tables, types, from, spill, spec.batch_bytes)
-            .guarded(guard);
-        Ok(Opened { start: position(from), snapshot, stream: Box::new(changes) })
+        let guard = Guard::new(self.dialer.clone(), &names.publication, &spec.tables, watched);
+        let mut changes =
+            Changes::new(replication, Some(heartbeat), &spec.tables, types, start, spill, spec.batch_bytes)
+                .within(&from)
+                .guarded(guard);
+        if let Some(followed) = &spec.schemas {
+            let dialer = self.dialer.clone();
+            changes = changes.following(Following::new(followed, watched, dialer, self.version, names.clone()));
+        }
+        Ok(Opened { start: from, snapshot, stream: Box::new(changes) })
     }
 }
 

@@ -14,6 +14,6 @@ SELECT o.oid, n.nspname::text AS schema, o.oprname::text AS name,
        || CASE WHEN o.oprcanhash THEN ', HASHES' ELSE '' END || CASE WHEN o.oprcanmerge THEN ', MERGES' ELSE '' END || ')' AS definition,
        obj_description(o.oid, 'pg_operator') AS comment
 FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
-WHERE o.oprcode <> 0 AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'drover')
+WHERE o.oprcode <> 0 AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'drover', 'drover_ddl')
   AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_operator'::regclass AND e.objid = o.oid AND e.deptype = 'e')
 ORDER BY o.oid

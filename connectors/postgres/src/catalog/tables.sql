@@ -14,7 +14,7 @@ SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::tex
        pg_get_userbyid(c.relowner)::text AS owner
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
-  AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'drover')
+  AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'drover', 'drover_ddl')
   AND c.relname NOT IN ('dts_postgres_heartbeat', 'dts_pg_class', 'dts_pg_attribute', 'dts_pg_type', 'dts_pg_enum',
                         'dts_ddl_command', 'dts_args_session', 'aliyun_dts_instance')
   AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')

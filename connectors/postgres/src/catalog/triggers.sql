@@ -6,5 +6,5 @@ JOIN pg_class c ON c.oid = g.tgrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT g.tgisinternal
   AND g.tgparentid = 0 -- @from 130000
-  AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'drover')
+  AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'drover', 'drover_ddl')
 ORDER BY g.tgrelid, g.tgname

@@ -29,13 +29,13 @@ pub(crate) fn sequence(plan: &TablePlan, column: &PlanColumn) -> TableName {
 }
 
 /// Whether a column may be null at the destination: also where nulls take the place of values that do not fit.
-fn nullable(plan: &TablePlan, column: &Column, planned: &PlanColumn) -> bool {
+pub(super) fn nullable(plan: &TablePlan, column: &Column, planned: &PlanColumn) -> bool {
     let key = plan.key.iter().any(|&k| plan.columns[usize::from(k)].source == column.name);
     column.nullable || planned.misfit == Misfit::Null && !key
 }
 
 /// A default as this server writes it. `Err`: why it has none.
-fn default(column: &Column, planned: &PlanColumn) -> Result<Option<String>, String> {
+pub(super) fn default(column: &Column, planned: &PlanColumn) -> Result<Option<String>, String> {
     let Some(printed) = &column.default else { return Ok(None) };
     let cast = |value: &str| format!("{}::{}", literal(value), planned.destination_type);
     let other = || Err(format!("its default is an expression of the source's dialect: {printed}"));

@@ -141,7 +141,7 @@ impl Work<'_> {
         out
     }
 
-    fn foreign_key(&self, plan: &TablePlan, table: &Table, part: &Object) -> Result<Statement, String> {
+    pub(super) fn foreign_key(&self, plan: &TablePlan, table: &Table, part: &Object) -> Result<Statement, String> {
         let option = |name: &str| part.options.get(name).cloned().unwrap_or_default();
         let to = TableName::new(option("foreign_schema"), option("foreign_name"));
         let is_partition =

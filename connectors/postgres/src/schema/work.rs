@@ -335,6 +335,46 @@ impl<'a> Work<'a> {
         Ok(self.renames.apply(&text, false))
     }
 
+    /// Type and collation of a column, as they stand behind its name.
+    pub(super) fn column_type(&self, plan: &TablePlan, column: &Column) -> String {
+        let moved = plan.columns.iter().find(|c| c.source == column.name);
+        let kind = moved.map_or(column.origin_type.as_str(), |c| c.destination_type.as_str());
+        let collation = column.collation.as_ref().map(|c| format!(" COLLATE {c}")).unwrap_or_default();
+        format!("{}{collation}", self.renames.apply(kind, false))
+    }
+
+    /// What stands behind a column's type: where its values come from, and whether it must have one. `None`: it is left out.
+    pub(super) fn column_rest(&mut self, plan: &TablePlan, table: &Table, column: &Column) -> Option<String> {
+        let mut line = String::new();
+        if let Some(identity) = column.identity {
+            let word = if identity == Identity::Always { "ALWAYS" } else { "BY DEFAULT" };
+            line.push_str(&format!(" GENERATED {word} AS IDENTITY"));
+            let owner = |p: &&Object| p.kind == "identity" && p.options.get("owner_column") == Some(&column.name);
+            if let Some(sequence) = table.parts.iter().find(owner) {
+                let at = self.target(&sequence.schema, &sequence.name);
+                line.push_str(&format!(" (SEQUENCE NAME {} {})", qualified(&at.schema, &at.name), sequence.definition));
+            }
+        }
+        if let Some(generated) = &column.generated {
+            let is_it = |p: &&Object| p.kind == "column" && p.name == column.name;
+            let part = table.parts.iter().find(is_it);
+            let place = if part.is_some_and(|p| p.options.contains_key("virtual")) { "VIRTUAL" } else { "STORED" };
+            match self.expression(&plan.source, generated) {
+                Ok(expression) => line.push_str(&format!(" GENERATED ALWAYS AS ({expression}) {place}")),
+                Err(reason) => {
+                    self.leave_out("generated column", &plan.source, &column.name, reason);
+                    return None;
+                }
+            }
+        } else if let Some(default) = &column.default {
+            line.push_str(&format!(" DEFAULT {}", self.renames.apply(default, false)));
+        }
+        if !column.nullable {
+            line.push_str(" NOT NULL");
+        }
+        Some(line)
+    }
+
     /// A table without keys and indexes, then its partitions.
     fn table(&mut self, plan: &TablePlan, table: &Table) -> Vec<Statement> {
         let target = qualified(&plan.destination.schema, &plan.destination.name);
@@ -376,39 +416,8 @@ impl<'a> Work<'a> {
             if inherited.contains(&column.name) {
                 continue;
             }
-            let kind = moved.map_or(column.origin_type.as_str(), |c| c.destination_type.as_str());
-            let mut line = format!("{} {}", ident(name), self.renames.apply(kind, false));
-            if let Some(collation) = &column.collation {
-                line.push_str(&format!(" COLLATE {collation}"));
-            }
-            if let Some(identity) = column.identity {
-                let word = if identity == Identity::Always { "ALWAYS" } else { "BY DEFAULT" };
-                line.push_str(&format!(" GENERATED {word} AS IDENTITY"));
-                let owner = |p: &&Object| p.kind == "identity" && p.options.get("owner_column") == Some(&column.name);
-                if let Some(sequence) = table.parts.iter().find(owner) {
-                    let at = self.target(&sequence.schema, &sequence.name);
-                    line.push_str(&format!(
-                        " (SEQUENCE NAME {} {})",
-                        qualified(&at.schema, &at.name),
-                        sequence.definition
-                    ));
-                }
-            }
-            if let Some(generated) = &column.generated {
-                let place = if part.is_some_and(|p| p.options.contains_key("virtual")) { "VIRTUAL" } else { "STORED" };
-                match self.expression(&plan.source, generated) {
-                    Ok(expression) => line.push_str(&format!(" GENERATED ALWAYS AS ({expression}) {place}")),
-                    Err(reason) => {
-                        self.leave_out("generated column", &plan.source, &column.name, reason);
-                        continue;
-                    }
-                }
-            } else if let Some(default) = &column.default {
-                line.push_str(&format!(" DEFAULT {}", self.renames.apply(default, false)));
-            }
-            if !column.nullable {
-                line.push_str(" NOT NULL");
-            }
+            let Some(rest) = self.column_rest(plan, table, column) else { continue };
+            let line = format!("{} {}{rest}", ident(name), self.column_type(plan, column));
             lines.push(line);
         }
         let checks: Vec<&Object> = table.parts.iter().filter(|p| p.kind == "check").collect();
@@ -465,7 +474,16 @@ impl<'a> Work<'a> {
         let statement =
             |kind: &str, name: TableName, sql| Statement { kind: kind.into(), name, on: None, sql, then: None };
         let mut out = vec![statement("table", plan.destination.clone(), sql)];
-        for part in table.parts.iter().filter(|p| partitioned && p.kind == "partition") {
+        if partitioned {
+            out.extend(self.partitions(plan, table));
+        }
+        out
+    }
+
+    /// The partitions of a table, parents first.
+    pub(super) fn partitions(&mut self, plan: &TablePlan, table: &Table) -> Vec<Statement> {
+        let mut out = Vec::new();
+        for part in table.parts.iter().filter(|p| p.kind == "partition") {
             let option = |name: &str| part.options.get(name).map_or("", String::as_str);
             let name = self.target(&part.schema, &part.name);
             let parent = self.target(option("parent_schema"), option("parent_name"));
@@ -496,7 +514,7 @@ impl<'a> Work<'a> {
                     literal(comment)
                 ));
             }
-            out.push(statement("partition", name, sql));
+            out.push(Statement { kind: "partition".into(), name, on: None, sql, then: None });
         }
         out
     }
@@ -518,7 +536,7 @@ fn owner(o: &Object) -> Option<TableName> {
     Some(TableName::new(o.options.get("owner_schema")?.clone(), o.options.get("owner_name")?.clone()))
 }
 
-fn on_itself(part: &Object, table: &TableName) -> bool {
+pub(super) fn on_itself(part: &Object, table: &TableName) -> bool {
     part.options.get("on_schema") == Some(&table.schema) && part.options.get("on_name") == Some(&table.name)
 }
 

@@ -1,0 +1,211 @@
+//! Schema changes of a PostgreSQL source while its changes are followed: each is made at the destination at its place in its transaction, once, whatever
+//! is killed around it; what cannot be carried over stops the migration by name, and nothing behind it is applied.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use drover_tests::deployment::PATIENCE;
+use drover_tests::{Deployment, Form, Pair, Server, compare, scene};
+
+const SIGABRT: i32 = 6;
+const SOON: Duration = Duration::from_secs(60);
+
+const TABLES: &str = "
+    CREATE TABLE t (id int PRIMARY KEY, v varchar(20), n int NOT NULL DEFAULT 1);
+    CREATE TABLE u (id int PRIMARY KEY, t int CONSTRAINT u_t REFERENCES t (id), w text);
+    CREATE TABLE other (id int PRIMARY KEY, v text);
+    INSERT INTO t VALUES (1, 'one'), (2, 'two'), (3, 'three'); INSERT INTO u VALUES (1, 1, 'x'), (2, 2, 'y'); INSERT INTO other VALUES (1, 'a');";
+
+/// Rows before and after each statement; all that is carried over. Statements that stand on one line are one transaction.
+const LIST: [&str; 24] = [
+    "INSERT INTO t (id, v) VALUES (10, 'before'); ALTER TABLE t ADD COLUMN c int; INSERT INTO t (id, v, c) VALUES (11, 'after', 5); UPDATE t SET c = id WHERE id < 10",
+    "ALTER TABLE t ADD d timestamptz NOT NULL DEFAULT now(), ADD e text DEFAULT 'it''s', ADD f int[] DEFAULT '{1,2}'",
+    "INSERT INTO t (id, d) VALUES (12, '2020-01-01 00:00:00+00')",
+    "INSERT INTO t (id, v) VALUES (13, 'x'); ALTER TABLE t ALTER n TYPE bigint, ALTER v TYPE varchar(200); UPDATE t SET n = 5000000000, v = repeat('x', 150) WHERE id = 2",
+    "ALTER TABLE t RENAME COLUMN v TO word; INSERT INTO t (id, word) VALUES (14, 'w'); ALTER TABLE t ALTER word TYPE text; UPDATE t SET word = repeat('y', 3000) WHERE id = 3",
+    "ALTER TABLE t DROP COLUMN c; INSERT INTO t (id, word) VALUES (15, 'no c'); ALTER TABLE t ADD COLUMN c text; UPDATE t SET c = 'text now' WHERE id = 15",
+    "ALTER TABLE t DROP COLUMN c, ADD COLUMN c int DEFAULT 7", // again the last, under the same name
+    "INSERT INTO t (id) VALUES (16); DELETE FROM t WHERE id = 11",
+    "CREATE INDEX by_n ON t (n, lower(word)) WHERE n > 1; INSERT INTO t (id, n) VALUES (17, 3)",
+    "CREATE UNIQUE INDEX u_w ON u (w) INCLUDE (t)",
+    "DROP INDEX by_n; UPDATE u SET w = 'changed' WHERE id = 1",
+    "CREATE INDEX CONCURRENTLY late ON t (word)",
+    "ALTER INDEX late RENAME TO later",
+    "ALTER TABLE u DROP CONSTRAINT u_t; INSERT INTO u VALUES (3, 999, 'z'); DELETE FROM u WHERE id = 3; ALTER TABLE u ADD CONSTRAINT u_t2 FOREIGN KEY (t) REFERENCES t (id) ON DELETE CASCADE",
+    "ALTER TABLE t ADD CONSTRAINT positive CHECK (n > 0), ADD g bigint GENERATED ALWAYS AS (n * 2) STORED; INSERT INTO t (id, n) VALUES (18, 9)",
+    "ALTER TABLE t ALTER n DROP NOT NULL, ALTER n SET DEFAULT 40; INSERT INTO t (id, n) VALUES (19, NULL)",
+    "UPDATE t SET n = 1 WHERE n IS NULL; ALTER TABLE t ALTER n SET NOT NULL, ALTER e DROP DEFAULT",
+    "ALTER TABLE t DROP CONSTRAINT t_pkey CASCADE, ADD PRIMARY KEY (id, n); INSERT INTO t (id, n) VALUES (19, 2); DELETE FROM t WHERE id = 19 AND n = 1",
+    "ALTER TABLE t ADD h numeric(10,2) DEFAULT 1.5; ALTER TABLE t ALTER h TYPE numeric(20,2); UPDATE t SET h = 123456789012.25 WHERE id = 1; TRUNCATE u",
+    "ALTER TABLE t ALTER h TYPE text; INSERT INTO u VALUES (50, NULL, 'again')",
+    "ALTER TABLE t ADD i bytea DEFAULT '\\x00ff', ADD j uuid, ADD k varchar(5) COLLATE \"C\" NOT NULL DEFAULT 'k'; UPDATE t SET j = md5(id::text)::uuid",
+    "ALTER TABLE t SET (fillfactor = 70); ALTER TABLE t ALTER word SET STATISTICS 50; COMMENT ON TABLE t IS 'a comment'",
+    "CREATE TABLE aside (a int PRIMARY KEY); ALTER TABLE aside ADD b int; INSERT INTO aside VALUES (1, 2); DROP TABLE aside",
+    "DROP TABLE other; INSERT INTO t (id) VALUES (20)",
+];
+
+struct Bench {
+    source: Server,
+    destination: Server,
+    drover: Deployment,
+    database: &'static str,
+}
+
+impl Bench {
+    async fn new(pair: Pair, form: Form, tables: &str, more: &str) -> Result<Bench> {
+        let (source, destination) = scene::servers(pair).await?;
+        let database = pair.source.database();
+        source.exec(database, tables).await?;
+        let drover = Deployment::new(form, &source, &destination, "", more).await?;
+        Ok(Bench { source, destination, drover, database })
+    }
+
+    /// The same with drover running, all rows copied.
+    async fn running(form: Form, tables: &str, more: &str) -> Result<Bench> {
+        let mut bench = Bench::new(Pair::POSTGRES, form, tables, more).await?;
+        bench.drover.start().await?;
+        bench.drover.wait_consistent().await?;
+        Ok(bench)
+    }
+
+    async fn exec(&self, sql: &str) -> Result<()> {
+        self.source.exec(self.database, sql).await.with_context(|| sql.to_owned())
+    }
+
+    async fn number(&self, sql: &str) -> Result<i64> {
+        self.destination.connect(self.database).await?.number(sql).await
+    }
+
+    async fn equal(&mut self) -> Result<()> {
+        if let Err(error) = self.drover.wait_caught_up().await {
+            return Err(error.context(self.drover.log()));
+        }
+        let mut from = self.source.connect(self.database).await?;
+        let mut to = self.destination.connect(self.database).await?;
+        compare::expect_equal(&mut from, &mut to).await.with_context(|| self.drover.tails(60))?;
+        Ok(())
+    }
+
+    async fn same_structure(&self) -> Result<()> {
+        let mut from = self.source.connect(self.database).await?;
+        let mut to = self.destination.connect(self.database).await?;
+        compare::same_structure_but(&mut from, &mut to, "trigger").await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_statements() -> Result<()> {
+    let mut bench = Bench::running(Form::InProcess, TABLES, "").await?;
+    for statements in LIST {
+        bench.exec(statements).await?;
+    }
+    bench.equal().await?;
+    ensure!(bench.number("SELECT count(*) FROM pg_class WHERE relname IN ('other', 'aside')").await? == 0);
+    bench
+        .exec(
+            "COMMENT ON TABLE t IS NULL; ALTER TABLE t RESET (fillfactor); ALTER TABLE t ALTER word SET STATISTICS -1",
+        )
+        .await?;
+    bench.same_structure().await?;
+    // Nothing stays at the source.
+    bench.drover.cleanup().await?;
+    let mut source = bench.source.connect(bench.database).await?;
+    let left = "SELECT (SELECT count(*) FROM pg_event_trigger) + (SELECT count(*) FROM pg_proc WHERE proname LIKE 'tell%') \
+        + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'drover%') + (SELECT count(*) FROM pg_publication)";
+    ensure!(source.number(left).await? == 0, "something is left at the source");
+    Ok(())
+}
+
+/// Killed ahead of, in and behind statements among rows of one transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_around_statements() -> Result<()> {
+    let mut bench = Bench::running(Form::InProcess, TABLES, "").await?;
+    bench.drover.kill9_all()?;
+    let points = [
+        "schema-change-stored:1",
+        "schema-executed:1",
+        "schema-made-not-noted:1",
+        "schema-change-stored:2",
+        "schema-executed:2",
+    ];
+    for (round, point) in points.into_iter().enumerate() {
+        bench
+            .exec(&format!(
+                "BEGIN; INSERT INTO t (id, v) VALUES ({round}00 + 20, 'before'); ALTER TABLE t ADD COLUMN c{round} int DEFAULT {round};
+                 INSERT INTO t (id, v, c{round}) VALUES ({round}00 + 21, 'between', 77); UPDATE other SET v = 'other {round}';
+                 ALTER TABLE t ALTER c{round} TYPE bigint; UPDATE t SET c{round} = c{round} + 1; COMMIT; DELETE FROM t WHERE id = {round}00 + 20"
+            ))
+            .await?;
+        bench.drover.start_with(&[("DROVER_FAILPOINT", point)]).await?;
+        let status = bench.drover.main()?.wait_exit(PATIENCE).await.with_context(|| point.to_owned())?;
+        ensure!(status.signal() == Some(SIGABRT), "{point}: {status}\n{}", bench.drover.tails(20));
+    }
+    bench.drover.start().await?;
+    bench.drover.wait_consistent().await?;
+    bench.equal().await?;
+    bench.same_structure().await
+}
+
+/// Statements that are rolled back do nothing; large transactions that the server streams before their end are followed as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rolled_back_and_streamed() -> Result<()> {
+    let mut bench = Bench::new(Pair::POSTGRES, Form::InProcess, TABLES, "").await?;
+    bench.exec("ALTER SYSTEM SET logical_decoding_work_mem = '64kB'").await?;
+    bench.exec("SELECT pg_reload_conf()").await?;
+    bench.drover.start().await?;
+    bench.drover.wait_consistent().await?;
+    let rows = |from: u32, columns: &str, values: &str| {
+        format!("INSERT INTO t (id, v{columns}) SELECT i, 'row'{values} FROM generate_series({from}, {from} + 2999) i;")
+    };
+    let (plain, wide) = (rows(1000, "", ""), rows(5000, ", c", ", i"));
+    bench.exec(&format!("BEGIN; {plain} ALTER TABLE t ADD c int; {wide} ROLLBACK")).await?;
+    bench.exec(&format!("BEGIN; {plain} SAVEPOINT a; ALTER TABLE t ADD c text; ROLLBACK TO a; ALTER TABLE t ADD c int; {wide} COMMIT")).await?;
+    bench.exec("INSERT INTO t (id, c) VALUES (20000, 3)").await?;
+    // A savepoint around the statement, rows right behind it.
+    bench
+        .exec("BEGIN; SAVEPOINT a; ALTER TABLE t ADD d int; RELEASE a; INSERT INTO t (id, d) VALUES (20001, 4); COMMIT")
+        .await?;
+    bench.equal().await?;
+    bench.same_structure().await
+}
+
+/// What cannot be carried over stops there, by name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_carried_over_stops() -> Result<()> {
+    for (statement, why) in [
+        ("ALTER TABLE t ALTER n TYPE bigint USING n * 2", "an expression that the log does not tell"),
+        ("ALTER TABLE t ADD r float8 DEFAULT random()", "a value of its own for each row"),
+        ("ALTER TABLE t RENAME TO renamed", "was renamed to public.renamed"),
+    ] {
+        let mut bench = Bench::running(Form::InProcess, TABLES, "").await?;
+        bench.exec(&format!("INSERT INTO t (id) VALUES (30); {statement}")).await?;
+        bench.exec("INSERT INTO other VALUES (3, 'behind')").await?;
+        let status = bench.drover.main()?.wait_exit(SOON).await?;
+        let log = bench.drover.log();
+        ensure!(status.code() == Some(1) && log.contains("DR0009") && log.contains(why), "{status}\n{log}");
+        ensure!(bench.number("SELECT count(*) FROM other WHERE id = 3").await? == 0, "went on");
+    }
+    Ok(())
+}
+
+/// With `stop_table` the others go on; with `stop` nothing does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_hold() -> Result<()> {
+    let mut bench = Bench::running(Form::InProcess, TABLES, "[schema_changes]\npolicy = \"stop_table\"\n").await?;
+    bench
+        .exec("INSERT INTO t (id) VALUES (30); ALTER TABLE t ALTER n TYPE bigint USING n * 2; INSERT INTO t (id) VALUES (31); INSERT INTO other VALUES (2, 'b')")
+        .await?;
+    bench.exec("ALTER TABLE other ADD c int DEFAULT 4; INSERT INTO other VALUES (3, 'c', 5)").await?;
+    bench.drover.wait_caught_up().await?;
+    ensure!(bench.number("SELECT sum(c) FROM other").await? == 13, "the other table goes on");
+    ensure!(bench.number("SELECT count(*) FROM t WHERE id > 29").await? <= 1, "the table stopped");
+    let mut bench = Bench::running(Form::InProcess, TABLES, "[schema_changes]\npolicy = \"stop\"\n").await?;
+    bench.exec("CREATE INDEX i ON t (v)").await?;
+    bench.exec("ALTER TABLE t ADD c int").await?;
+    let status = bench.drover.main()?.wait_exit(SOON).await?;
+    let log = bench.drover.log();
+    ensure!(status.code() == Some(1) && log.contains("DR0009") && log.contains("ADD c int"), "{status}\n{log}");
+    ensure!(bench.number("SELECT count(*) FROM pg_class WHERE relname = 'i'").await? == 1, "the index came before");
+    Ok(())
+}
