@@ -188,6 +188,9 @@ async fn values_without_a_place(pair: Pair) -> Result<()> {
     let counted: Vec<String> = counted.into_iter().flatten().flatten().collect();
     let wanted = ["at|clamp|2|infinity", "d|null|1|0044-03-15 BC", "f|null|2|-Infinity"];
     ensure!(counted == wanted, "{counted:?}");
+    let file = drover.file.display().to_string();
+    let listed = drover.call(&["misfits", &file]).await?.expect(0)?.stdout;
+    ensure!(listed.contains("public.odd.at: 2 values") && listed.contains("the first of them infinity"), "{listed}");
     scene::validated(&drover).await?;
     let log = drover.log();
     ensure!(log.contains("does not fit") && log.contains("infinity"), "replaced values are named: {log}");

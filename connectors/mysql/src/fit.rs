@@ -3,6 +3,7 @@
 //! logged with its row.
 
 use crate::types::{Kind, MyType};
+use drover_model::doubt::Doubt;
 use drover_model::error::codes;
 use drover_model::plan::{Misfit, PlanColumn};
 use drover_model::schema::DataType;
@@ -96,6 +97,29 @@ impl Fit {
             column: column.destination.clone(),
             replaced: Replaced::default(),
         }
+    }
+
+    /// What of the values of a source's column has no place in it.
+    pub(crate) fn doubt(&self, kind: &DataType) -> Option<Doubt> {
+        Some(match &self.rule {
+            Rule::AsIs | Rule::Bool | Rule::Labels(_) => return None,
+            Rule::Moment(_) => Doubt::FarDate,
+            Rule::Decimal { precision, scale } => {
+                Doubt::Digits { precision: u32::from(*precision), scale: u32::from(*scale) }
+            }
+            Rule::Float { .. } => Doubt::NoNumber,
+            Rule::Chars(most) => match kind {
+                DataType::Text { max: Some(n), .. } | DataType::Bit { max: Some(n), .. } if n <= most => return None,
+                // Short by nature, and their columns are wide enough.
+                DataType::Uuid | DataType::Interval | DataType::Time { .. } | DataType::Enum { .. } => return None,
+                _ => Doubt::Chars(*most),
+            },
+            Rule::Bytes(most) => match kind {
+                DataType::Bytes { max: Some(n) } if u64::from(*n) <= *most => return None,
+                _ => Doubt::Bytes(*most),
+            },
+            Rule::Json => Doubt::LongNumberInJson,
+        })
     }
 
     /// The value for the column; `None`: null takes its place.

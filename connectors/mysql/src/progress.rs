@@ -8,6 +8,7 @@ use crate::errors::{classify, number};
 use crate::sessions::{self, Purpose};
 use crate::sql;
 use drover_connectors_api::Progress;
+use drover_model::doubt::Replaced;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
@@ -81,6 +82,31 @@ pub(crate) fn count_misfits(
         format!("{:?}", of.misfit).to_lowercase(),
         text(example)
     )
+}
+
+/// What [`count_misfits`] has counted.
+pub(crate) async fn replaced(dialer: &Dialer, migration: MigrationId) -> Result<Vec<Replaced>> {
+    let what = "cannot read which values did not fit";
+    let mut session = dialer.session("progress").await?;
+    let Some(home) = find(&mut session, dialer, &format!("migration = '{migration}'")).await? else {
+        return Ok(Vec::new());
+    };
+    let there = format!(
+        "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = 'drover_misfit'",
+        sql::text(&home.database)
+    );
+    // An earlier version did not have the table.
+    if session.first::<u8>(there, what).await?.is_none() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT table_name, column_name, policy, occurrences, example FROM {} WHERE migration = '{migration}' \
+         ORDER BY table_name, column_name",
+        home.table("drover_misfit")
+    );
+    let rows: Vec<(String, String, String, u64, String)> = session.all(sql, what).await?;
+    let of = |(table, column, policy, count, example)| Replaced { table, column, policy, count, example };
+    Ok(rows.into_iter().map(of).collect())
 }
 
 /// The comparable part of a position as bytes.

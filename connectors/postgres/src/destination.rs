@@ -12,6 +12,7 @@ use drover_connectors_api::{
     ApplySession, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep, SequenceValue,
 };
 use drover_model::check::CheckItem;
+use drover_model::doubt::{Replaced, TableDoubts};
 use drover_model::migration::Migration;
 use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::selection::TableChoice;
@@ -62,6 +63,10 @@ impl Destination for PgDestination {
 
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
         crate::check::destination(&*self.session().await?, migration, plans, catalog).await
+    }
+
+    async fn doubts(&self, plans: &[TablePlan], _catalog: &Catalog) -> Result<Vec<TableDoubts>> {
+        Ok(plans.iter().map(crate::doubts::of).collect())
     }
 
     async fn prepare(&self, migration: MigrationId, name: &str) -> Result<Progress> {
@@ -123,6 +128,10 @@ impl Destination for PgDestination {
         plans: &[TablePlan],
     ) -> Result<Box<dyn ApplySession>> {
         Ok(Box::new(PgApply::open(&self.dialer, migration, epoch, plans).await?))
+    }
+
+    async fn replaced(&self, migration: MigrationId) -> Result<Vec<Replaced>> {
+        progress::replaced(&self.dialer, migration).await
     }
 
     async fn rows(&self) -> Result<Box<dyn Rows>> {

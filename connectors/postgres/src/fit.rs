@@ -8,6 +8,7 @@ mod civil;
 
 use crate::apply::params::Grid;
 use drover_connectors_api::Step;
+use drover_model::doubt::Doubt;
 use drover_model::error::codes;
 use drover_model::plan::{Misfit, PlanColumn, RowFormat};
 use drover_model::row::{Cell, put_cell, put_varint, take_cell};
@@ -54,6 +55,19 @@ fn rule(column: &PlanColumn) -> Rule {
         DataType::Time { .. } => Rule::Time,
         DataType::Timestamp { .. } => Rule::Timestamp,
         _ => Rule::Same,
+    }
+}
+
+/// What of a column's values has no place here.
+pub(crate) fn doubt(column: &PlanColumn) -> Option<Doubt> {
+    match rule(column) {
+        // A column that was made a text for its values' sake holds them all; labels are what they are.
+        _ if column.misfit == Misfit::Text || matches!(column.data_type, DataType::Enum { .. }) => None,
+        Rule::Same | Rule::Bytes => None,
+        Rule::Text => Some(Doubt::NoText),
+        Rule::Json => Some(Doubt::ZeroInJson),
+        Rule::Date | Rule::Timestamp => Some(Doubt::NoDate),
+        Rule::Time => Some(Doubt::NoTimeOfDay),
     }
 }
 

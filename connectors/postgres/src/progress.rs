@@ -7,6 +7,7 @@ use crate::errors::{classify, is};
 use crate::fit::Misfits;
 use crate::{apply, sql};
 use drover_connectors_api::Progress;
+use drover_model::doubt::Replaced;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use drover_runtime::retry::Backoff;
@@ -65,6 +66,29 @@ pub(crate) async fn note_misfits(
         .await
         .map(drop)
         .map_err(|e| classify(&e, fault, "cannot count values that did not fit"))
+}
+
+/// What [`note_misfits`] has counted.
+pub(crate) async fn replaced(dialer: &Dialer, migration: MigrationId) -> Result<Vec<Replaced>> {
+    let session = dialer.session("progress").await?;
+    let failed = |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot read which values did not fit");
+    // An earlier version did not have the table.
+    let there =
+        session.query_one("select to_regclass('drover.drover_misfit') is not null", &[]).await.map_err(failed)?;
+    if !there.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    let sql = "select table_name, column_name, policy, occurrences, example from drover.drover_misfit \
+        where migration = $1 order by table_name, column_name";
+    let rows = session.query(sql, &[&migration]).await.map_err(failed)?;
+    let of = |r: &tokio_postgres::Row| Replaced {
+        table: r.get(0),
+        column: r.get(1),
+        policy: r.get(2),
+        count: r.get::<_, i64>(3) as u64,
+        example: r.get(4),
+    };
+    Ok(rows.iter().map(of).collect())
 }
 
 /// The comparable part of a position as bytes.
