@@ -2,7 +2,7 @@
 
 use crate::exit::Exit;
 use crate::{factories, file};
-use drover_model::doubt::Replaced;
+use drover_model::doubt::{Changed, Replaced};
 use drover_model::migration::Migration;
 use drover_model::{MigrationId, Result};
 use serde_json::json;
@@ -17,7 +17,17 @@ pub async fn run(path: &Path, as_json: bool) -> Result<Exit> {
     } else if found.is_empty() {
         println!("every value arrived as it was");
     } else {
-        found.iter().for_each(|r| println!("{r}"));
+        for r in &found {
+            println!("{r}");
+            for Changed { key, before, after } in &r.values {
+                // No control character of a value reaches a terminal.
+                let after = after.as_deref().unwrap_or("null");
+                println!("    {}: {} became {}", key.escape_debug(), before.escape_debug(), after.escape_debug());
+            }
+            if (r.values.len() as u64) < r.count {
+                println!("    … only {} of them are named", r.values.len());
+            }
+        }
     }
     Ok(Exit::Done)
 }

@@ -129,11 +129,39 @@ pub struct Replaced {
     pub count: u64,
     /// The first such value.
     pub example: String,
+    /// The first few with their rows.
+    #[serde(default)]
+    pub values: Vec<Changed>,
+}
+
+/// A value that became another one, for people: long ones are cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Of its row; empty if that has none.
+    pub key: String,
+    pub before: String,
+    /// `None`: null.
+    pub after: Option<String>,
+}
+
+/// Values of a column that are named by one transaction, at most. All that are kept of a column are a few times as many.
+pub const NAMED: usize = 20;
+
+impl Changed {
+    /// One line for each, as a destination keeps them.
+    pub fn lines(all: &[Changed]) -> String {
+        all.iter().filter_map(|c| serde_json::to_string(c).ok()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// What [`Changed::lines`] wrote.
+    pub fn of_lines(text: &str) -> Vec<Changed> {
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
 }
 
 impl std::fmt::Display for Replaced {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Replaced { table, column, policy, count, example } = self;
+        let Replaced { table, column, policy, count, example, .. } = self;
         write!(
             f,
             "{table}.{column}: {count} values did not fit and were changed by on_misfit = \"{policy}\", the first of them {example}"

@@ -71,6 +71,13 @@ async fn what_does_not_fit_is_refused_or_decided(pair: Pair) -> Result<()> {
     ensure!(listed["replaced"] == shown["replaced"], "{listed:#} {:#}", shown["replaced"]);
     let d = &listed["replaced"][0];
     ensure!(d["table"] == "app.odd" && d["column"] == "d" && d["policy"] == "null" && d["count"] == 3, "{listed:#}");
+    // Row 2 by the copy and by the change that touched it, then row 3.
+    let of =
+        |i: usize| [&d["values"][i]["key"], &d["values"][i]["before"], &d["values"][i]["after"]].map(|v| v.as_str());
+    ensure!(of(0) == [Some("id=2"), Some("2020-00-00"), None], "{listed:#}");
+    ensure!(of(2) == [Some("id=3"), Some("2021-02-00"), None], "{listed:#}");
+    let t = &listed["replaced"][2]["values"][0];
+    ensure!(t["before"] == "-838:59:59.000" && t["after"] == "00:00:00", "{listed:#}");
     let report = drover.call(&["validate", &file, "--json"]).await?.expect(0)?.json()?;
     ensure!(report["tables"][0]["not_compared"] == serde_json::json!(["d", "dn", "t", "x", "ts"]), "{report:#}");
     ensure!(

@@ -190,6 +190,14 @@ async fn values_without_a_place(pair: Pair) -> Result<()> {
     ensure!(counted == wanted, "{counted:?}");
     let file = drover.file.display().to_string();
     let listed = drover.call(&["misfits", &file]).await?.expect(0)?.stdout;
+    for named in [
+        "id=7: infinity became 9999-12-31",
+        "id=8: -infinity became 0001-01-01",
+        "id=8: 0044-03-15 BC became null",
+        "id=9: NaN became null",
+    ] {
+        ensure!(listed.contains(named), "{named}: {listed}");
+    }
     ensure!(listed.contains("public.odd.at: 2 values") && listed.contains("the first of them infinity"), "{listed}");
     scene::validated(&drover).await?;
     let log = drover.log();
