@@ -23,6 +23,13 @@ simulate:  ## the whole system in one thread with all that can go wrong, out of 
 	cargo build --release --quiet -p drover-simulation
 	target/release/simulate --seeds $(SEEDS) --first $(FIRST) --all
 
+RUNS ?= 100
+
+chaos:  ## faults at every failpoint on real servers: RUNS of them, from SEED on, for all pairs and forms or one PAIR and FORM
+	@deploy/servers/install test
+	cargo build --quiet -p drover-cli -p drover-tests --bins
+	target/debug/chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED)) $(if $(PAIR),--pair $(PAIR)) $(if $(FORM),--form $(FORM))
+
 demo:  ## a live migration on this machine, from nothing to compared
 	@deploy/demo/run
 
@@ -35,4 +42,4 @@ bench-mysql:  ## the same for MySQL or MariaDB (SERVER=mariadb) beside mydumper+
 bench-kinds:  ## a copy from MySQL or MariaDB to PostgreSQL and back beside the raw pipe and pgloader
 	@deploy/bench/kinds
 
-.PHONY: help test lint simulate demo bench bench-mysql bench-kinds
+.PHONY: help test lint simulate chaos demo bench bench-mysql bench-kinds

@@ -56,6 +56,20 @@ pub struct Options {
     pub keep: Duration,
     /// A stop waits so long for what is under way.
     pub grace: Duration,
+    /// What a schema change does not wait for: has to be found out.
+    #[cfg(test)]
+    pub(crate) hasty: Hasty,
+}
+
+/// See [`Options::hasty`].
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hasty {
+    No,
+    /// Batches under way.
+    Work,
+    /// That what was committed is durable.
+    Durability,
 }
 
 impl Default for Options {
@@ -68,6 +82,8 @@ impl Default for Options {
             flush: Duration::from_secs(1),
             keep: Duration::from_secs(15 * 60),
             grace: Duration::from_secs(5),
+            #[cfg(test)]
+            hasty: Hasty::No,
         }
     }
 }
@@ -190,7 +206,10 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
         barrier: None,
     };
     run.report();
-    run.run(input, answers, cancel.clone()).await
+    match run.run(input, answers, cancel.clone()).await {
+        Err(error) => Err(run.explained(error, cancel).await),
+        ended => ended,
+    }
 }
 
 /// What compacting knows, from the destination's catalogue of now.
@@ -419,12 +438,12 @@ impl Run<'_> {
 
     /// Everything before the barrier is committed and durable, and no session is at work.
     fn at_barrier(&self) -> bool {
-        self.barrier.is_some()
-            && self.stopping.is_none()
-            && self.schedule.is_empty()
-            && self.huge.is_none()
-            && self.flushing.is_none()
-            && self.committed <= self.durable
+        let idle = self.schedule.is_empty() && self.huge.is_none();
+        let durable = self.flushing.is_none() && self.committed <= self.durable;
+        #[cfg(test)]
+        let (idle, durable) =
+            (idle || self.options.hasty == Hasty::Work, durable || self.options.hasty == Hasty::Durability);
+        self.barrier.is_some() && self.stopping.is_none() && idle && durable
     }
 
     /// Makes the schema change that is next, and goes on with the plans behind it.

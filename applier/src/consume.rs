@@ -128,7 +128,7 @@ impl Gate {
                         "piece {} of the transaction at {to} came, but not the one before it",
                         head.piece
                     ))
-                    .remedy("copy the migration again: changes are lost"));
+                    .remedy(drover_log::BEGIN_AGAIN));
                 }
             }
             if head.last_piece {
@@ -149,7 +149,7 @@ fn broken(what: impl Into<String>) -> Error {
 
 fn gap(have: &Position, from: &Position) -> Error {
     broken(format!("the log has a gap: changes after {have} up to {from} are missing"))
-        .remedy("copy the migration again: changes are lost")
+        .remedy(drover_log::BEGIN_AGAIN)
 }
 
 /// A record that was let in.

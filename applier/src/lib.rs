@@ -23,6 +23,8 @@ pub use roles::{Applier, DestinationFactory};
 pub use survey::{Survey, map, survey};
 
 #[cfg(test)]
+mod barrier_tests;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod loop_tests;

@@ -13,7 +13,7 @@ use drover_model::change::{Begin, OldKind, put_begin, put_end, put_insert, put_u
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::row::{Cell, cells, put_cell};
-use drover_model::{Error, MigrationId, Result};
+use drover_model::{Error, MigrationId, Result, Retry};
 use drover_proto::order::{Description, Extent, Owes, Progress, Window};
 use drover_proto::record::frame;
 use drover_proto::v1::{BulkHead, ChangesHead};
@@ -270,6 +270,40 @@ async fn a_commit_that_fails_ends_the_order_and_the_next_one_goes_on() {
     assert_eq!(until(first, latest, 60).await.unwrap_err().code, codes::CONNECTION);
     let (second, latest) = task(&log, &destination, vec![], small());
     until(second, latest, 60).await.unwrap();
+    check(&destination, &accounts);
+}
+
+/// A session that is opened after a crash knows nothing of it: it commits behind what the crash took.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destination_that_lost_commits_is_gone_on_with_from_where_it_stands() {
+    let log = FakeLog::default();
+    let (txs, accounts) = bank(60);
+    let author = Author { log: log.clone(), epoch: 1 };
+    author.record(0, &txs[..10]);
+    let destination = FakeDestination::new(sum_is_constant);
+    let (first, latest) = task(&log, &destination, vec![], small());
+    until(first, latest, 10).await.unwrap();
+    let (rows, position) = {
+        let state = destination.state.lock().unwrap();
+        (state.rows.clone(), state.position.clone())
+    };
+    author.record(10, &txs[10..30]);
+    let (second, latest) = task(&log, &destination, vec![], small());
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn(apply(second, cancel));
+    let applied = || matches!(&*latest.lock().unwrap(), Some(Progress::Apply { applied, .. }) if *applied == at(30));
+    while !applied() {
+        tokio::task::yield_now().await;
+    }
+    {
+        let mut state = destination.state.lock().unwrap();
+        (state.rows, state.position) = (rows, position);
+    }
+    author.record(30, &txs[30..]);
+    let ended = running.await.unwrap().unwrap_err();
+    assert_eq!((ended.code.as_str(), ended.retry), (codes::CONNECTION, Retry::Connection), "{ended}");
+    let (third, latest) = task(&log, &destination, vec![], small());
+    until(third, latest, 60).await.unwrap();
     check(&destination, &accounts);
 }
 

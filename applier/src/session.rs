@@ -120,14 +120,24 @@ impl Lasting {
         if self.seen.load(Ordering::SeqCst) >= opened {
             return Ok(());
         }
+        match self.lost(destination, to).await? {
+            Some(lost) => Err(lost),
+            None => {
+                self.seen.fetch_max(opened, Ordering::SeqCst);
+                Ok(())
+            }
+        }
+    }
+
+    /// The error that says so if the destination has lost some of what was committed up to `to`.
+    pub async fn lost(&self, destination: &dyn Destination, to: &Position) -> Result<Option<Error>> {
         let there = destination.progress(&self.name).await?.and_then(|p| p.position);
         if there.as_ref().is_some_and(|at| at >= to) {
-            self.seen.fetch_max(opened, Ordering::SeqCst);
-            return Ok(());
+            return Ok(None);
         }
         let at = there.map_or("nowhere".to_owned(), |at| at.to_string());
         let what = format!("the destination lost what it had committed up to {to}: it stands at {at}");
-        Err(Error::new(codes::CONNECTION, Fault::Destination, Retry::Connection, what))
+        Ok(Some(Error::new(codes::CONNECTION, Fault::Destination, Retry::Connection, what)))
     }
 }
 

@@ -6,6 +6,7 @@ use crate::factories::Factories;
 use clap::Args;
 use drover_applier::Applier;
 use drover_coordinator::service::{Coordinator, Options};
+use drover_coordinator_store_postgres::PgStore;
 use drover_extractor::Extractor;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
@@ -25,9 +26,13 @@ pub struct CoordinatorArgs {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, default_value = "127.0.0.1:7441")]
     http: SocketAddr,
-    /// Folder of its store.
-    #[arg(long, default_value = "drover-store", value_name = "DIR")]
-    store: PathBuf,
+    /// Its store: a folder, or postgres://USER@HOST/DATABASE, where several coordinators may wait to take over. The password may stand in
+    /// PGPASSWORD; ?sslmode=verify-full, verify-ca, require or disable and sslrootcert=FILE as elsewhere.
+    #[arg(long, default_value = "drover-store", value_name = "DIR|URL")]
+    store: String,
+    /// With a store in PostgreSQL: the file whose key seals the secrets in it, made if missing. The same file for all coordinators of a store.
+    #[arg(long, default_value = "secret.key", env = "DROVER_SECRET_KEY", value_name = "FILE")]
+    secret_key: PathBuf,
     #[command(flatten)]
     protection: Protection,
 }
@@ -92,11 +97,34 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<Exit> {
     let access = args.protection.access()?;
     access.permit(args.listen)?;
     access.permit(args.http)?;
-    let coordinator = Coordinator::open(options(&args.store, false)).await?;
-    // An address that cannot be used ends both.
+    let options = options(Path::new(&args.store), false);
+    let (coordinator, leading) = if drover_coordinator_store_postgres::is_url(&args.store) {
+        let opened = tokio::select! {
+            // Others lead, and it was told to end.
+            () = shutdown.cancelled() => return Ok(Exit::Done),
+            opened = PgStore::open(&args.store, &args.secret_key) => opened,
+        };
+        let (store, leading) = opened?;
+        (Coordinator::with_store(Box::new(store), false, options.tuning).await?, Some(leading))
+    } else {
+        (Coordinator::open(options).await?, None)
+    };
+    let lost = async {
+        match &leading {
+            Some(leading) => Err(leading.lost().await),
+            None => Ok(()),
+        }
+    };
+    // An address that cannot be used ends all, and so does a store that others may lead in now.
     tokio::try_join!(
         coordinator.serve_grpc(args.listen, &access, shutdown.clone()),
-        coordinator.serve_http(args.http, &access, shutdown.clone())
+        coordinator.serve_http(args.http, &access, shutdown.clone()),
+        async {
+            tokio::select! {
+                () = shutdown.cancelled() => Ok(()),
+                lost = lost, if leading.is_some() => lost,
+            }
+        }
     )?;
     Ok(Exit::Done)
 }

@@ -310,8 +310,9 @@ impl State {
             [ZERO, BARRIER, CLOSING].map(|mark| OrderKey::CutoverMark { attempt, mark }).into();
         keys.extend([false, true].map(|again| OrderKey::CutoverRead { attempt, again }));
         keys.extend([OrderKey::CutoverSet { attempt }, OrderKey::CutoverSchema { attempt }]);
-        // The largest first: they take longest.
-        for &table in self.by_size.iter().filter(|t| c.compared.contains(t)) {
+        // The largest first: they take longest. Tables that the source has made since the copy have no size; their numbers follow the others'.
+        let made = c.compared.range(self.plans.len() as u32..);
+        for &table in self.by_size.iter().filter(|t| c.compared.contains(t)).chain(made) {
             for side in [Side::Source, Side::Destination] {
                 keys.push(OrderKey::CutoverSum { attempt, look: c.looks, side, table });
             }

@@ -32,7 +32,8 @@ enum Jobs {
     Task(tokio::sync::mpsc::UnboundedSender<Job>),
 }
 
-/// How long a simulated disk takes for the next write.
+/// How long a simulated disk takes until the next write is there, and then until that is known: a process that dies between may
+/// find it, which nobody was told.
 pub type Pace = Box<dyn Fn() -> Duration + Send>;
 
 impl Writer {
@@ -52,7 +53,9 @@ impl Writer {
             let mut book = Book { store, broken: None };
             while let Some(first) = queue.recv().await {
                 tokio::time::sleep(pace()).await;
-                book.take(first, || queue.try_recv().ok());
+                let answers = book.take(first, || queue.try_recv().ok());
+                tokio::time::sleep(pace()).await;
+                answers.give();
             }
         });
         Writer { jobs: Some(Jobs::Task(jobs)), thread: None, _task: Some(task) }
@@ -98,7 +101,26 @@ pub(crate) fn gone() -> Error {
 fn run(store: Box<dyn Store>, queue: &mpsc::Receiver<Job>) {
     let mut book = Book { store, broken: None };
     while let Ok(first) = queue.recv() {
-        book.take(first, || queue.try_recv().ok());
+        book.take(first, || queue.try_recv().ok()).give();
+    }
+}
+
+/// What came of jobs, for those who wait.
+struct Answers {
+    turns: Vec<oneshot::Sender<Result<(), Error>>>,
+    written: Result<(), Error>,
+    journals: Vec<(oneshot::Sender<Result<Journal, Error>>, Result<Journal, Error>)>,
+}
+
+impl Answers {
+    fn give(self) {
+        // Whoever asked may be gone.
+        for done in self.turns {
+            let _ = done.send(self.written.clone());
+        }
+        for (done, journal) in self.journals {
+            let _ = done.send(journal);
+        }
     }
 }
 
@@ -109,16 +131,16 @@ struct Book {
 
 impl Book {
     /// Carries a job out, together with those that wait behind it.
-    fn take(&mut self, first: Job, mut waiting_jobs: impl FnMut() -> Option<Job>) {
+    fn take(&mut self, first: Job, mut waiting_jobs: impl FnMut() -> Option<Job>) -> Answers {
         let mut turns = Vec::new();
-        let mut waiting = Vec::new();
+        let mut answers = Answers { turns: Vec::new(), written: Ok(()), journals: Vec::new() };
         let mut asked = Vec::new();
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
                 Job::Turn(turn, done) => {
                     turns.push(turn);
-                    waiting.push(done);
+                    answers.turns.push(done);
                 }
                 other => asked.push(other),
             }
@@ -135,14 +157,13 @@ impl Book {
                 }
                 self.broken.get_or_insert_with(|| error.clone());
             }
-            for done in waiting {
-                let _ = done.send(result.clone());
-            }
+            answers.written = result;
         }
         for job in asked {
             if let Job::Journal { id, after, limit, done } = job {
-                let _ = done.send(self.store.journal(id, after, limit));
+                answers.journals.push((done, self.store.journal(id, after, limit)));
             }
         }
+        answers
     }
 }

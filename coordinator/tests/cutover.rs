@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{TABLES, at, migration, plans};
+use common::{TABLES, at, catalog, migration, plans};
 use drover_coordinator::cutover::{Applied, Cutover, Step};
 use drover_coordinator::decide::Report;
 use drover_coordinator::event::Event;
@@ -13,7 +13,10 @@ use drover_coordinator::key::OrderKey;
 use drover_coordinator::machine::{Cleaning, Phase, State};
 use drover_coordinator::settings::Settings;
 use drover_coordinator::wants::{Budget, View};
+use drover_model::ddl::{Dated, SchemaChange, TableChange};
 use drover_model::error::codes;
+use drover_model::plan::{Misfit, PlanColumn};
+use drover_model::schema::{DataType, Table, TableName};
 use drover_model::{Error, Fault, Position, Retry};
 use drover_proto::order::{Order, Outcome, Side};
 use proptest::prelude::*;
@@ -195,6 +198,52 @@ fn a_quiet_source_is_cut_over_and_a_second_call_finds_it_done() {
     assert_eq!(w.state.clean_destination, Cleaning::No);
     assert_eq!(c.compared.len(), TABLES as usize);
     assert!(w.state.begin_cutover().unwrap().is_empty());
+}
+
+/// A table that the source has made since the copy is compared like the others.
+#[test]
+fn a_table_that_was_made_meanwhile_is_compared_as_well() {
+    let mut w = World::new();
+    let column = PlanColumn {
+        source: "a".into(),
+        destination: "a".into(),
+        data_type: DataType::Other,
+        origin_type: String::new(),
+        destination_type: String::new(),
+        identity_always: false,
+        ordinal: None,
+        misfit: Misfit::default(),
+    };
+    w.state.plans.iter_mut().for_each(|p| p.columns = vec![column.clone()]);
+    let name = TableName::new("s", "made");
+    let mut plan = w.state.plans[0].clone();
+    (plan.id, plan.source, plan.destination) = (TABLES, name.clone(), name.clone());
+    let made = TableChange {
+        id: Some(TABLES),
+        before: None,
+        after: Some(Table { name, ..catalog().tables[0].clone() }),
+        plan: Some(plan),
+        renamed: Vec::new(),
+        anew: Vec::new(),
+        clauses: Vec::new(),
+        apart: false,
+        stopped: None,
+    };
+    let change = SchemaChange {
+        verb: "CREATE TABLE".into(),
+        statement: None,
+        context: BTreeMap::new(),
+        tables: vec![made],
+        objects: Vec::new(),
+    };
+    w.state.catalog = Some(catalog());
+    w.state.apply(&Event::SchemaChanged { dated: Box::new(Dated { position: at(w.now), change }) });
+    w.commit(TABLES);
+    begin(&mut w.state);
+    w.calm();
+    let c = cutover(&w.state);
+    assert_eq!(c.step, Step::Done);
+    assert!(c.compared.contains(&TABLES) && c.equal(TABLES) == Some(true), "{c:?}");
 }
 
 #[test]

@@ -131,6 +131,7 @@ impl Extractor {
             tables: Vec::new(),
             schemas: None,
             fresh: !resume,
+            epoch: job.lease.epoch,
             resume: end,
             may_set_identity: d.migration.set_identity,
             spill: self.work_dir.join(format!("spill-{}", d.id)),

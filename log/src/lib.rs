@@ -36,6 +36,10 @@ pub struct Span {
     pub next: Offset,
 }
 
+/// What is left to do when records are gone: nothing brings them back.
+pub const BEGIN_AGAIN: &str =
+    "nothing that is still there fills the gap: `drover cleanup`, then run the migration anew into emptied tables";
+
 /// The log of one migration.
 #[async_trait]
 pub trait Log: Send + Sync {

@@ -5,6 +5,7 @@
 
 use crate::{note, sim};
 use drover_connectors_memory::{Database, Logged, Note, Row};
+use drover_coordinator::cutover::Cutover;
 use drover_model::schema::TableName;
 use drover_model::{MigrationId, Position};
 use drover_proto::order::Window;
@@ -63,23 +64,32 @@ impl Side {
     }
 }
 
-struct State {
-    source: Database,
-    destination: Database,
-    migration: MigrationId,
-    tables: Vec<TableName>,
-    index: HashMap<TableName, usize>,
-    /// By position: the source's tables.
-    history: Vec<Side>,
-    /// By transaction of the destination: its tables, and the position that it claims.
-    states: Vec<(Side, Option<Position>)>,
+/// A migration, as far as it is followed.
+struct Part {
+    name: String,
+    id: MigrationId,
+    /// Its tables, by their numbers here; their place in this list is their number in the migration.
+    tables: Vec<usize>,
     windows: Vec<Window>,
     loaded: BTreeSet<(u32, u32, u32)>,
     /// The latest position that was told to be applied for good.
     told: Option<Position>,
+    cut_over: bool,
 }
 
-/// See the module. Cheap to clone.
+struct State {
+    source: Database,
+    destination: Database,
+    tables: Vec<TableName>,
+    index: HashMap<TableName, usize>,
+    parts: Vec<Part>,
+    /// By position: the source's tables.
+    history: Vec<Side>,
+    /// By transaction of the destination: its tables, and the position that it claims for each migration.
+    states: Vec<(Side, Vec<Option<Position>>)>,
+}
+
+/// See the module.
 #[derive(Clone)]
 pub struct Checker(Arc<Mutex<State>>);
 
@@ -88,20 +98,29 @@ fn place(position: &Position) -> usize {
 }
 
 impl Checker {
-    pub fn new(source: Database, destination: Database, tables: Vec<TableName>) -> Checker {
-        let index = tables.iter().enumerate().map(|(i, t)| (t.clone(), i)).collect();
+    /// Follows migrations, each with its tables in the order of their names.
+    pub fn new(source: Database, destination: Database, migrations: &[(String, Vec<TableName>)]) -> Checker {
+        let tables: Vec<TableName> = migrations.iter().flat_map(|(_, tables)| tables.clone()).collect();
+        let index: HashMap<_, _> = tables.iter().enumerate().map(|(i, t)| (t.clone(), i)).collect();
+        let part = |(name, tables): &(String, Vec<TableName>)| Part {
+            name: name.clone(),
+            id: MigrationId::nil(),
+            tables: tables.iter().map(|t| index[t]).collect(),
+            windows: Vec::new(),
+            loaded: BTreeSet::new(),
+            told: None,
+            cut_over: false,
+        };
+        let parts: Vec<Part> = migrations.iter().map(part).collect();
         let empty = Side { sums: vec![0; tables.len()] };
         Checker(Arc::new(Mutex::new(State {
             source,
             destination,
-            migration: MigrationId::nil(),
             tables,
             index,
             history: vec![empty.clone()],
-            states: vec![(empty, None)],
-            windows: Vec::new(),
-            loaded: BTreeSet::new(),
-            told: None,
+            states: vec![(empty, vec![None; parts.len()])],
+            parts,
         })))
     }
 
@@ -109,9 +128,11 @@ impl Checker {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The id of the migration that is followed.
-    pub fn migration(&self, id: MigrationId) {
-        self.state().migration = id;
+    /// The id of a migration that is followed.
+    pub fn migration(&self, name: &str, id: MigrationId) {
+        if let Some(part) = self.state().parts.iter_mut().find(|p| p.name == name) {
+            part.id = id;
+        }
     }
 
     /// Looks at everything that was committed on both sides since the last time.
@@ -120,21 +141,23 @@ impl Checker {
     }
 
     /// Changes are applied under these windows from now on.
-    pub fn windows(&self, windows: Vec<Window>) {
-        self.state().windows = windows;
+    pub fn windows(&self, id: MigrationId, windows: Vec<Window>) {
+        if let Some(part) = self.state().part(id) {
+            part.windows = windows;
+        }
     }
 
     /// Somebody says that everything up to here is applied for good.
-    pub fn told(&self, applied: &Position) {
+    pub fn told(&self, id: MigrationId, applied: &Position) {
         let mut state = self.state();
         state.look();
-        let there = state.destination.standing(state.migration).and_then(|s| s.1);
+        let there = state.stands(id);
         if there.as_ref().is_none_or(|there| there < applied) {
             let at = there.map_or_else(|| "nowhere".into(), |p| p.text);
             sim::violated(format!("{applied} is told to be applied, but the destination stands at {at}"));
         }
-        if state.told.as_ref().is_none_or(|told| told < applied) {
-            state.told = Some(applied.clone());
+        if let Some(part) = state.part(id).filter(|p| p.told.as_ref().is_none_or(|told| told < applied)) {
+            part.told = Some(applied.clone());
         }
     }
 
@@ -142,18 +165,57 @@ impl Checker {
     pub fn crashed(&self, left: usize) {
         let mut state = self.state();
         state.states.truncate(left + 1);
-        let there = state.destination.standing(state.migration).and_then(|s| s.1);
-        note!("the destination crashes and stands at {}", there.as_ref().map_or("nowhere", |p| &p.text));
-        if state.told > there {
-            let told = state.told.as_ref().map_or("", |p| &p.text);
-            sim::violated(format!("{told} was told to be applied for good, and a crash took it back"));
+        for part in &state.parts {
+            let there = state.stands(part.id);
+            note!("the destination crashes: {} stands at {}", part.name, there.as_ref().map_or("nowhere", |p| &p.text));
+            if part.told > there {
+                let told = part.told.as_ref().map_or("", |p| &p.text);
+                sim::violated(format!("{told} was told to be applied for good, and a crash took it back"));
+            }
         }
     }
 
-    /// Both sides hold the same rows, in both directions.
-    pub fn equal(&self) -> Result<(), String> {
+    /// A cutover is said to be done: what moves stood still between its marks, and the destination has it all.
+    pub fn cut_over(&self, id: MigrationId, cutover: Option<&Cutover>) {
+        let mut state = self.state();
+        state.look();
+        let there = state.stands(id);
+        let Some(part) = state.part(id) else { return };
+        part.cut_over = true;
+        let tables = part.tables.clone();
+        let marks = cutover.and_then(|c| c.barrier.as_ref().zip(c.closing.as_ref()));
+        let Some((barrier, closing)) = marks else {
+            return sim::violated("a cutover is done without its marks".into());
+        };
+        let between = state.history.get(place(barrier)..=place(closing)).unwrap_or_default();
+        if between.is_empty() || between.iter().any(|side| tables.iter().any(|&t| side.sums[t] != between[0].sums[t])) {
+            let text = format!("a cutover is done, and rows changed between its marks {barrier} and {closing}");
+            return sim::violated(text);
+        }
+        if there.is_none_or(|there| there < *closing) {
+            sim::violated(format!("a cutover is done, and the destination is not at {closing}"));
+        }
+        note!("cut over between {barrier} and {closing}");
+    }
+
+    /// Whether a cutover was done.
+    pub fn is_cut_over(&self, name: &str) -> bool {
+        self.state().parts.iter().any(|p| p.name == name && p.cut_over)
+    }
+
+    /// What drover has left at the source for this migration, other than it should once it has cleaned up.
+    pub fn left_behind(&self, name: &str) -> Option<String> {
         let state = self.state();
-        for table in &state.tables {
+        let part = state.parts.iter().find(|p| p.name == name)?;
+        let ours = format!("stream of {}", part.id);
+        state.source.leftovers().into_iter().find(|left| *left == ours)
+    }
+
+    /// Both sides hold the same rows, in both directions.
+    pub fn equal(&self, name: &str) -> Result<(), String> {
+        let state = self.state();
+        let part = state.parts.iter().filter(|p| p.name == name);
+        for table in part.flat_map(|p| &p.tables).map(|&t| &state.tables[t]) {
             let read = |db: &Database| db.rows(table).map_err(|e| e.to_string());
             let (mut a, mut b) = (read(&state.source)?, read(&state.destination)?);
             a.sort();
@@ -170,11 +232,11 @@ impl Checker {
     }
 
     /// Whether the destination has got as far as the source.
-    pub fn caught_up(&self) -> bool {
+    pub fn caught_up(&self, name: &str) -> bool {
         let mut state = self.state();
         state.look();
-        let stands = state.destination.standing(state.migration).and_then(|s| s.1);
-        stands.is_some_and(|p| p >= state.source.position())
+        let part = state.parts.iter().find(|p| p.name == name);
+        part.and_then(|p| state.stands(p.id)).is_some_and(|p| p >= state.source.position())
     }
 }
 
@@ -184,6 +246,15 @@ fn text(row: &Row) -> String {
 }
 
 impl State {
+    fn part(&mut self, id: MigrationId) -> Option<&mut Part> {
+        self.parts.iter_mut().find(|p| p.id == id)
+    }
+
+    /// Where the destination stands.
+    fn stands(&self, id: MigrationId) -> Option<Position> {
+        self.destination.standing(id).and_then(|s| s.1)
+    }
+
     fn look(&mut self) {
         for commit in self.source.committed(self.history.len() - 1) {
             let mut side = self.history.last().cloned().unwrap_or_default();
@@ -193,24 +264,21 @@ impl State {
         for commit in self.destination.committed(self.states.len() - 1) {
             let (mut side, mut at) = self.states.last().cloned().unwrap_or_default();
             side.follow(&self.index, &commit.changes);
-            let applied = match &commit.note {
-                Some(Note::Applied { epoch, current, previous, next }) => {
-                    self.applied(*epoch, *current, at.as_ref(), previous, next);
-                    at = Some(next.clone());
-                    Some(next)
+            let of = commit.note.as_ref().and_then(|(id, _)| self.parts.iter().position(|p| p.id == *id));
+            match (&commit.note, of) {
+                (Some((_, Note::Applied { epoch, current, previous, next })), Some(of)) => {
+                    self.applied(*epoch, *current, at[of].as_ref(), previous, next);
+                    at[of] = Some(next.clone());
+                    self.compare(of, &side, next);
                 }
-                Some(Note::Loaded { table, generation, chunk }) => {
-                    if !self.loaded.insert((*table, *generation, *chunk)) {
-                        sim::violated(format!(
-                            "chunk {chunk} of table {table}, generation {generation}, was loaded twice"
-                        ));
+                (Some((_, Note::Loaded { table, generation, chunk })), Some(of)) => {
+                    let first = self.parts[of].loaded.insert((*table, *generation, *chunk));
+                    if !first {
+                        let what = format!("chunk {chunk} of table {table}, generation {generation}, was loaded twice");
+                        sim::violated(what);
                     }
-                    None
                 }
-                _ => None,
-            };
-            if let Some(position) = applied {
-                self.compare(&side, position);
+                _ => {}
             }
             self.states.push((side, at));
         }
@@ -230,14 +298,15 @@ impl State {
     }
 
     /// Tables that are consistent at this position show what the source had there.
-    fn compare(&mut self, side: &Side, position: &Position) {
+    fn compare(&self, of: usize, side: &Side, position: &Position) {
         let Some(wanted) = self.history.get(place(position)) else {
             return sim::violated(format!("the destination claims {position}, which the source never had"));
         };
-        for (i, table) in self.tables.iter().enumerate() {
-            let consistent = self.windows.get(i).is_some_and(|w| *position >= w.high);
-            if consistent && side.sums[i] != wanted.sums[i] {
-                sim::violated(format!("{table} is not what the source had at {position}"));
+        let part = &self.parts[of];
+        for (number, &table) in part.tables.iter().enumerate() {
+            let consistent = part.windows.get(number).is_some_and(|w| *position >= w.high);
+            if consistent && side.sums[table] != wanted.sums[table] {
+                sim::violated(format!("{} is not what the source had at {position}", self.tables[table]));
             }
         }
         sim::compared();

@@ -4,6 +4,7 @@ use crate::check::Checker;
 use crate::net::{Link, Net, Peer};
 use crate::node::Node;
 use crate::{note, sim};
+use drover_coordinator::cutover::Change;
 use drover_coordinator::event::Event;
 use drover_coordinator::lease::Grant;
 use drover_coordinator::machine::State;
@@ -26,6 +27,7 @@ pub struct Disk {
     kept: Arc<Mutex<BTreeMap<MigrationId, Kept>>>,
     /// Bytes that may be copied and not loaded: more is a broken promise.
     ahead: u64,
+    checker: Checker,
 }
 
 struct Kept {
@@ -48,8 +50,8 @@ fn json(error: serde_json::Error) -> Error {
 
 impl Disk {
     /// An empty one. So many bytes may be copied and not loaded.
-    pub fn new(ahead: u64) -> Disk {
-        Disk { kept: Arc::default(), ahead }
+    pub fn new(ahead: u64, checker: Checker) -> Disk {
+        Disk { kept: Arc::default(), ahead, checker }
     }
 
     /// The journal folds to the state that was kept with it.
@@ -113,6 +115,9 @@ impl Store for Disk {
                         match &mut kept.folded {
                             Some(state) => state.apply(event),
                             none => *none = State::replay([&**event].into_iter()),
+                        }
+                        if let Event::Cutover { change: Change::Done } = &**event {
+                            self.checker.cut_over(*id, kept.folded.as_ref().and_then(|s| s.cutover.as_ref()));
                         }
                         let ahead = kept.folded.as_ref().map_or(0, |s| s.copied_ahead().1);
                         if ahead > self.ahead {
@@ -193,6 +198,8 @@ pub struct SimControl {
     /// Worker and coordinator are one process: nothing lies between.
     pub alone: bool,
     pub checker: Checker,
+    /// Which tables changed last is not told.
+    pub blind: bool,
 }
 
 /// Aborts the handling of a call whose caller has gone, or lets it go on.
@@ -252,10 +259,14 @@ impl SimControl {
 
 #[tonic::async_trait]
 impl Control for SimControl {
-    async fn poll(&self, request: v1::PollRequest) -> Result<v1::PollReply> {
-        for news in &request.progress {
-            if let Ok(Progress::Apply { applied, .. }) = serde_json::from_slice(news) {
-                self.checker.told(&applied);
+    async fn poll(&self, mut request: v1::PollRequest) -> Result<v1::PollReply> {
+        for news in &mut request.progress {
+            let Ok(mut told) = serde_json::from_slice(news) else { continue };
+            let Progress::Apply { migration, applied, changed, .. } = &mut told else { continue };
+            self.checker.told(*migration, applied);
+            if self.blind {
+                changed.clear();
+                *news = serde_json::to_vec(&told).map_err(json)?.into();
             }
         }
         let reply = self.call(|desk| {
@@ -266,8 +277,9 @@ impl Control for SimControl {
         for order in &reply.start {
             let lease = order.lease.as_ref().map(|l| (l.order.clone(), l.epoch)).unwrap_or_default();
             note!("{} is given {} under {}", self.link.node.name, lease.0, lease.1);
-            if let Ok(Order::Apply { windows, .. }) = serde_json::from_slice(&order.body) {
-                self.checker.windows(windows);
+            let id = order.lease.as_ref().and_then(|l| l.migration.parse().ok());
+            if let (Ok(Order::Apply { windows, .. }), Some(id)) = (serde_json::from_slice(&order.body), id) {
+                self.checker.windows(id, windows);
             }
         }
         for lease in &reply.stop {

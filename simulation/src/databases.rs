@@ -8,7 +8,7 @@ use crate::{note, sim};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_applier::DestinationFactory;
-use drover_connectors_api::apply::Canceller;
+use drover_connectors_api::apply::{Canceller, Follow};
 use drover_connectors_api::*;
 use drover_connectors_memory::{CommitFault, Database, Memory};
 use drover_extractor::SourceFactory;
@@ -22,6 +22,7 @@ use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::selection::TableChoice;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use drover_proto::order::Description;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
@@ -31,7 +32,8 @@ use tokio::time::Instant;
 pub struct Factories {
     pub link: Link,
     pub destination: Database,
-    pub broker: Arc<Broker>,
+    /// The log of each migration, by its name.
+    pub brokers: Arc<BTreeMap<String, Arc<Broker>>>,
     pub checker: Checker,
     /// Bytes of a batch of changes, of which each stream takes a part.
     pub batch: u64,
@@ -64,8 +66,9 @@ impl DestinationFactory for Factories {
 
 #[async_trait]
 impl LogFactory for Factories {
-    async fn log(&self, _: &Description) -> Result<Arc<dyn Log>> {
-        Ok(Arc::new(SimLog::new(self.broker.clone(), self.link.clone())))
+    async fn log(&self, d: &Description) -> Result<Arc<dyn Log>> {
+        let broker = self.brokers.get(&d.migration.name).ok_or_else(|| Error::internal("a log of no migration"))?;
+        Ok(Arc::new(SimLog::new(broker.clone(), self.link.clone())))
     }
 }
 
@@ -465,6 +468,23 @@ impl ApplySession for SimApply {
         let found = self.inner.lock().await.holders(table, index, values).await?;
         self.connection.cross().await?;
         Ok(found)
+    }
+
+    async fn follow(
+        &mut self,
+        table: u32,
+        columns: &[u16],
+        values: &[&[u8]],
+        what: Follow<'_>,
+        give: &[u16],
+    ) -> Result<Vec<Vec<u8>>> {
+        self.connection.cross().await?;
+        let done = self.inner.lock().await.follow(table, columns, values, what, give).await;
+        let text = done.as_ref().map_or_else(|e| e.to_string(), |rows| format!("{} rows", rows.len()));
+        note!("{}: follow: {text}", self.connection.link.node.name);
+        let before = done?;
+        self.connection.cross().await?;
+        Ok(before)
     }
 
     async fn execute(&mut self, steps: &[Step<'_>]) -> Result<()> {

@@ -53,6 +53,7 @@ enum Broken {
     Loses,
     Reorders,
     Early,
+    Blind,
 }
 
 fn sabotage(broken: Option<Broken>) -> Sabotage {
@@ -67,6 +68,7 @@ fn sabotage(broken: Option<Broken>) -> Sabotage {
         Some(Broken::Loses) => Log(log::Broken::Loses),
         Some(Broken::Reorders) => Log(log::Broken::Reorders),
         Some(Broken::Early) => Log(log::Broken::Early),
+        Some(Broken::Blind) => Sabotage::Blind,
     }
 }
 

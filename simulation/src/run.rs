@@ -1,5 +1,7 @@
 //! One run: a whole system and its faults out of one seed, to the end.
 
+mod operator;
+
 use crate::check::Checker;
 use crate::control::{Desk, Disk, SimControl, way};
 use crate::databases::Factories;
@@ -13,13 +15,13 @@ use drover_applier::Applier;
 use drover_connectors_memory::{self as memory, Database};
 use drover_coordinator::Tuning;
 use drover_extractor::Extractor;
-use drover_model::error::codes;
 use drover_model::migration::Migration;
-use drover_model::{Error, Fault};
+use drover_model::schema::TableName;
 use drover_proto::v1::Role;
 use drover_runtime::CancellationToken;
 use drover_runtime::process::Within;
 use drover_runtime::worker::{self, Handler};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,6 +32,8 @@ use tokio::sync::watch;
 pub enum Sabotage {
     Destination(memory::Broken),
     Log(log::Broken),
+    /// The coordinator does not hear which tables changed last.
+    Blind,
     /// Every promise is kept.
     None,
 }
@@ -50,6 +54,8 @@ pub struct Options {
 struct Plan {
     /// All in one process, with its log on the disk.
     alone: bool,
+    /// Names of the migrations, each with its tables.
+    migrations: Vec<(String, Vec<TableName>)>,
     extractors: usize,
     appliers: usize,
     /// Transactions before drover begins, and while it works.
@@ -87,6 +93,7 @@ impl Plan {
         let alone = sim::chance(300_000);
         Plan {
             alone,
+            migrations: workload::migrations(if !alone && sim::chance(300_000) { 2 } else { 1 }),
             extractors: if alone { 1 } else { sim::between(1, 4) as usize },
             appliers: if alone { 1 } else { sim::between(1, 4) as usize },
             before: sim::between(5, 120),
@@ -124,11 +131,12 @@ const LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// All has to be well so long after the faults have ended.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-fn migration(plan: &Plan) -> Migration {
+fn migration(plan: &Plan, name: &str, tables: &[TableName]) -> Migration {
+    let objects: String = tables.iter().map(|t| format!("[[objects]]\ninclude = \"{t}\"\n")).collect();
     let kafka = if plan.alone { "" } else { "[log]\nkafka = { brokers = [\"broker:9092\"] }\n" };
     let text = format!(
-        "name = \"shop\"\n[source]\nkind = \"memory\"\nurl = \"memory://u@source:1/a\"\n\
-         [destination]\nkind = \"memory\"\nurl = \"memory://u@destination:1/b\"\n{kafka}"
+        "name = \"{name}\"\n[source]\nkind = \"memory\"\nurl = \"memory://u@source:1/a\"\n\
+         [destination]\nkind = \"memory\"\nurl = \"memory://u@destination:1/b\"\n{kafka}{objects}"
     );
     match Migration::parse(&text, Path::new("simulation.toml"), &[memory::KIND]) {
         Ok(mut migration) => {
@@ -188,7 +196,8 @@ struct World {
     net: Arc<Net>,
     source: Database,
     destination: Database,
-    broker: Arc<Broker>,
+    /// The log of each migration, by its name.
+    brokers: Arc<BTreeMap<String, Arc<Broker>>>,
     desk: Desk,
     disk: Disk,
     checker: Checker,
@@ -211,7 +220,9 @@ impl World {
         if let Sabotage::Destination(broken) = options.sabotage {
             destination.break_promise(broken);
         }
-        let checker = Checker::new(source.clone(), destination.clone(), workload::tables());
+        let checker = Checker::new(source.clone(), destination.clone(), &plan.migrations);
+        let brokers = plan.migrations.iter().map(|(name, _)| (name.clone(), Broker::new(plan.alone, log_broken)));
+        let brokers = brokers.collect();
         let mut seats = vec![("coordinator".to_owned(), None, Seat::default())];
         if plan.alone {
             seats[0].0 = "drover".into();
@@ -224,12 +235,12 @@ impl World {
         Arc::new(World {
             options,
             net: Net::new(plan.weather),
-            broker: Broker::new(plan.alone, log_broken),
+            brokers: Arc::new(brokers),
             source,
             destination,
             desk: Desk::default(),
             // Copies that were begun before the limit was reached come to their end: one for each slot, of workers that died meanwhile as well.
-            disk: Disk::new(plan.tuning.bulk_bytes + 16 * (plan.tuning.chunk_bytes + 2_000)),
+            disk: Disk::new(plan.tuning.bulk_bytes + 16 * (plan.tuning.chunk_bytes + 2_000), checker.clone()),
             checker,
             calm: watch::Sender::new(options.calm),
             seats,
@@ -251,12 +262,17 @@ impl World {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let nemesis = tokio::spawn(nemesis(self.clone()));
+        let impatient = !self.options.calm && sim::chance(400_000);
+        let operator = impatient.then(|| tokio::spawn(operator::impatient(self.clone())));
         self.work().await;
         if !self.options.calm {
             tokio::time::sleep(sim::ms(0, 30_000)).await;
         }
         self.calm.send_replace(true);
         nemesis.abort();
+        if let Some(operator) = operator {
+            operator.abort();
+        }
         self.net.heal();
         machine::skew(0);
         for (_, _, seat) in &self.seats {
@@ -265,7 +281,13 @@ impl World {
             }
         }
         note!("calm");
-        self.finish().await;
+        for (name, _) in &self.plan.migrations {
+            self.finish(name).await;
+        }
+        if let Err(error) = self.disk.check() {
+            sim::violated(error.to_string());
+        }
+        note!("at the end after {} steps", sim::steps());
     }
 
     /// The application's work, for some time.
@@ -274,7 +296,7 @@ impl World {
         for _ in 0..self.plan.transactions {
             workload::transact(&self.source, self.plan.habits);
             self.checker.look();
-            self.look_at_state();
+            self.plan.migrations.iter().for_each(|(name, _)| self.look_at_state(name));
             if sim::is_violated() {
                 return;
             }
@@ -284,64 +306,6 @@ impl World {
                 _ => sim::ms(0, 300),
             };
             tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Nothing that goes wrong for a while makes the migration fail; but for a limit that an operator has to raise.
-    fn look_at_state(&self) {
-        let Some(view) = self.desk.get().and_then(|(_, desk)| desk.snapshot_view("shop").ok()) else { return };
-        let limited = |e: &Error| e.code == codes::SNAPSHOT_LOST && e.fault == Fault::User;
-        if let Some(error) = view.error.filter(|e| view.state == "failed" && !limited(e)) {
-            sim::violated(format!("the migration failed: {error}"));
-        }
-    }
-
-    /// Without faults all comes to its end.
-    async fn finish(&self) {
-        let until = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let view = self.desk.get().and_then(|(_, desk)| desk.snapshot_view("shop").ok());
-            if sim::is_violated() {
-                return;
-            }
-            if let Some(view) = &view {
-                if view.consistent && view.copied && self.checker.caught_up() {
-                    break;
-                }
-                // What an operator is asked to do: raise a limit that the faults made too low, or go on.
-                match view.state {
-                    "failed" => {
-                        self.look_at_state();
-                        self.act("limits", Some(serde_json::json!({"snapshot": "0s"}))).await;
-                        self.act("resume", None).await;
-                    }
-                    "paused" | "draft" | "precheck_failed" | "passed" => self.act("resume", None).await,
-                    _ => {}
-                }
-            }
-            if tokio::time::Instant::now() > until {
-                let state =
-                    view.map(|v| format!("{} copied {} consistent {} {:?}", v.state, v.copied, v.consistent, v.error));
-                return sim::violated(format!("it does not come to its end: {state:?}"));
-            }
-        }
-        if let Err(difference) = self.checker.equal() {
-            sim::violated(difference);
-        }
-        if let Err(error) = self.disk.check() {
-            sim::violated(error.to_string());
-        }
-        note!("equal after {} steps", sim::steps());
-    }
-
-    async fn act(&self, action: &str, argument: Option<serde_json::Value>) {
-        if let Some((node, desk)) = self.desk.get() {
-            let action = action.to_owned();
-            let name = action.clone();
-            let act = Within::new(node, async move { desk.act("shop", &action, argument).await.map(drop) });
-            let done = tokio::time::timeout(Duration::from_secs(20), act).await;
-            note!("operator: {name}: {}", matches!(done, Ok(Ok(()))));
         }
     }
 
@@ -368,7 +332,7 @@ impl World {
             seat.set(None);
             if role.is_none() {
                 self.desk.stop();
-                self.broker.crash();
+                self.brokers.values().for_each(|broker| broker.crash());
             }
             for task in tasks {
                 task.abort();
@@ -392,15 +356,17 @@ impl World {
         let Some((_, desk)) = self.desk.get() else { return Vec::new() };
         let (plan, who, checker) = (self.plan.clone(), node.clone(), self.checker.clone());
         let create = Within::new(who, async move {
-            if desk.snapshot_view("shop").is_err() {
-                let created = desk.create(migration(&plan), false).await;
-                note!("created: {}", created.is_ok());
-            } else if matches!(desk.snapshot_view("shop").map(|v| v.state), Ok("paused")) && plan.alone {
-                let resumed = desk.act("shop", "resume", None).await;
-                note!("resumed: {}", resumed.is_ok());
-            }
-            if let Ok(view) = desk.snapshot_view("shop") {
-                checker.migration(view.id);
+            for (name, tables) in &plan.migrations {
+                if desk.snapshot_view(name).is_err() {
+                    let created = desk.create(migration(&plan, name, tables), false).await;
+                    note!("{name} created: {}", created.is_ok());
+                } else if matches!(desk.snapshot_view(name).map(|v| v.state), Ok("paused")) && plan.alone {
+                    let resumed = desk.act(name, "resume", None).await;
+                    note!("{name} resumed: {}", resumed.is_ok());
+                }
+                if let Ok(view) = desk.snapshot_view(name) {
+                    checker.migration(name, view.id);
+                }
             }
         });
         let mut tasks = vec![tokio::spawn(create)];
@@ -416,7 +382,7 @@ impl World {
         let factories = Arc::new(Factories {
             link,
             destination: self.destination.clone(),
-            broker: self.broker.clone(),
+            brokers: self.brokers.clone(),
             checker: self.checker.clone(),
             batch: self.plan.batch,
         });
@@ -429,6 +395,7 @@ impl World {
             link: way(&self.net, node),
             alone: self.plan.alone,
             checker: self.checker.clone(),
+            blind: self.options.sabotage == Sabotage::Blind,
         });
         let options = worker::Options { control, role, name: node.name.clone(), slots: 2, vitals: Arc::default() };
         let work = worker::run(options, handler, stop.clone());
@@ -520,9 +487,10 @@ async fn nemesis(world: Arc<World>) {
                 sim::fault("paused");
                 let world = world.clone();
                 tokio::spawn(async move {
-                    world.act("pause", None).await;
+                    let Some((name, _)) = sim::pick(&world.plan.migrations) else { return };
+                    world.act(name, "pause", None).await;
                     tokio::time::sleep(sim::ms(100, 10_000)).await;
-                    world.act("resume", None).await;
+                    world.act(name, "resume", None).await;
                 });
             }
         }

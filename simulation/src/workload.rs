@@ -2,7 +2,7 @@
 
 use crate::{note, sim};
 use drover_connectors_memory::{Database, ForeignKey, Row, Transaction, Value};
-use drover_model::schema::{Column, DataType, Effect, OldImage, Table, TableName, UniqueKey};
+use drover_model::schema::{Column, DataType, Effect, OldImage, Table, TableName, UniqueKey, Unlogged};
 use drover_model::{Error, Result};
 
 /// The schema of all tables.
@@ -12,9 +12,13 @@ fn name(table: &str) -> TableName {
     TableName::new(SCHEMA, table)
 }
 
-/// All tables that move.
-pub fn tables() -> Vec<TableName> {
-    ["account", "entry", "heap", "pair", "whole"].map(name).to_vec()
+/// All tables, moved by one migration or by two.
+pub fn migrations(n: usize) -> Vec<(String, Vec<TableName>)> {
+    let all = ["account", "entry", "heap", "pair", "whole"].map(name);
+    match n {
+        1 => vec![("shop".into(), all.to_vec())],
+        _ => vec![("shop".into(), all[..3].to_vec()), ("stock".into(), all[3..].to_vec())],
+    }
 }
 
 fn table(table: &str, columns: &[&str], keys: &[(&str, &[&str])], old_image: OldImage, large: &str) -> Table {
@@ -56,7 +60,9 @@ fn table(table: &str, columns: &[&str], keys: &[(&str, &[&str])], old_image: Old
 
 /// Creates the schema.
 pub fn create(db: &Database) {
-    let key = OldImage::Key;
+    // A source such as InnoDB logs whole rows, and nothing of what its foreign keys do.
+    let logged = sim::chance(700_000);
+    let key = if logged { OldImage::Key } else { OldImage::Full };
     db.create(table(
         "account",
         &["id", "email", "nick", "balance", "note"],
@@ -64,13 +70,31 @@ pub fn create(db: &Database) {
         key,
         "note",
     ));
-    db.create(table(
+    let effect = if sim::chance(700_000) { Effect::Cascade } else { Effect::SetNull };
+    let foreign = ForeignKey {
+        child: name("entry"),
+        columns: vec!["account".into()],
+        parent: name("account"),
+        references: vec!["id".into()],
+        effect,
+        logged,
+    };
+    let unlogged = Unlogged {
+        name: "entry_account".into(),
+        parent: foreign.parent.clone(),
+        columns: foreign.columns.clone(),
+        references: foreign.references.clone(),
+        on_delete: Some(effect),
+        on_update: Some(effect),
+    };
+    let entry = table(
         "entry",
         &["id", "account", "number", "text"],
         &[("entry_pk", &["id"]), ("entry_number", &["account", "number"])],
         key,
         "text",
-    ));
+    );
+    db.create(Table { unlogged: if logged { Vec::new() } else { vec![unlogged] }, ..entry });
     db.create(table("heap", &["a", "b"], &[], OldImage::Full, ""));
     db.create(table("pair", &["x", "y", "value"], &[("pair_pk", &["x", "y"])], key, ""));
     db.create(table(
@@ -80,13 +104,7 @@ pub fn create(db: &Database) {
         OldImage::Full,
         "",
     ));
-    db.add_foreign_key(ForeignKey {
-        child: name("entry"),
-        columns: vec!["account".into()],
-        parent: name("account"),
-        references: vec!["id".into()],
-        effect: if sim::chance(700_000) { Effect::Cascade } else { Effect::SetNull },
-    });
+    db.add_foreign_key(foreign);
 }
 
 fn text(n: u64) -> Value {

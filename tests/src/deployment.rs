@@ -16,7 +16,7 @@ use crate::server::{Dialect, Session};
 use crate::{Drover, Kafka, Process, Server, wait};
 
 /// How drover is deployed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// `drover run`.
     InProcess,
@@ -25,7 +25,7 @@ pub enum Form {
 }
 
 /// A part of a cluster. In process they are all the same process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     Coordinator,
     Extractor,
@@ -59,6 +59,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Goes by way of other ports to the source and to the destination.
+    pub fn by_way_of(mut self, ports: [(u16, u16); 2]) -> Plan {
+        for (url, (server, relay)) in [&mut self.source.1, &mut self.destination.1].into_iter().zip(ports) {
+            *url = url.replace(&format!("127.0.0.1:{server}/"), &format!("127.0.0.1:{relay}/"));
+        }
+        self
+    }
+
     /// Between the databases in which tests keep their data; `migrate` and `more` go into the file as they are.
     pub fn between(source: &Server, destination: &Server, migrate: &str, more: &str) -> Plan {
         let end = |server: &Server| {
@@ -93,6 +101,7 @@ pub struct Deployment {
     created: bool,
     /// Keeps a shared broker alive.
     _kafka: Option<Arc<Kafka>>,
+    store: String,
     source: String,
     started: usize,
     /// What all runs together have written to standard error (in process only).
@@ -123,14 +132,14 @@ impl Deployment {
         Ok(deployment)
     }
 
-    /// The same with the plan's own broker, if it has one.
+    /// The same with the plan's own brokers (addresses with commas between), if it has any.
     pub fn of(form: Form, plan: &Plan) -> Result<Deployment> {
         let drover = Drover::new()?;
         let ports = [Port::reserve()?, Port::reserve()?];
         // The broker may be shared: names must differ.
         let name = format!("e2e-{}", ports[0].number());
-        let log =
-            plan.brokers.as_ref().map_or_else(String::new, |b| format!("[log]\nkafka = {{ brokers = [\"{b}\"] }}\n"));
+        let brokers = |b: &String| format!("[log]\nkafka = {{ brokers = [\"{}\"] }}\n", b.replace(',', "\", \""));
+        let log = plan.brokers.as_ref().map_or_else(String::new, brokers);
         let text = format!(
             "name = \"{name}\"\n[source]\nkind = \"{}\"\nurl = \"{}\"\n[destination]\nkind = \"{}\"\nurl = \"{}\"\n[migrate]\n{}\n{log}{}\n",
             plan.source.0, plan.source.1, plan.destination.0, plan.destination.1, plan.migrate, plan.more
@@ -150,6 +159,7 @@ impl Deployment {
             source: plan.source.1.clone(),
             started: 0,
             earlier: String::new(),
+            store: "store".into(),
         })
     }
 
@@ -157,6 +167,11 @@ impl Deployment {
     pub fn env(mut self, name: &str, value: &str) -> Deployment {
         self.drover = self.drover.env(name, value);
         self
+    }
+
+    /// Where the coordinator of a cluster serves.
+    pub fn coordinator_port(&self) -> u16 {
+        self.ports[0].number()
     }
 
     fn file(&self) -> String {
@@ -219,9 +234,7 @@ impl Deployment {
         match role {
             Role::Coordinator => {
                 if self.main.as_mut().is_none_or(|p| !p.running()) {
-                    let (grpc, http) = (self.address(0), self.address(1));
-                    let arguments = ["coordinator", "--listen", &grpc, "--http", &http, "--store", "store"];
-                    self.main = Some(self.drover.spawn_env(&arguments, environment)?);
+                    self.main = Some(self.coordinator(environment)?);
                 }
                 let main = self.main.as_mut().context("just started")?;
                 wait::until("the coordinator answers", PATIENCE, || {
@@ -248,6 +261,28 @@ impl Deployment {
                 Ok(list.len() - 1)
             }
         }
+    }
+
+    fn coordinator(&self, environment: &[(&str, &str)]) -> Result<Process> {
+        let (grpc, http) = (self.address(0), self.address(1));
+        let arguments = ["coordinator", "--listen", &grpc, "--http", &http, "--store", &self.store];
+        self.drover.spawn_env(&arguments, environment)
+    }
+
+    /// Keeps the coordinator's state there (a folder or a url) in place of a folder beside the migration file.
+    pub fn store(mut self, store: String) -> Deployment {
+        self.store = store;
+        self
+    }
+
+    /// One more coordinator at the same addresses, which waits until it can lead.
+    pub fn second_coordinator(&self) -> Result<Process> {
+        self.coordinator(&[])
+    }
+
+    /// From now on this is the coordinator; the former one is given back.
+    pub fn led_by(&mut self, process: Process) -> Option<Process> {
+        self.main.replace(process)
     }
 
     fn address(&self, port: usize) -> String {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::ports::Port;
 use crate::process::{self, Process};
-use crate::{scripts, wait};
+use crate::{Relay, scripts, wait};
 
 /// How long a broker may take to serve: after a kill its old session must run out first.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -65,16 +65,31 @@ impl Kafka {
         Ok(kafka)
     }
 
+    /// A fresh broker whose address for clients is a relay.
+    pub async fn start_relayed() -> Result<(Kafka, Relay)> {
+        let mut kafka = Kafka::prepare().await?;
+        let relay = Relay::to(kafka.port.number()).await?;
+        let path = kafka.folder.path().join("server.properties");
+        let text = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, format!("{text}advertised.listeners=PLAINTEXT://127.0.0.1:{}\n", relay.port()))?;
+        kafka.serve().await?;
+        Ok((kafka, relay))
+    }
+
     async fn prepare() -> Result<Kafka> {
+        Kafka::lay(Port::reserve()?, Port::reserve()?, &[]).await
+    }
+
+    /// A fresh data folder. `more`: a node's number and the controllers of all nodes, if it is one of several.
+    pub(crate) async fn lay(port: Port, controller: Port, more: &[&str]) -> Result<Kafka> {
         let folder = scripts::folder("kafka")?;
-        let (port, controller) = (Port::reserve()?, Port::reserve()?);
         let place = folder.path().to_str().context("the temporary folder's name is not UTF-8")?;
-        let arguments = ["init", place, &port.number().to_string(), &controller.number().to_string()];
-        scripts::output("kafka", &arguments).await?;
+        let ports = [port.number().to_string(), controller.number().to_string()];
+        scripts::output("kafka", &[&["init", place, &ports[0], &ports[1]], more].concat()).await?;
         Ok(Kafka { process: None, port, _controller: controller, folder })
     }
 
-    async fn serve(&mut self) -> Result<()> {
+    pub(crate) async fn serve(&mut self) -> Result<()> {
         let mut command = Command::new(scripts::path("kafka"));
         command.arg("run").arg(self.folder.path());
         let mut process = Process::spawn("kafka", command, self.folder.path())?;

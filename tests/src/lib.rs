@@ -10,11 +10,14 @@
 //! - [`compare`] compares two databases row by row, both ways.
 //! - [`deployment`] runs drover in either form from one description; [`scene`] puts servers, workload and it
 //!   together; [`observer`] reads the invariant at the destination meanwhile.
+//! - [`chaos`] is the matrix of faults and carries runs of it out; [`relay`] cuts connections for it.
 //! - [`wait`] is the only place that may sleep: everything else waits for a condition, with a deadline.
 //!
 //! It depends on no other crate of drover, so that every crate's tests can use it.
 
+pub mod brokers;
 pub mod bulk;
+pub mod chaos;
 pub mod chinook;
 pub mod compare;
 pub mod deployment;
@@ -22,10 +25,13 @@ pub mod drover;
 pub mod kafka;
 pub mod mysql;
 pub mod observer;
+pub mod owed;
 pub mod pairs;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod random;
+pub mod relay;
 pub mod scene;
 pub mod schemas;
 pub mod scripts;
@@ -33,6 +39,7 @@ pub mod server;
 pub mod wait;
 pub mod workload;
 
+pub use brokers::Brokers;
 pub use deployment::{Deployment, Form, Role};
 pub use drover::Drover;
 pub use kafka::Kafka;
@@ -41,5 +48,7 @@ pub use observer::Observer;
 pub use pairs::Pair;
 pub use postgres::{PgOptions, Postgres};
 pub use process::Process;
+pub use random::Random;
+pub use relay::Relay;
 pub use scene::Scene;
 pub use server::{Dialect, Engine, Server, Session};

@@ -1,7 +1,8 @@
 //! A reader at the destination who checks the workload's invariant again and again while changes are applied.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::task::JoinHandle;
@@ -14,6 +15,7 @@ use crate::workload::{self, Options};
 #[derive(Debug)]
 pub struct Observer {
     stop: Arc<AtomicBool>,
+    seen: Arc<AtomicU64>,
     task: JoinHandle<Result<u64>>,
 }
 
@@ -21,18 +23,26 @@ impl Observer {
     /// Starts to read at `url`, in a session of its own. From the first reading on everything must hold.
     pub async fn start(url: &str, options: Options) -> Result<Observer> {
         let mut session = Session::connect(url).await?;
-        let stop = Arc::<AtomicBool>::default();
-        let ended = Arc::clone(&stop);
+        let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let (ended, count) = (Arc::clone(&stop), Arc::clone(&seen));
         let task = tokio::spawn(async move {
-            let mut seen = 0;
             while !ended.load(Ordering::Relaxed) {
-                workload::check(&mut session, &options).await.with_context(|| format!("reading {seen}"))?;
-                seen += 1;
+                let reading = count.load(Ordering::Relaxed);
+                workload::check(&mut session, &options).await.with_context(|| format!("reading {reading}"))?;
+                count.store(reading + 1, Ordering::Relaxed);
                 wait::pause().await;
             }
-            Ok(seen)
+            Ok(count.load(Ordering::Relaxed))
         });
-        Ok(Observer { stop, task })
+        Ok(Observer { stop, seen, task })
+    }
+
+    /// Waits until there are so many readings, or one was wrong.
+    pub async fn reads(&self, least: u64) -> Result<()> {
+        wait::until("the observer reads", Duration::from_secs(30), || async {
+            Ok((self.task.is_finished() || self.seen.load(Ordering::Relaxed) >= least).then_some(()))
+        })
+        .await
     }
 
     /// Ends it; an error if any reading was wrong, or if there were hardly any.

@@ -16,6 +16,10 @@ impl Pair {
     /// PostgreSQL to itself.
     pub const POSTGRES: Pair = Pair { source: Engine::Postgres(15), destination: Engine::Postgres(15) };
 
+    /// MySQL to itself.
+    pub const MYSQL: Pair =
+        Pair { source: Engine::MySql(crate::Release::MySql9), destination: Engine::MySql(crate::Release::MySql9) };
+
     /// Both sides are servers of the same engine and version.
     pub fn same(self) -> bool {
         self.source == self.destination
@@ -33,8 +37,8 @@ impl fmt::Display for Pair {
 /// that all together stay within the time that a change may take.
 #[macro_export]
 macro_rules! pair_table {
-    ($depth:ident $scenario:ident) => {
-        $crate::pair_tests! { $depth $scenario
+    ($into:ident $depth:ident $scenario:ident) => {
+        $crate::$into! { $depth $scenario
             main postgres = Postgres(15) => Postgres(15);
             more postgres_15_to_17 = Postgres(15) => Postgres(17);
             more postgres_17_to_15 = Postgres(17) => Postgres(15);
@@ -54,13 +58,16 @@ macro_rules! pair_table {
 /// can be compared, one SQL on both sides) does not hold there.
 #[macro_export]
 macro_rules! mysql_to_postgres {
+    (@ $into:ident $scenario:ident) => {
+        $crate::$into! { everywhere $scenario
+            second mysql_9_to_postgres_17 = MySql(MySql9) => Postgres(17);
+            second mariadb_11_to_postgres_17 = MySql(MariaDb11) => Postgres(17);
+        }
+    };
     ($($scenario:ident;)*) => {
         $(
             mod $scenario {
-                $crate::pair_tests! { everywhere $scenario
-                    second mysql_9_to_postgres_17 = MySql(MySql9) => Postgres(17);
-                    second mariadb_11_to_postgres_17 = MySql(MariaDb11) => Postgres(17);
-                }
+                $crate::mysql_to_postgres! { @ pair_tests $scenario }
             }
         )*
     };
@@ -69,13 +76,16 @@ macro_rules! mysql_to_postgres {
 /// The same the other way.
 #[macro_export]
 macro_rules! postgres_to_mysql {
+    (@ $into:ident $scenario:ident) => {
+        $crate::$into! { everywhere $scenario
+            second postgres_17_to_mysql_9 = Postgres(17) => MySql(MySql9);
+            second postgres_17_to_mariadb_11 = Postgres(17) => MySql(MariaDb11);
+        }
+    };
     ($($scenario:ident;)*) => {
         $(
             mod $scenario {
-                $crate::pair_tests! { everywhere $scenario
-                    second postgres_17_to_mysql_9 = Postgres(17) => MySql(MySql9);
-                    second postgres_17_to_mariadb_11 = Postgres(17) => MySql(MariaDb11);
-                }
+                $crate::postgres_to_mysql! { @ pair_tests $scenario }
             }
         )*
     };
@@ -87,10 +97,28 @@ macro_rules! suite {
     ($($depth:ident $scenario:ident;)*) => {
         $(
             mod $scenario {
-                $crate::pair_table! { $depth $scenario }
+                $crate::pair_table! { pair_tests $depth $scenario }
             }
         )*
     };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! pair_list {
+    ($depth:ident $scenario:ident $($row:ident $name:ident = $from:expr => $to:expr;)*) => {
+        [$((stringify!($name), $crate::Pair { source: $from, destination: $to })),*]
+    };
+}
+
+/// Every pair of the tables above by its name.
+pub fn all() -> Vec<(&'static str, Pair)> {
+    use crate::Engine::{MySql, Postgres};
+    use crate::Release::{MariaDb10, MariaDb11, MySql9};
+    let within = crate::pair_table! { pair_list everywhere all };
+    let there = crate::mysql_to_postgres! { @ pair_list all };
+    let back = crate::postgres_to_mysql! { @ pair_list all };
+    within.into_iter().chain(there).chain(back).collect()
 }
 
 #[doc(hidden)]

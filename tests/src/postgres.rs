@@ -70,6 +70,28 @@ impl Postgres {
         Postgres::start(PgOptions::default()).await
     }
 
+    /// Starts a standby of this server, which keeps copies of its failover slots; the server gets a slot of this name for it.
+    pub async fn standby(&self, slot: &str) -> Result<Postgres> {
+        let folder = scripts::folder("pg")?;
+        let (version, port) = (self.version.to_string(), self.port().to_string());
+        scripts::output("postgres", &["standby", path(&folder)?, &version, &port, slot]).await?;
+        let settings = ["hot_standby_feedback=on", "sync_replication_slots=on"].map(str::to_owned).into();
+        let mut standby = Postgres { process: None, port: Port::reserve()?, version: self.version, settings, folder };
+        standby.serve().await?;
+        Ok(standby)
+    }
+
+    /// What operators do when the primary is dead: the standby is promoted, and clients reach it where the primary was, whose value this one
+    /// becomes. The former primary's folder goes with the value that is returned.
+    pub async fn fail_over(&mut self, mut standby: Postgres) -> Result<Postgres> {
+        standby.stop().await?;
+        std::mem::swap(&mut self.port, &mut standby.port);
+        std::mem::swap(self, &mut standby);
+        self.serve().await?;
+        self.exec("postgres", "SELECT pg_promote()").await?;
+        Ok(standby)
+    }
+
     /// Starts the server process and waits until it accepts connections.
     async fn serve(&mut self) -> Result<()> {
         let mut command = Command::new(scripts::path("postgres"));

@@ -132,6 +132,11 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
+    /// Whether it stands still now: it was frozen, or froze itself at a failpoint.
+    pub fn frozen(&self) -> bool {
+        stat(self.pid()).is_some_and(|fields| fields.first().is_some_and(|state| state == "T"))
+    }
+
     /// SIGINT, as Ctrl-C.
     pub fn interrupt(&mut self) -> Result<()> {
         self.signal(Signal::INT)

@@ -1,11 +1,12 @@
 //! Two servers, a workload on the first, and drover between them: what most scenarios begin with, and the comparison with which
 //! all of them end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::server::{Dialect, Session};
+use crate::deployment::{Place, log_end, place};
+use crate::server::{Dialect, Session, number};
 use crate::workload::{self, Options, Running};
 use crate::{Deployment, Engine, Form, Pair, Server, compare, wait};
 
@@ -47,6 +48,12 @@ pub async fn servers(pair: Pair) -> Result<(Server, Server)> {
             server.exec("mysql", "DROP DATABASE drover").await?;
         }
     }
+    prepare(&source, &destination).await?;
+    Ok((source, destination))
+}
+
+/// Makes the database of the data at the source. Neither server has any yet.
+async fn prepare(source: &Server, destination: &Server) -> Result<()> {
     if source.dialect() == Dialect::MySql {
         source.create_database(source.engine().database()).await?;
         if destination.dialect() == Dialect::Postgres {
@@ -55,7 +62,33 @@ pub async fn servers(pair: Pair) -> Result<(Server, Server)> {
             destination.exec("drover", &path).await?;
         }
     }
-    Ok((source, destination))
+    Ok(())
+}
+
+/// Two servers as [`servers`] gives them, out of such as have served before: all that anybody made there is gone.
+pub async fn fresh(source: &Server, destination: &Server) -> Result<()> {
+    for server in [source, destination] {
+        match server {
+            Server::Postgres(server) => {
+                let slots = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE active;
+                    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = 'drover'";
+                let admin = server.connect("postgres").await?;
+                wait::until("no slot is left", SOON, || async {
+                    admin.batch_execute(slots).await?;
+                    admin.batch_execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots").await?;
+                    Ok(Some(()))
+                })
+                .await?;
+                admin.batch_execute("DROP DATABASE IF EXISTS drover WITH (FORCE)").await?;
+                server.create_database("drover").await?;
+            }
+            Server::MySql(server) => {
+                let drop = "SET GLOBAL read_only = 0; DROP DATABASE IF EXISTS drover; DROP DATABASE IF EXISTS app;";
+                server.exec("mysql", drop).await?;
+            }
+        }
+    }
+    prepare(source, destination).await
 }
 
 /// Lines for `[migrate]` that let every table of the source be followed.
@@ -63,6 +96,23 @@ pub fn consent(source: Engine) -> &'static str {
     match source {
         Engine::Postgres(_) => "set_identity = true",
         Engine::MySql(_) => "",
+    }
+}
+
+/// Sections of the migration file that give the workload's values a place at a destination of another kind.
+pub fn policies(pair: Pair) -> &'static str {
+    match (pair.source.dialect(), pair.destination.dialect()) {
+        // Numbers and infinities stay as texts.
+        (Dialect::Postgres, Dialect::MySql) => {
+            "[[objects]]\ninclude = \"*.*\"\n[[objects]]\ninclude = \"public.kinds\"\n\
+             columns = { on_misfit = { n = \"text\", f4 = \"text\" } }\n"
+        }
+        // Times beyond a day, where there are none.
+        (Dialect::MySql, Dialect::Postgres) => {
+            "[[objects]]\ninclude = \"*.*\"\n[[objects]]\ninclude = \"app.kinds\"\n\
+             columns = { on_misfit = { t = \"text\", t3 = \"text\" } }\n"
+        }
+        _ => "",
     }
 }
 
@@ -91,8 +141,14 @@ impl Scene {
     /// The same with lines for `[migrate]` and further sections of the migration file.
     pub async fn of_with(pair: Pair, form: Form, sql: &str, migrate: &str, more: &str) -> Result<Scene> {
         let (source, destination) = servers(pair).await?;
+        let drover = Deployment::new(form, &source, &destination, migrate, more).await?;
+        Scene::on(source, destination, sql, drover).await
+    }
+
+    /// On two servers as [`servers`] or [`fresh`] leave them.
+    pub async fn on(source: Server, destination: Server, sql: &str, drover: Deployment) -> Result<Scene> {
         let options = Options { writers: 3, rate: Some(40.0), ..Options::default() };
-        let database = pair.source.database();
+        let database = source.engine().database();
         let mut session = source.connect(database).await?;
         workload::create(&mut session, &options).await?;
         if !sql.trim().is_empty() {
@@ -101,7 +157,6 @@ impl Scene {
         if source.dialect() == Dialect::Postgres {
             session.run("VACUUM ANALYZE").await?;
         }
-        let drover = Deployment::new(form, &source, &destination, migrate, more).await?;
         Ok(Scene { source, destination, database, options, running: None, drover })
     }
 
@@ -158,6 +213,39 @@ impl Scene {
         workload::check(&mut to, &self.options).await
     }
 
+    /// Epoch and applied position at the destination.
+    pub async fn progress(&self) -> Result<(i64, Place)> {
+        let sql = "SELECT epoch, position_text FROM drover.drover_progress";
+        let row = self.destination.admin().await?.row(sql).await?;
+        let at = row[1].as_deref().and_then(place).with_context(|| format!("no position: {row:?}"))?;
+        Ok((number(&row[0])?, at))
+    }
+
+    /// How long it takes until what the source commits from now on is at the destination.
+    pub async fn passes(&self) -> Result<Duration> {
+        let begin = Instant::now();
+        self.at_destination(|at, now| at > now).await?;
+        Ok(begin.elapsed())
+    }
+
+    /// Waits until all that the source has committed by now is at the destination.
+    pub async fn reaches(&self) -> Result<()> {
+        self.at_destination(|at, now| at >= now).await
+    }
+
+    async fn at_destination(&self, wanted: impl Fn(Place, Place) -> bool) -> Result<()> {
+        let now = log_end(&mut self.from().await?).await?;
+        let wanted = &wanted;
+        wait::until("changes flow", SOON, || async move {
+            let (epoch, at) = self.progress().await?;
+            if wanted(at, now) {
+                return Ok(Some(()));
+            }
+            Err(anyhow::anyhow!("epoch {epoch}, {at:X?} in place of {now:X?}"))
+        })
+        .await
+    }
+
     /// Waits until the destination has marks of so many chunks. None of the tables need be complete.
     pub async fn wait_chunks(&self, least: i64) -> Result<()> {
         wait::until("chunks are loaded", SOON, || async {
@@ -183,7 +271,12 @@ impl Scene {
 
 /// Tables of many small chunks when a chunk has [`SMALL_CHUNKS`]: one by key ranges, one without a key.
 pub fn many(dialect: Dialect) -> String {
-    let (rows, bare) = (dialect.series(30_000), dialect.series(10_000));
+    many_rows(dialect, 30_000)
+}
+
+/// The same with so many rows.
+pub fn many_rows(dialect: Dialect, rows: u64) -> String {
+    let (rows, bare) = (dialect.series(rows), dialect.series(rows / 3));
     match dialect {
         Dialect::Postgres => format!(
             "CREATE TABLE many (id bigint PRIMARY KEY, k integer NOT NULL, filler text);

@@ -58,6 +58,11 @@ pub async fn pause() {
     tokio::time::sleep(INTERVAL).await;
 }
 
+/// Lets a fault last: so long a process stands still, or a network is deaf.
+pub async fn lapse(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// The same as [`until`] for code that is not asynchronous (`Drop`); `false` when the deadline has passed.
 pub(crate) fn blocking(within: Duration, mut probe: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();

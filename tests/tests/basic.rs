@@ -86,10 +86,6 @@ const MYSQL_CHANGES: &str = "
     REPLACE INTO leg VALUES (3, 5, 'n7'); INSERT INTO parted VALUES (1, 'x') ON DUPLICATE KEY UPDATE v = 'y';
     UPDATE leg SET note = NULL WHERE id < 3;";
 
-/// Times beyond a day, where there are none.
-const BETWEEN_KINDS: &str = "[[objects]]\ninclude = \"*.*\"\n[[objects]]\ninclude = \"app.kinds\"\n\
-    columns = { on_misfit = { t = \"text\", t3 = \"text\" } }\n";
-
 async fn whole(pair: Pair, form: Form) -> Result<()> {
     let (source, destination) = scene::servers(pair).await?;
     let database = pair.source.database();
@@ -102,8 +98,8 @@ async fn whole(pair: Pair, form: Form) -> Result<()> {
     };
     application.run(&rich).await?;
     let running = workload::start(&source.url(database), &options).await?;
-    let more = if source.dialect() == destination.dialect() { "" } else { BETWEEN_KINDS };
-    let mut drover = Deployment::new(form, &source, &destination, scene::consent(pair.source), more).await?;
+    let mut drover =
+        Deployment::new(form, &source, &destination, scene::consent(pair.source), scene::policies(pair)).await?;
     drover.start().await?;
     drover.wait_consistent().await?;
     let observer = Observer::start(&destination.url(scene::there(&source, &destination)), options).await?;

@@ -4,9 +4,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use drover_tests::deployment::{Place, Plan, log_end, place};
+use drover_tests::deployment::Plan;
 use drover_tests::scene::{self, SMALL_CHUNKS};
-use drover_tests::server::number;
 use drover_tests::{Deployment, Form, Kafka, Pair, Role, Scene, suite, wait};
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -23,26 +22,6 @@ suite! {
     main the_work_of_dead_workers_moves;
     both every_part_dies_in_turn;
     main records_that_come_again_and_late_change_nothing;
-}
-
-/// Epoch and applied position at the destination.
-async fn progress(scene: &Scene) -> Result<(i64, Place)> {
-    let sql = "SELECT epoch, position_text FROM drover.drover_progress";
-    let row = scene.destination.admin().await?.row(sql).await?;
-    let at = row[1].as_deref().and_then(place).with_context(|| format!("no position: {row:?}"))?;
-    Ok((number(&row[0])?, at))
-}
-
-/// How long it takes until what the source commits from now on is at the destination.
-async fn passes(scene: &Scene) -> Result<Duration> {
-    let begin = Instant::now();
-    let now = log_end(&mut scene.from().await?).await?;
-    wait::until("changes flow again", SOON, || async {
-        let (epoch, at) = progress(scene).await?;
-        if at > now { Ok(Some(())) } else { Err(anyhow!("epoch {epoch}, {at:X?} in place of {now:X?}")) }
-    })
-    .await?;
-    Ok(begin.elapsed())
 }
 
 /// A cluster of one worker each that has come to consistency under load, with the usual term of leases; then a second of each.
@@ -64,19 +43,19 @@ async fn one_and_one(pair: Pair) -> Result<Scene> {
 async fn a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back(pair: Pair) -> Result<()> {
     let mut scene = one_and_one(pair).await?;
     let observer = scene.observe().await?;
-    passes(&scene).await?;
-    let (before, _) = progress(&scene).await?;
+    scene.passes().await?;
+    let (before, _) = scene.progress().await?;
     scene.drover.workers(Role::Applier)?[0].freeze()?;
-    let took = passes(&scene).await?;
+    let took = scene.passes().await?;
     println!("a frozen applier's work moved within {took:?}");
     ensure!(took < MOVES_WITHIN, "{took:?}");
-    let (after, _) = progress(&scene).await?;
+    let (after, _) = scene.progress().await?;
     ensure!(after == before + 1, "epoch {before}, then {after}: nobody took over");
     scene.drover.workers(Role::Applier)?[0].thaw()?;
     // Had the first one its way back, it would raise the epoch, or commit beside the second one and break the order.
     scene.advance(240).await?;
-    passes(&scene).await?;
-    let (now, _) = progress(&scene).await?;
+    scene.passes().await?;
+    let (now, _) = scene.progress().await?;
     ensure!(now == after, "epoch {after}, then {now}");
     ensure!(scene.drover.workers(Role::Applier)?.iter_mut().all(|p| p.running()), "{}", scene.drover.tails(10));
     scene.finish().await?;
@@ -100,10 +79,10 @@ async fn the_work_of_dead_workers_moves(pair: Pair) -> Result<()> {
     let mut scene = one_and_one(pair).await?;
     let observer = scene.observe().await?;
     for role in [Role::Applier, Role::Extractor] {
-        passes(&scene).await?;
+        scene.passes().await?;
         // The first one has the work: the second came later.
         scene.drover.kill9(role, 0)?;
-        let took = passes(&scene).await?;
+        let took = scene.passes().await?;
         println!("the work of a dead {role:?} moved within {took:?}");
         ensure!(took < MOVES_WITHIN, "{role:?}: {took:?}");
     }
@@ -122,7 +101,7 @@ async fn the_work_of_dead_workers_moves(pair: Pair) -> Result<()> {
     }
     // Without a coordinator those who have work go on with it.
     scene.drover.kill9(Role::Coordinator, 0)?;
-    let took = passes(&scene).await?;
+    let took = scene.passes().await?;
     ensure!(took < MOVES_WITHIN, "without a coordinator: {took:?}");
     let worker = &scene.drover.workers(Role::Applier)?[0];
     wait::until("a worker says that it is on its own", SOON, || async {
@@ -159,7 +138,7 @@ async fn every_part_dies_in_turn(pair: Pair) -> Result<()> {
     // In the changes.
     let observer = scene.observe().await?;
     for role in [Role::Coordinator, Role::Extractor, Role::Applier] {
-        passes(&scene).await?;
+        scene.passes().await?;
         scene.drover.kill9(role, 0)?;
         scene.advance(20).await?;
         scene.drover.start().await?;
@@ -167,7 +146,7 @@ async fn every_part_dies_in_turn(pair: Pair) -> Result<()> {
     kafka.kill9().await?;
     scene.advance(20).await?;
     kafka.restart().await?;
-    passes(&scene).await?;
+    scene.passes().await?;
     kafka.restart().await?;
     scene.finish().await?;
     observer.stop().await?;
@@ -213,7 +192,7 @@ async fn records_that_come_again_and_late_change_nothing(pair: Pair) -> Result<(
     let topic = format!("drover.{}.changes", scene.drover.name);
     for _ in 0..3 {
         scene.advance(100).await?;
-        passes(&scene).await?;
+        scene.passes().await?;
         let (brokers, topic) = (kafka.brokers(), topic.clone());
         let copied = tokio::task::spawn_blocking(move || repeat(&brokers, &topic, 60)).await??;
         ensure!(copied >= 5, "only {copied} records");
@@ -227,7 +206,7 @@ async fn records_that_come_again_and_late_change_nothing(pair: Pair) -> Result<(
     scene.drover.workers(Role::Extractor)?.clear();
     scene.drover.start_role(Role::Extractor, &[]).await?;
     scene.load().await?;
-    passes(&scene).await?;
+    scene.passes().await?;
     scene.finish().await?;
     observer.stop().await?;
     Ok(())

@@ -205,10 +205,6 @@ async fn values_without_a_place(pair: Pair) -> Result<()> {
     Ok(())
 }
 
-/// The workload's numbers and infinities that have no place there stay as texts.
-const POLICIES: &str = "[[objects]]\ninclude = \"*.*\"\n[[objects]]\ninclude = \"public.kinds\"\n\
-    columns = { on_misfit = { n = \"text\", f4 = \"text\" } }\n";
-
 async fn under_load(pair: Pair, form: Form, kills: usize) -> Result<()> {
     let (source, destination) = scene::servers(pair).await?;
     let database = pair.source.database();
@@ -216,7 +212,8 @@ async fn under_load(pair: Pair, form: Form, kills: usize) -> Result<()> {
     let mut application = source.connect(database).await?;
     workload::create(&mut application, &options).await?;
     let running = workload::start(&source.url(database), &options).await?;
-    let mut drover = Deployment::new(form, &source, &destination, scene::consent(pair.source), POLICIES).await?;
+    let mut drover =
+        Deployment::new(form, &source, &destination, scene::consent(pair.source), scene::policies(pair)).await?;
     drover.start().await?;
     drover.wait_consistent().await?;
     let there = scene::there(&source, &destination);

@@ -6,7 +6,7 @@ use crate::schedule::{BatchId, State};
 use crate::session::Command;
 use drover_model::error::codes;
 use drover_model::{Error, Result};
-use drover_runtime::task;
+use drover_runtime::{CancellationToken, task};
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
@@ -39,6 +39,32 @@ impl Run<'_> {
         self.schedule.undo(id);
         self.release(slot, id);
         Ok(())
+    }
+
+    /// What an order ends with. A destination that crashed has lost the last commits that nothing made durable; what runs on behind them, in a
+    /// session opened since, fails in ways that look like anything else. Then the loss is what is told: whoever goes on begins where the destination
+    /// stands now.
+    pub(super) async fn explained(&self, error: Error, cancel: &CancellationToken) -> Error {
+        if [codes::FENCED, codes::CONNECTION].contains(&error.code.as_str()) {
+            return error;
+        }
+        let lost = self.common.lasting.lost(&*self.common.destination, &self.committed);
+        let found = tokio::select! {
+            () = cancel.cancelled() => return error,
+            found = lost => found,
+        };
+        match found {
+            Ok(None) => error,
+            Ok(Some(lost)) => {
+                tracing::info!(%error, %lost, "an order ends because the destination lost commits");
+                lost
+            }
+            Err(unknown) => {
+                tracing::debug!(%unknown, "where the destination stands cannot be read");
+                // It failed for what it failed, unless the destination is away: then nothing is known.
+                if unknown.code == codes::CONNECTION { unknown } else { error }
+            }
+        }
     }
 
     /// Whether a batch that failed by itself is to be tried once more, change by change: the destination may have met values that it

@@ -50,7 +50,7 @@ pub trait Source: Send + Sync {
     ///
     /// First call of a migration (`fresh`): creates what streaming needs (publication,
     /// slot …) and returns the exact snapshot that belongs to the start. If remains of an attempt exist whose snapshot is gone, they
-    /// are dropped and made anew, because nothing can have been copied yet.
+    /// are dropped and made anew, because nothing can have been copied yet; FENCED if they were made under a later epoch.
     /// Later calls: ends the session of a former holder, asserts the source's identity and that it still has
     /// `resume`, and goes on there; `snapshot` is then `None`. Errors with POSITION_LOST if it has not.
     async fn open_stream(&self, spec: StreamSpec) -> Result<Opened>;
@@ -117,6 +117,9 @@ pub struct StreamSpec {
     pub schemas: Option<Arc<Followed>>,
     /// Nothing of the stream has been used yet: make it anew, with its snapshot.
     pub fresh: bool,
+    /// Epoch of the order under which the stream is opened. What a source keeps for a stream is never made anew under a lower one than it
+    /// was made under: an order that was taken back may still be on its way.
+    pub epoch: u64,
     /// Otherwise go on here: the last position that is durable in the log or, while the log is empty, the start that the first call gave.
     /// `None` only if that is not known: where the source itself stands, if it keeps a place for the stream; else POSITION_LOST.
     pub resume: Option<Position>,

@@ -4,7 +4,7 @@
 use crate::database::{Broken, CommitFault, Database, Inner, Logged, Note, Tables, edit, no_table};
 use crate::table::{Mapping, Row, TableData, Value, decode, encode, known};
 use async_trait::async_trait;
-use drover_connectors_api::apply::{ApplySession, Canceller, Committed, Step};
+use drover_connectors_api::apply::{ApplySession, Canceller, Committed, Follow, Step};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use std::collections::HashMap;
@@ -18,6 +18,14 @@ enum Owned {
     Insert { table: u32, rows: Vec<Vec<u8>>, tolerant: bool },
     DeleteWhole { table: u32, rows: Vec<(Vec<u8>, u64)> },
     Truncate { tables: Vec<u32> },
+    Follow { table: u32, columns: Vec<u16>, values: Vec<Vec<u8>>, what: Effect },
+}
+
+/// A [`Follow`] that owns its cells.
+#[derive(Debug, Clone)]
+enum Effect {
+    Delete,
+    Set(Vec<Value>),
 }
 
 fn own(step: &Step<'_>) -> Owned {
@@ -103,6 +111,23 @@ impl Working {
                 }
                 self.changes.push(Logged::Truncate { tables: names });
             }
+            Owned::Follow { table, columns, values, what } => {
+                let plan = plan(*table)?;
+                for place in self.followed(plan, columns, values)? {
+                    match what {
+                        Effect::Delete => self.delete(plan, place)?,
+                        Effect::Set(set) => {
+                            let mut cells = vec![None; plan.columns.len()];
+                            for (&column, value) in columns.iter().zip(set) {
+                                if let Some(cell) = cells.get_mut(usize::from(column)) {
+                                    *cell = Some(value.clone());
+                                }
+                            }
+                            self.update(plan, place, &cells)?;
+                        }
+                    }
+                }
+            }
             Owned::Delete { table, keys, tolerant } => {
                 let plan = plan(*table)?;
                 for key in keys {
@@ -166,6 +191,20 @@ impl Working {
 
     fn table(&self, plan: &TablePlan) -> Result<&TableData> {
         self.tables.get(&plan.destination).map(|t| &**t).ok_or_else(|| no_table(&plan.destination))
+    }
+
+    /// The rows of which these columns have one of these values.
+    fn followed(&self, plan: &TablePlan, columns: &[u16], values: &[Vec<u8>]) -> Result<Vec<u64>> {
+        let data = self.table(plan)?;
+        let map = Mapping::new(plan, data, false)?;
+        let columns: Vec<usize> = columns.iter().filter_map(|&c| map.columns.get(usize::from(c)).copied()).collect();
+        let mut places = Vec::new();
+        for value in values {
+            let value = known(value)?;
+            let same = |row: &Row| columns.iter().zip(&value).all(|(&c, v)| row.get(c) == Some(v));
+            places.extend(data.rows.iter().filter(|(_, row)| same(row)).map(|(place, _)| *place));
+        }
+        Ok(places)
     }
 
     /// The one row with this key; several are an error.
@@ -271,6 +310,7 @@ impl MemoryApply {
             row.before = row.position.replace(next.clone());
         }
         let note = Note::Applied { epoch: self.epoch, current: epoch, previous: previous.clone(), next: next.clone() };
+        let note = (self.migration, note);
         let mut changes = working.changes;
         if broken == Some(Broken::Halves) && changes.len() > 1 {
             let rest = changes.split_off(changes.len() / 2);
@@ -321,6 +361,42 @@ impl ApplySession for MemoryApply {
         self.plans = plans;
         self.failed |= done.is_err();
         done
+    }
+
+    async fn follow(
+        &mut self,
+        table: u32,
+        columns: &[u16],
+        values: &[&[u8]],
+        what: Follow<'_>,
+        give: &[u16],
+    ) -> Result<Vec<Vec<u8>>> {
+        let plan = self.plans.get(&table).cloned();
+        let plan = plan.ok_or_else(|| Error::internal(format!("a foreign key of unknown table {table}")))?;
+        let what = match what {
+            Follow::Delete => Effect::Delete,
+            Follow::SetNull => Effect::Set(vec![None; columns.len()]),
+            Follow::Set(cells) => Effect::Set(known(cells)?),
+        };
+        let values: Vec<Vec<u8>> = values.iter().map(|v| v.to_vec()).collect();
+        let step = Owned::Follow { table, columns: columns.to_vec(), values: values.clone(), what };
+        let working = self.open()?;
+        let data = working.table(&plan)?;
+        let map = Mapping::new(&plan, data, false)?;
+        let give: Vec<usize> = give.iter().filter_map(|&c| map.columns.get(usize::from(c)).copied()).collect();
+        let mut before = Vec::new();
+        for place in working.followed(&plan, columns, &values)? {
+            let mut cells = Vec::new();
+            if let Some(row) = data.rows.get(&place) {
+                encode(&mut cells, row, &give);
+            }
+            before.push(cells);
+        }
+        let plans = HashMap::from([(table, plan)]);
+        let done = working.run(&plans, &step);
+        working.steps.push(step);
+        self.failed |= done.is_err();
+        done.map(|()| before)
     }
 
     async fn commit(&mut self, previous: &Position, next: &Position) -> Result<Committed> {

@@ -33,9 +33,12 @@ pub enum Note {
 #[derive(Debug, Clone)]
 pub struct Commit {
     pub changes: Vec<Logged>,
+    /// Of these changes the ones that the log does not show: effects of foreign keys that are not logged.
+    pub unlogged: BTreeSet<usize>,
     /// When it was committed: microseconds since the Unix epoch.
     pub micros: i64,
-    pub note: Option<Note>,
+    /// What drover wrote with it, and for which migration.
+    pub note: Option<(MigrationId, Note)>,
 }
 
 pub(crate) type Tables = BTreeMap<TableName, Arc<TableData>>;
@@ -54,6 +57,8 @@ pub(crate) struct SnapshotData {
 pub(crate) struct StreamState {
     /// Raised by everyone who opens it; former holders are fenced.
     pub holder: u64,
+    /// Under which it was made.
+    pub epoch: u64,
     /// The log up to here may be forgotten.
     pub confirmed: u64,
 }
@@ -140,7 +145,7 @@ impl Inner {
     }
 }
 
-/// A foreign key; its effects on rows are logged, each row for itself.
+/// A foreign key.
 #[derive(Debug, Clone)]
 pub struct ForeignKey {
     pub child: TableName,
@@ -149,6 +154,8 @@ pub struct ForeignKey {
     pub references: Vec<String>,
     /// When the parent's row goes or changes.
     pub effect: Effect,
+    /// Its effects on rows are logged, each row for itself; else they are in no log, as InnoDB's.
+    pub logged: bool,
 }
 
 /// A database in memory. Cheap to clone; all clones are the same database.
@@ -185,6 +192,9 @@ impl Default for Database {
 pub struct Transaction {
     tables: Tables,
     changes: Vec<Logged>,
+    unlogged: BTreeSet<usize>,
+    /// What happens now is the effect of a foreign key that is not logged.
+    silent: bool,
     foreign_keys: Vec<ForeignKey>,
 }
 
@@ -229,6 +239,8 @@ impl Transaction {
     pub fn rollback_to(&mut self, savepoint: Savepoint) {
         self.tables = savepoint.tables;
         self.changes.truncate(savepoint.changes);
+        self.unlogged.retain(|change| *change < savepoint.changes);
+        self.silent = false;
     }
 
     /// Inserts a row, in the order of the table's columns.
@@ -239,8 +251,15 @@ impl Transaction {
 
     fn put_row(&mut self, table: &TableName, row: Row) -> Result<()> {
         edit(&mut self.tables, table)?.insert(row.clone())?;
-        self.changes.push(Logged::Insert { table: table.clone(), new: row });
+        self.log(Logged::Insert { table: table.clone(), new: row });
         Ok(())
+    }
+
+    fn log(&mut self, change: Logged) {
+        if self.silent {
+            self.unlogged.insert(self.changes.len());
+        }
+        self.changes.push(change);
     }
 
     /// Sets columns of the row with this key (the whole row, in tables without a key).
@@ -258,7 +277,7 @@ impl Transaction {
             cell.ok_or_else(|| no_table(table).column(name))?.clone_from(value);
         }
         let old = data.update(place, row.clone())?;
-        self.changes.push(Logged::Update { table: table.clone(), old: old.clone(), new: row.clone() });
+        self.log(Logged::Update { table: table.clone(), old: old.clone(), new: row.clone() });
         self.follow(table, &old, Some(&row))?;
         self.has_parents(table, &row)
     }
@@ -271,7 +290,7 @@ impl Transaction {
 
     fn remove(&mut self, table: &TableName, place: Place) -> Result<()> {
         if let Some(old) = edit(&mut self.tables, table)?.delete(place) {
-            self.changes.push(Logged::Delete { table: table.clone(), old: old.clone() });
+            self.log(Logged::Delete { table: table.clone(), old: old.clone() });
             self.follow(table, &old, None)?;
         }
         Ok(())
@@ -315,6 +334,8 @@ impl Transaction {
             if after.as_ref() == Some(&before) {
                 continue;
             }
+            let silent = self.silent;
+            self.silent |= !key.logged;
             for place in self.places(&key.child, &key.columns, &before)? {
                 match (&key.effect, &after) {
                     (Effect::Cascade, None) => self.remove(&key.child, place)?,
@@ -329,6 +350,7 @@ impl Transaction {
                     }
                 }
             }
+            self.silent = silent;
         }
         Ok(())
     }
@@ -370,11 +392,15 @@ impl Database {
     pub fn transact<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> Result<T> {
         let mut inner = self.lock();
         let foreign_keys = inner.foreign_keys.clone();
-        let mut transaction = Transaction { tables: inner.tables.clone(), changes: Vec::new(), foreign_keys };
+        let (tables, unlogged) = (inner.tables.clone(), BTreeSet::new());
+        let mut transaction = Transaction { tables, changes: Vec::new(), unlogged, silent: false, foreign_keys };
         let out = work(&mut transaction)?;
         inner.tables = transaction.tables;
         inner.version += 1;
         self.commit(&mut inner, transaction.changes);
+        if let Some(commit) = inner.log.last_mut() {
+            commit.unlogged = transaction.unlogged;
+        }
         Ok(out)
     }
 
@@ -382,10 +408,15 @@ impl Database {
         self.commit_with(inner, changes, None)
     }
 
-    pub(crate) fn commit_with(&self, inner: &mut Inner, changes: Vec<Logged>, note: Option<Note>) -> u64 {
+    pub(crate) fn commit_with(
+        &self,
+        inner: &mut Inner,
+        changes: Vec<Logged>,
+        note: Option<(MigrationId, Note)>,
+    ) -> u64 {
         // A clock before 1970 gives 0; only lag is reckoned with it.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        inner.log.push(Commit { changes, micros: now.as_micros() as i64, note });
+        inner.log.push(Commit { changes, unlogged: BTreeSet::new(), micros: now.as_micros() as i64, note });
         inner.save();
         let at = inner.log.len() as u64;
         self.commits.send_replace(at);

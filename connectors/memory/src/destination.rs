@@ -193,7 +193,7 @@ impl Destination for MemoryDestination {
         edit(&mut inner.tables, &plan.destination)?.clear();
         let note = Note::Restarted { table: plan.id, generation };
         let emptied = vec![Logged::Truncate { tables: vec![plan.destination.clone()] }];
-        self.db.commit_with(&mut inner, emptied, Some(note));
+        self.db.commit_with(&mut inner, emptied, Some((migration, note)));
         inner.make_durable();
         Ok(())
     }
@@ -314,7 +314,7 @@ impl Loader for MemoryLoader {
         inner.version += 1;
         progress_row(&mut inner, self.migration)?.chunks.insert((chunk.plan.id, chunk.generation, chunk.chunk));
         let note = Note::Loaded { table: chunk.plan.id, generation: chunk.generation, chunk: chunk.chunk };
-        self.db.commit_with(&mut inner, changes, Some(note));
+        self.db.commit_with(&mut inner, changes, Some((self.migration, note)));
         inner.make_durable();
         Ok(LoadOutcome::Loaded { rows })
     }

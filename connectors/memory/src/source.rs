@@ -124,8 +124,16 @@ impl Source for MemorySource {
             let (end, lineage) = (inner.log.len() as u64, inner.lineage);
             let holder = inner.streams.get(&spec.migration).map_or(0, |s| s.holder) + 1;
             if spec.fresh {
+                if inner.streams.get(&spec.migration).is_some_and(|s| s.epoch > spec.epoch) {
+                    return Err(Error::new(
+                        codes::FENCED,
+                        Fault::Drover,
+                        Retry::Never,
+                        "another extractor made the stream anew",
+                    ));
+                }
                 // What an attempt of before left has no snapshot any more: nothing can have been copied.
-                inner.streams.insert(spec.migration, StreamState { holder, confirmed: end });
+                inner.streams.insert(spec.migration, StreamState { holder, epoch: spec.epoch, confirmed: end });
                 (holder, end, true)
             } else {
                 let stream = inner.streams.get_mut(&spec.migration);

@@ -108,7 +108,8 @@ impl MemoryStream {
     /// Everything of one transaction that is selected: changes, each encoded.
     fn selected(&self, commit: &Commit) -> Vec<Vec<u8>> {
         let mut changes = Vec::new();
-        for change in &commit.changes {
+        let logged = commit.changes.iter().enumerate().filter(|(n, _)| !commit.unlogged.contains(n));
+        for (_, change) in logged {
             let mut out = Vec::new();
             if put(&mut out, change, &self.tables) {
                 changes.push(out);

@@ -174,6 +174,7 @@ async fn another_server_and_a_forgotten_position_are_refused() {
     let source = Memory.source(target(&pair.host, pair.migration)).await.unwrap();
     let spec = |resume: Option<Position>| StreamSpec {
         fresh: resume.is_none(),
+        epoch: 1,
         migration: pair.migration,
         name: "faults".into(),
         tables: vec![pair.plan.clone()],

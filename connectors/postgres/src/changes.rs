@@ -26,6 +26,9 @@ use tokio::time::{Duration, Instant};
 /// How often an empty stretch is given out: how quickly an idle source's position moves on.
 const EMPTY_EVERY: Duration = Duration::from_secs(1);
 
+/// How long rows of a transaction that is under way gather in the socket. Its end comes later by this much at most.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// Batches smaller than they could be follow each other no faster than this: small ones (the first pair), larger ones. A server that is behind
 /// sends each message by itself; taken as they come, each would cost both sides a wakeup and become a batch of its own.
 const PACE: [(usize, Duration); 2] = [(8 << 10, Duration::from_millis(5)), (256 << 10, Duration::from_millis(20))];
@@ -670,6 +673,16 @@ impl ChangeStream for Changes {
                     }
                 }
             } else {
+                // In the midst of a transaction nothing can be given out yet: the socket fills first, rather than wake us for each row.
+                let amid = self.open.is_some() || !self.streamed.is_empty();
+                if amid && let Some(block) = self.session.next_block().now_or_never() {
+                    self.current = Some((block.map_err(failed)?, 0));
+                    continue;
+                }
+                if amid {
+                    self.session.rest().map_err(failed)?;
+                    tokio::time::sleep(GATHER).await;
+                }
                 tokio::select! {
                     block = self.session.next_block() => block.map_err(failed)?,
                     () = tokio::time::sleep_until(self.empty_due) => {

@@ -10,6 +10,7 @@ pub mod connector;
 pub mod destination;
 mod doubts;
 pub mod errors;
+pub mod failover;
 mod fit;
 pub mod guard;
 pub mod keys;

@@ -264,12 +264,32 @@ impl ReplicationSession {
         }
     }
 
+    /// TIMELINE_HISTORY: which timelines came before this one, and where each was left. The first has none.
+    pub async fn timeline_history(&mut self, timeline: u32) -> Result<String, Error> {
+        let row = self.one_row(&format!("TIMELINE_HISTORY {timeline}")).await?;
+        match row.as_slice() {
+            [_, Some(content), ..] => Ok(content.clone()),
+            _ => Err(unreadable("TIMELINE_HISTORY")),
+        }
+    }
+
+    /// A replication connection to a database takes queries as well.
+    async fn is_standby(&mut self) -> Result<bool, Error> {
+        let row = self.one_row("SELECT pg_is_in_recovery()").await?;
+        Ok(row.first().is_some_and(|v| v.as_deref() == Some("t")))
+    }
+
     /// CREATE_REPLICATION_SLOT … LOGICAL pgoutput, exporting a snapshot. Waits until all transactions that run have
-    /// ended, without a limit; a temporary slot goes with the session. When the future is dropped, so has the session to
+    /// ended, without a limit; a temporary slot goes with the session, any other is kept on standbys too where the server can do that (17). When the future is dropped, so has the session to
     /// be (and the walsender may wait on: see [`backend_pid`](Self::backend_pid)).
     pub async fn create_slot(&mut self, name: &str, temporary: bool) -> Result<CreatedSlot, Error> {
+        let failover = self.wire.server_version >= 170_000 && !temporary && !self.is_standby().await?;
         let temporary = if temporary { " TEMPORARY" } else { "" };
-        let export = if self.wire.server_version >= 150_000 { "(SNAPSHOT 'export')" } else { "EXPORT_SNAPSHOT" };
+        let export = match self.wire.server_version {
+            170_000.. if failover => "(SNAPSHOT 'export', FAILOVER)",
+            150_000.. => "(SNAPSHOT 'export')",
+            _ => "EXPORT_SNAPSHOT",
+        };
         let sql = format!("CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput {export}", identifier(name));
         let row = self.one_row(&sql).await?;
         match row.as_slice() {

@@ -9,9 +9,11 @@
 use crate::changes::MARK_PREFIX;
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
+use crate::failover;
 use crate::lsn::Lsn;
 use crate::replication::{CreatedSlot, ReplicationSession};
 use crate::sql::{ident, literal, qualified};
+use drover_connectors_api::StreamSpec;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
 use drover_runtime::task;
@@ -56,6 +58,9 @@ impl Names {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Note {
     drover: MigrationId,
+    /// Epoch under which the stream was made.
+    #[serde(default)]
+    epoch: u64,
     /// System identifier of the server and its timeline.
     server: String,
     /// Tables whose replica identity was set to FULL, and what it was before.
@@ -86,7 +91,7 @@ pub async fn server_of(session: &mut ReplicationSession) -> Result<String> {
     let identity = session.identify().await.map_err(|e| {
         Error::new(codes::CONNECTION, Fault::Source, Retry::Connection, "cannot ask the source who it is").cause(e)
     })?;
-    Ok(format!("{}/{}", identity.system_identifier, identity.timeline))
+    Ok(failover::server(&identity))
 }
 
 /// Tables (partitions one by one) whose updates or deletes the server could not log once they are published: `(schema, table,
@@ -113,16 +118,9 @@ pub fn is_partitioned(plan: &TablePlan) -> bool {
     plan.physical.starts_with("partitioned")
 }
 
-/// Creates the publication of exactly these tables, after giving them an identity where they lack one and `may_set` allows it.
-pub async fn publish(
-    session: &Session,
-    version: u32,
-    names: &Names,
-    id: MigrationId,
-    server: &str,
-    plans: &[TablePlan],
-    may_set: bool,
-) -> Result<()> {
+/// Creates the publication of exactly these tables, after giving them an identity where they lack one and the operator consents.
+pub async fn publish(session: &Session, version: u32, names: &Names, spec: &StreamSpec, server: &str) -> Result<()> {
+    let plans = &spec.tables;
     let filtered: Vec<String> = plans.iter().filter(|p| p.filter.is_some()).map(|p| p.source.to_string()).collect();
     if version < 150_000 && !filtered.is_empty() {
         let what = format!(
@@ -133,7 +131,7 @@ pub async fn publish(
             .remedy("leave `where` out, or move these tables without the incremental stage"));
     }
     let lacking = without_identity(session, plans).await?;
-    if !lacking.is_empty() && !may_set {
+    if !lacking.is_empty() && !spec.may_set_identity {
         let list: Vec<String> = lacking.iter().map(|(s, t, _)| format!("{s}.{t}")).collect();
         return Err(Error::new(
             codes::UNSUPPORTED,
@@ -144,7 +142,7 @@ pub async fn publish(
         .remedy("give them a primary key or REPLICA IDENTITY FULL, exclude them, or consent by set_identity = true in [migrate]"));
     }
     // The note comes first: whatever happens after it can be undone.
-    let note = Note { drover: id, server: server.to_owned(), identities: lacking };
+    let note = Note { drover: spec.migration, epoch: spec.epoch, server: server.to_owned(), identities: lacking };
     let note_json = serde_json::to_string(&note).map_err(|e| Error::internal("cannot write a note").cause(e))?;
     let publication = ident(&names.publication);
     let mut with = "publish = 'insert, update, delete'".to_owned();
@@ -270,25 +268,58 @@ async fn note(session: &Session, names: &Names) -> Result<Option<Note>> {
     Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
 }
 
-/// Sees that this is the server that the stream began on.
-pub async fn assert_server(session: &Session, names: &Names, server: &str) -> Result<()> {
+/// Makes this session the only one that may make the stream anew, as long as it lasts: whoever was at it is ended. The order of one that was
+/// frozen or cut off meanwhile may have been carried out by another, whose stream is not to be taken away: FENCED then.
+pub async fn claim(session: &Session, names: &Names, epoch: u64) -> Result<()> {
+    let failed = |e: tokio_postgres::Error| say(&e, "cannot claim the stream");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let key = "hashtext('drover stream'), hashtext($1)";
+    // Keys of advisory locks are listed as if they were object identifiers.
+    let holder = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and granted and objsubid = 2 \
+        and database = (select oid from pg_database where datname = current_database()) \
+        and classid::bigint = hashtext('drover stream')::bigint & 4294967295 and objid::bigint = hashtext($1)::bigint & 4294967295";
+    let lock = format!("select pg_try_advisory_lock({key})");
+    while !session.query_one(&lock, &[&names.slot]).await.map_err(failed)?.get::<_, bool>(0) {
+        if Instant::now() > deadline {
+            let what = format!("another session makes the stream of {} and does not end", names.slot);
+            return Err(Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, what));
+        }
+        session.execute(holder, &[&names.slot]).await.map_err(failed)?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     match note(session, names).await? {
-        Some(note) if note.server == server => Ok(()),
-        Some(note) => Err(Error::new(
-            codes::POSITION_LOST,
-            Fault::Source,
-            Retry::Never,
-            format!("the source is another server: {server}, where the migration began on {}", note.server),
-        )
-        .remedy("connect to the server that the migration began on, or begin again after `drover cleanup`")),
-        None => Err(Error::new(
+        Some(note) if note.epoch > epoch => {
+            let what = format!(
+                "another extractor made the stream: the source is at epoch {}, this one holds {epoch}",
+                note.epoch
+            );
+            Err(Error::new(codes::FENCED, Fault::Drover, Retry::Never, what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The server that the stream was last seen to be on.
+pub async fn noted_server(session: &Session, names: &Names) -> Result<String> {
+    let note = note(session, names).await?.ok_or_else(|| {
+        Error::new(
             codes::POSITION_LOST,
             Fault::Source,
             Retry::Never,
             format!("the publication {} is gone from the source", names.publication),
         )
-        .remedy("begin again after `drover cleanup`")),
-    }
+        .remedy("begin again after `drover cleanup`")
+    })?;
+    Ok(note.server)
+}
+
+/// Notes another server.
+pub async fn note_server(session: &Session, names: &Names, server: &str) -> Result<()> {
+    let Some(note) = note(session, names).await? else { return Ok(()) };
+    let note = Note { server: server.to_owned(), ..note };
+    let json = serde_json::to_string(&note).map_err(|e| Error::internal("cannot write a note").cause(e))?;
+    let sql = format!("comment on publication {} is {}", ident(&names.publication), literal(&json));
+    session.batch_execute(&sql).await.map_err(|e| say(&e, "cannot note the source's new timeline"))
 }
 
 /// Writes a mark into the log; everything committed before lies before the place that it returns.

@@ -3,6 +3,7 @@
 use crate::changes::{Changes, lsn_of, position};
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
+use crate::failover;
 use crate::guard::Guard;
 use crate::lsn::Lsn;
 use crate::replication::StreamOptions;
@@ -70,11 +71,11 @@ impl PgSource {
 
     async fn fresh(&self, spec: &StreamSpec, names: &Names) -> Result<Opened> {
         let session = self.session().await?;
+        slot::claim(&session, names, spec.epoch).await?;
         slot::cleanup(&session, self.version, names).await?;
         let mut replication = self.dialer.replication("stream").await?;
         let server = slot::server_of(&mut replication).await?;
-        slot::publish(&session, self.version, names, spec.migration, &server, &spec.tables, spec.may_set_identity)
-            .await?;
+        slot::publish(&session, self.version, names, spec, &server).await?;
         let made = slot::create(&self.dialer, &mut replication, &names.slot, false).await?;
         let start = made.consistent_point;
         let hold = Holder::join(&self.dialer, &made.snapshot, position(start), None).await?;
@@ -93,6 +94,10 @@ impl PgSource {
         if slot.lost {
             return Err(gone(format!("the source has thrown away log that the slot {} needs", names.slot)));
         }
+        if failover::waits_for_promotion(&session, self.version, names).await? {
+            let what = "the source is a standby, whose copy of the slot can be read when it is promoted";
+            return Err(Error::new(codes::TIMEOUT, Fault::Source, Retry::Connection, what).remedy("promote it"));
+        }
         let confirmed = slot.confirmed.unwrap_or(Lsn::ZERO);
         let from = spec.resume.as_ref().map(lsn_of).transpose()?.unwrap_or(confirmed);
         if confirmed > from {
@@ -101,8 +106,7 @@ impl PgSource {
             )));
         }
         let mut replication = self.dialer.replication("stream").await?;
-        let server = slot::server_of(&mut replication).await?;
-        slot::assert_server(&session, names, &server).await?;
+        failover::follow(&mut replication, &session, names, from).await?;
         let types = slot::types(&session, &spec.tables).await?;
         self.start(replication, spec, types, names, from, None).await
     }

@@ -4,7 +4,8 @@
 mod bench;
 
 use bench::Bench;
-use drover_connectors_suite::world::{Before, Change};
+use drover_connectors_api::StreamSpec;
+use drover_connectors_suite::world::{Before, Change, Follower};
 use drover_harness::wait;
 use drover_model::error::codes;
 use std::sync::Arc;
@@ -93,7 +94,7 @@ async fn tables_without_a_key_need_consent_and_no_statement_fails() {
     let before = identities(&bench).await;
     assert_eq!(before, "keyed=d loose=d never=n part=d part_1=d part_2=d");
     let app = Application::start(&bench).await;
-    let error = bench.refused(drover_connectors_api::StreamSpec { may_set_identity: false, ..bench.spec(None) }).await;
+    let error = bench.refused(StreamSpec { may_set_identity: false, ..bench.spec(None) }).await;
     assert_eq!(error.code, codes::UNSUPPORTED, "{error}");
     let told = error.to_string();
     for table in ["public.loose", "public.never", "public.part_1", "public.part_2"] {
@@ -173,4 +174,35 @@ async fn cleanup_ends_a_live_stream_and_takes_the_heartbeat_along() {
     bench.source.cleanup(bench.migration).await.unwrap();
     assert_eq!(leftovers(&bench).await, "");
     drop(follower);
+}
+
+#[tokio::test]
+async fn who_makes_a_stream_ends_an_older_attempt_and_is_not_ended_by_it() {
+    let bench = Bench::new(DDL, &[]).await;
+    let spec = |epoch| StreamSpec { epoch, ..bench.spec(None) };
+    // A slot is made only when transactions that run have ended, so the first attempt stands still in its midst.
+    let running = bench.server.connect("drover").await.unwrap();
+    running.batch_execute("begin; update keyed set v = 7 where id = 1").await.unwrap();
+    let walsender = async || {
+        let row = bench.sql.query_opt("select active_pid from pg_replication_slots where active", &[]).await.unwrap();
+        row.map(|r| r.get::<_, i32>(0))
+    };
+    let first = bench.source.open_stream(spec(3));
+    let second = async {
+        let old = wait::until("the first attempt waits", PATIENCE, async || Ok(walsender().await)).await.unwrap();
+        let ended = async {
+            let other = async || Ok(walsender().await.filter(|pid| *pid != old));
+            wait::until("the second took its place", PATIENCE, other).await.unwrap();
+            running.batch_execute("commit").await.unwrap();
+        };
+        tokio::join!(bench.source.open_stream(spec(4)), ended).0
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.is_err(), "the older attempt came to its end");
+    let mut follower = Follower::new(second.unwrap(), &bench.plans);
+    let late = bench.refused(spec(3)).await;
+    assert_eq!(late.code, codes::FENCED, "{late}");
+    bench.sql.batch_execute("update keyed set v = 8 where id = 1").await.unwrap();
+    let mark = bench.source.mark().await.unwrap();
+    assert_eq!(follower.until(&mark).await.unwrap().len(), 1, "the stream was taken away");
 }

@@ -21,7 +21,7 @@ macro_rules! connector_suite {
                 snapshot_is_joined_and_outlives_its_maker, lost_snapshot_is_reported, chunks_cover_every_row_once,
                 key_chunks_outlive_a_snapshot, single_rows_are_fetched_on_the_snapshot,
                 stream_carries_every_kind_of_change, rolled_back_transactions_leave_no_trace,
-                large_transactions_come_in_pieces, stream_resumes_without_a_gap, stream_without_a_resume_position_begins_where_the_source_stands,
+                large_transactions_come_in_pieces, stream_is_not_made_anew_under_an_older_epoch, stream_resumes_without_a_gap, stream_without_a_resume_position_begins_where_the_source_stands,
                 idle_stream_passes_marks,
                 stream_of_nothing_does_not_resume, cleanup_of_the_source_leaves_nothing;
             destination: prepare_is_repeatable_and_guards_the_name, schema_steps_are_repeatable,

@@ -4,7 +4,7 @@ use crate::fixture::{Fixture, Write};
 use crate::world::*;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use drover_connectors_api::{Hold, Side};
+use drover_connectors_api::{Hold, Side, StreamSpec};
 use drover_model::chunk::Bounds;
 use drover_model::error::codes;
 use drover_model::schema::TableName;
@@ -313,6 +313,26 @@ pub async fn stream_resumes_without_a_gap(fixture: &dyn Fixture) -> anyhow::Resu
     deadline.await.context("the former holder reads on")
 }
 
+pub async fn stream_is_not_made_anew_under_an_older_epoch(fixture: &dyn Fixture) -> anyhow::Result<()> {
+    let world = World::new(fixture, &[]).await?;
+    let spec = |epoch| StreamSpec { epoch, ..world.spec(None, 1 << 20) };
+    let opened = world.source.open_stream(spec(5)).await?;
+    let mut follower = Follower::new(opened, &world.plans);
+    // The order of one that was frozen comes to the source after its successor's.
+    if fixture.keeps_streams() {
+        let late = world.source.open_stream(spec(4)).await.map(drop).map_err(|e| e.code);
+        ensure!(late == Err(codes::FENCED.into()), "an older order made the stream anew: {late:?}");
+    }
+    fixture.transaction(&[insert(1, "one")], true).await?;
+    let mark = world.source.mark().await?;
+    ensure!(follower.until(&mark).await?.len() == 1, "the stream of the later order goes on");
+    // Nothing of it was used: a still later order begins once more.
+    drop(follower);
+    let opened = world.source.open_stream(spec(6)).await?;
+    ensure!(opened.snapshot.is_some(), "a new stream has a snapshot");
+    Ok(())
+}
+
 pub async fn stream_without_a_resume_position_begins_where_the_source_stands(
     fixture: &dyn Fixture,
 ) -> anyhow::Result<()> {
@@ -323,7 +343,7 @@ pub async fn stream_without_a_resume_position_begins_where_the_source_stands(
     drop(opened);
     fixture.transaction(&[insert(1, "one")], true).await?;
     let resume = (!fixture.keeps_streams()).then(|| start.clone());
-    let spec = drover_connectors_api::StreamSpec { fresh: false, ..world.spec(resume, 1 << 20) };
+    let spec = StreamSpec { fresh: false, ..world.spec(resume, 1 << 20) };
     let opened = world.source.open_stream(spec).await?;
     ensure!(opened.snapshot.is_none() && opened.start <= start, "began at {} instead of {start}", opened.start);
     let mut follower = Follower::new(opened, &world.plans);

@@ -188,6 +188,7 @@ impl<'a> World<'a> {
     pub fn spec(&self, resume: Option<Position>, batch_bytes: usize) -> StreamSpec {
         StreamSpec {
             fresh: resume.is_none(),
+            epoch: 1,
             migration: self.migration(),
             name: self.name(),
             tables: self.plans.clone(),

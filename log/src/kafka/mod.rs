@@ -392,3 +392,8 @@ fn kafka_error(what: impl Into<String>, error: KafkaError) -> Error {
 fn never(what: impl Into<String>) -> Error {
     Error::new(codes::LOG, Fault::Log, Retry::Never, what)
 }
+
+/// Records that were acknowledged are gone.
+fn lost(what: impl Into<String>) -> Error {
+    never(what).remedy(crate::BEGIN_AGAIN)
+}

@@ -16,7 +16,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::Offset as KafkaOffset;
 use std::sync::{Arc, PoisonError};
 
-use super::{HEADER, Kind, MESSAGE, PART, REQUEST, Shared, blocking, kafka_error, never, topics};
+use super::{HEADER, Kind, MESSAGE, PART, REQUEST, Shared, blocking, kafka_error, lost, never, topics};
 use crate::{Offset, Reader, Span, Stream};
 
 /// Bytes that librdkafka prefetches.
@@ -52,10 +52,10 @@ impl ConsumerContext for Quiet {}
 
 pub(super) fn in_span(stream: Stream, from: Offset, span: Span) -> Result<()> {
     if from < span.first {
-        return Err(never(format!("the log no longer has record {from} of {stream:?}: it begins at {}", span.first)));
+        return Err(lost(format!("the log no longer has record {from} of {stream:?}: it begins at {}", span.first)));
     }
     if from > span.next {
-        return Err(never(format!(
+        return Err(lost(format!(
             "the log has lost its end: record {from} of {stream:?} is wanted, it ends before {}",
             span.next
         )));
@@ -319,10 +319,7 @@ impl KafkaReader {
             };
             let offset = got.offset;
             if offset != self.at {
-                return Err(never(format!(
-                    "records {} to {offset} of {:?} are missing in Kafka",
-                    self.at, self.stream
-                )));
+                return Err(lost(format!("records {} to {offset} of {:?} are missing in Kafka", self.at, self.stream)));
             }
             match self.assembly.place(got)? {
                 Placed::Record(record) if offset >= self.deliver => {
@@ -419,7 +416,7 @@ pub(super) async fn last(shared: &Arc<Shared>, stream: Stream, span: Span) -> Re
         let mut at = from;
         while at < span.next {
             let Some(got) = timed(fetch.next(stream)).await? else {
-                return Err(never(format!("record {at} of {stream:?} was trimmed while it was read")));
+                return Err(lost(format!("record {at} of {stream:?} was trimmed while it was read")));
             };
             at = got.offset + 1;
             match assembly.place(got)? {

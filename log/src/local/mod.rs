@@ -226,6 +226,7 @@ fn trimmed(from: Offset, first: Offset) -> Error {
         Retry::Never,
         format!("the log no longer has record {from}: it begins at {first}"),
     )
+    .remedy(crate::BEGIN_AGAIN)
 }
 
 fn beyond(from: Offset, next: Offset) -> Error {
@@ -235,6 +236,7 @@ fn beyond(from: Offset, next: Offset) -> Error {
         Retry::Never,
         format!("the log has lost its end: record {from} is wanted, it ends before {next}"),
     )
+    .remedy(crate::BEGIN_AGAIN)
 }
 
 /// A folder's entries survive a power loss only after this.

@@ -3,24 +3,8 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Options, SPAN, mysql, postgres};
+use crate::random::Random;
 use crate::server::{Dialect, Session, deadlock};
-
-/// Marsaglia's xorshift64*: small, and the same on all machines.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    /// At least 0 and below `end`, which is positive.
-    fn below(&mut self, end: i64) -> i64 {
-        i64::try_from((self.next() >> 1) % end.unsigned_abs().max(1)).unwrap_or_default()
-    }
-}
 
 /// One session and what it knows of its own rows.
 pub struct Writer {
@@ -81,8 +65,9 @@ impl Writer {
             <[Vec<i64>; 4]>::try_from(lists).map_err(|_| anyhow::anyhow!("four tables"))?;
         let keys = Keys { swap, parent, wide, kinds, words };
         // A state of zero would stay zero.
-        let random =
-            Random((options.seed ^ (u64::from(number.unsigned_abs()) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)) | 1);
+        let random = Random::of_state(
+            (options.seed ^ (u64::from(number.unsigned_abs()) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)) | 1,
+        );
         Ok(Writer { session, options, number, random, keys, next_key: highest + 1, committed, deadlocks: 0 })
     }
 
@@ -117,12 +102,12 @@ impl Writer {
         self.session.run(self.pick_sql(postgres::BEGIN, mysql::BEGIN)).await?;
         let mut what = String::new();
         // The shared rows first, once: no circle of waiting.
-        if self.random.below(2) == 0 {
+        if self.below(2) == 0 {
             self.transfer().await.context("transfer")?;
             what.push_str("transfer ");
         }
-        for _ in 0..self.random.below(3) + 1 {
-            let undone = self.random.below(8) == 0;
+        for _ in 0..self.below(3) + 1 {
+            let undone = self.below(8) == 0;
             let keys = self.keys.clone();
             if undone {
                 self.session.run("SAVEPOINT s").await?;
@@ -136,7 +121,7 @@ impl Writer {
             what.push_str(step);
             what.push(' ');
         }
-        if self.random.below(12) == 0 {
+        if self.below(12) == 0 {
             self.session.run("ROLLBACK").await?;
             return Ok(false);
         }
@@ -174,6 +159,11 @@ impl Writer {
         }
     }
 
+    /// At least 0 and below `end`, which is positive.
+    fn below(&mut self, end: i64) -> i64 {
+        i64::try_from(self.random.below(end.unsigned_abs())).unwrap_or_default()
+    }
+
     fn fresh(&mut self) -> i64 {
         self.next_key += 1;
         self.next_key
@@ -181,18 +171,18 @@ impl Writer {
 
     /// A place in a list of keys.
     fn pick(&mut self, of: usize) -> usize {
-        usize::try_from(self.random.below(i64::try_from(of).unwrap_or(1))).unwrap_or_default()
+        usize::try_from(self.below(i64::try_from(of).unwrap_or(1))).unwrap_or_default()
     }
 
     async fn transfer(&mut self) -> Result<()> {
-        let from = self.random.below(self.options.accounts) + 1;
-        let to = self.random.below(self.options.accounts) + 1;
+        let from = self.below(self.options.accounts) + 1;
+        let to = self.below(self.options.accounts) + 1;
         if from == to {
             return self
                 .one(&format!("UPDATE accounts SET note = 'idle {}' WHERE id = {from}", self.committed), 1)
                 .await;
         }
-        let amount = self.random.below(50) + 1;
+        let amount = self.below(50) + 1;
         let mut both = [(from, -amount), (to, amount)];
         both.sort_unstable();
         for (id, change) in both {
@@ -202,7 +192,7 @@ impl Writer {
     }
 
     async fn step(&mut self) -> Result<&'static str> {
-        let step = self.random.below(15);
+        let step = self.below(15);
         match step {
             0 | 1 => self.swap_spots().await.context("swap"),
             2 => self.move_key("swap").await.context("key of swap"),
@@ -218,7 +208,7 @@ impl Writer {
 
     /// Two or three rows exchange the values of a unique column by way of a value that nobody else has.
     async fn swap_spots(&mut self) -> Result<&'static str> {
-        let count = if self.random.below(3) == 0 { 3 } else { 2 };
+        let count = if self.below(3) == 0 { 3 } else { 2 };
         let start = self.pick(self.keys.swap.len());
         let rows: Vec<i64> = (0..count).map(|i| self.keys.swap[(start + i) % self.keys.swap.len()]).collect();
         let list = rows.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
@@ -255,7 +245,7 @@ impl Writer {
         let old = std::mem::replace(&mut keys[place], new);
         self.one(&format!("UPDATE {table} SET id = {new} WHERE id = {old}"), 1).await?;
         // The key that was left is taken again at once, now and then: order within the transaction decides.
-        if self.random.below(3) == 0 {
+        if self.below(3) == 0 {
             self.one(&format!("UPDATE {table} SET id = {old} WHERE id = {new}"), 1).await?;
             let keys = if table == "swap" { &mut self.keys.swap } else { &mut self.keys.wide };
             keys[place] = old;
@@ -267,7 +257,7 @@ impl Writer {
         let place = self.pick(self.keys.parent.len());
         let old = self.keys.parent[place];
         let new = self.fresh();
-        match self.random.below(3) {
+        match self.below(3) {
             0 => {
                 self.one(&format!("INSERT INTO parent VALUES ({new}, 'parent {new}')"), 1).await?;
                 self.one(&format!("INSERT INTO child (parent, amount) VALUES ({new}, 1.5), ({new}, 2.125)"), 2).await?;
@@ -292,9 +282,9 @@ impl Writer {
     async fn child(&mut self) -> Result<&'static str> {
         let (one, two) = (self.pick(self.keys.parent.len()), self.pick(self.keys.parent.len()));
         let (one, two) = (self.keys.parent[one], self.keys.parent[two]);
-        let amount = self.random.below(1000);
+        let amount = self.below(1000);
         let first = self.pick_sql(postgres::first_child(one), mysql::first_child(one));
-        match self.random.below(4) {
+        match self.below(4) {
             0 => self.some(&format!("DELETE FROM child WHERE {first}")).await?,
             1 => self.some(&format!("UPDATE child SET parent = {two} WHERE {first}")).await?,
             2 => self.some(&format!("UPDATE child SET amount = amount + 0.125 WHERE parent = {one}")).await?,
@@ -305,18 +295,18 @@ impl Writer {
 
     /// Rows that are equal in all columns come and go; statements touch all or one of them.
     async fn keyless(&mut self) -> Result<&'static str> {
-        let (owner, what, amount) = (self.number, self.random.below(7), self.random.below(5));
-        let other = self.random.below(5);
+        let (owner, what, amount) = (self.number, self.below(7), self.below(5));
+        let other = self.below(5);
         let row = format!("owner = {owner} AND what = 'thing {what}' AND amount = {amount}");
         let one = self.pick_sql(postgres::one_of("keyless", &row), mysql::one_of(&row));
-        match self.random.below(5) {
+        match self.below(5) {
             0 => self.some(&format!("UPDATE keyless SET amount = {other} WHERE {row}")).await?,
             1 => self.some(&format!("UPDATE keyless SET what = NULL WHERE {one}")).await?,
             2 => self.some(&format!("DELETE FROM keyless WHERE {one}")).await?,
             3 => self.some(&format!("DELETE FROM keyless WHERE owner = {owner} AND what IS NULL")).await?,
             _ => {
                 let value = format!("({owner}, 'thing {what}', {amount})");
-                let twice = if self.random.below(2) == 0 { value.clone() } else { format!("{value}, {value}") };
+                let twice = if self.below(2) == 0 { value.clone() } else { format!("{value}, {value}") };
                 let sql = format!("INSERT INTO keyless VALUES {twice}");
                 self.some(&sql).await?
             }
@@ -328,10 +318,10 @@ impl Writer {
     async fn wide(&mut self) -> Result<&'static str> {
         let place = self.pick(self.keys.wide.len());
         let id = self.keys.wide[place];
-        let (salt, size) = (self.random.below(1 << 40), self.random.below(1200));
+        let (salt, size) = (self.below(1 << 40), self.below(1200));
         let large = self.pick_sql(postgres::large(salt, size), mysql::large(salt, size));
         let bytes = self.pick_sql(postgres::bytes(salt), mysql::bytes(salt));
-        match self.random.below(10) {
+        match self.below(10) {
             0 => self.one(&format!("UPDATE wide SET large = {large} WHERE id = {id}"), 1).await?,
             1 => self.one(&format!("UPDATE wide SET other = {bytes}, small = small + 1 WHERE id = {id}"), 1).await?,
             2 => self.one(&format!("UPDATE wide SET large = NULL WHERE id = {id}"), 1).await?,
@@ -348,9 +338,9 @@ impl Writer {
 
     async fn kinds(&mut self) -> Result<&'static str> {
         let place = self.pick(self.keys.kinds.len());
-        let (id, n) = (self.keys.kinds[place], self.random.below(2_000_000));
+        let (id, n) = (self.keys.kinds[place], self.below(2_000_000));
         let values = self.pick_sql(postgres::kinds(&n.to_string()), mysql::kinds(&n.to_string()));
-        match self.random.below(4) {
+        match self.below(4) {
             0 => {
                 let new = self.fresh();
                 self.one(&format!("INSERT INTO kinds SELECT {new}, {values}"), 1).await?;
@@ -377,9 +367,9 @@ impl Writer {
     async fn words(&mut self) -> Result<&'static str> {
         let place = self.pick(self.keys.words.len());
         let (id, form) = self.keys.words[place];
-        let (old, form) = (word(id, form), (form + 1 + self.random.below(3)) % 4);
+        let (old, form) = (word(id, form), (form + 1 + self.below(3)) % 4);
         let new = word(id, form);
-        match self.random.below(5) {
+        match self.below(5) {
             0 => self.one(&format!("UPDATE words SET word = '{new}', form = {form} WHERE word = '{old}'"), 1).await?,
             1 => {
                 let sql =

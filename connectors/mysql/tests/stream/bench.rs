@@ -104,6 +104,7 @@ impl Bench {
             name: "bench".into(),
             tables: self.plans.clone(),
             fresh: false,
+            epoch: 1,
             resume: Some(from.clone()),
             schemas: None,
             may_set_identity: false,

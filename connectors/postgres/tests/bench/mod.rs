@@ -80,6 +80,7 @@ impl Bench {
             name: "bench-1".into(),
             tables: self.plans.clone(),
             fresh: resume.is_none(),
+            epoch: 1,
             resume,
             schemas: None,
             may_set_identity: true,
