@@ -39,4 +39,7 @@ bench:  ## speed, CPU and memory beside the raw COPY pipe, pgcopydb and native r
 bench-mysql:  ## the same for MySQL or MariaDB (SERVER=mariadb) beside mydumper+myloader and native replication
 	@deploy/bench/mysql
 
-.PHONY: help test lint simulate chaos demo bench bench-mysql
+bench-kinds:  ## a copy from MySQL or MariaDB to PostgreSQL and back beside the raw pipe and pgloader
+	@deploy/bench/kinds
+
+.PHONY: help test lint simulate chaos demo bench bench-mysql bench-kinds

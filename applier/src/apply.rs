@@ -714,6 +714,7 @@ impl Run<'_> {
             consistent: self.windows.consistent_at(&self.durable),
             from: Some(self.began_at.clone()),
             changed: self.kept.changed.latest(),
+            replaced: Vec::new(),
         });
     }
 

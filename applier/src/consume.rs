@@ -148,8 +148,7 @@ fn broken(what: impl Into<String>) -> Error {
 }
 
 fn gap(have: &Position, from: &Position) -> Error {
-    broken(format!("the log has a gap: changes after {have} up to {from} are missing"))
-        .remedy(drover_log::BEGIN_AGAIN)
+    broken(format!("the log has a gap: changes after {have} up to {from} are missing")).remedy(drover_log::BEGIN_AGAIN)
 }
 
 /// A record that was let in.

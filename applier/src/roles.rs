@@ -9,12 +9,14 @@ use async_trait::async_trait;
 use drover_connectors_api::{Destination, Loader, SchemaStep, Side};
 use drover_log::{Log, LogFactory};
 use drover_model::check::CheckItem;
+use drover_model::doubt::Replaced;
 use drover_model::error::codes;
 use drover_model::migration::{Migration, OnConflict, Stage};
+use drover_model::plan::Misfit;
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
 use drover_proto::order::{Description, Held, Order, Outcome, Owes, Progress, Step};
-use drover_runtime::CancellationToken;
 use drover_runtime::worker::{Handler, Job, News};
+use drover_runtime::{CancellationToken, task};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +29,9 @@ pub trait DestinationFactory: Send + Sync {
 
 /// Numbers about a load are told this often.
 const NEWS: Duration = Duration::from_millis(200);
+
+/// What policies changed is counted at the destination, and asked for this often.
+const COUNTS: Duration = Duration::from_secs(5);
 
 /// Loading sessions are closed when idle for so long.
 const IDLE: Duration = Duration::from_secs(10);
@@ -182,14 +187,35 @@ impl Applier {
         };
         let d = &job.description;
         let news = job.news.clone();
+        let destination = self.prepared(d).await?;
+        let replaced: Arc<Mutex<Vec<Replaced>>> = Arc::default();
+        // Ends with this order.
+        let _counts = d.plans.iter().any(changes_values).then(|| {
+            let (counts, destination, id) = (replaced.clone(), destination.clone(), d.id);
+            task::spawn("replaced values", async move {
+                loop {
+                    // Numbers for people: whatever stands in the way is the order's own matter.
+                    if let Ok(now) = destination.replaced(id).await {
+                        *counts.lock().unwrap_or_else(PoisonError::into_inner) = now;
+                    }
+                    tokio::time::sleep(COUNTS).await;
+                }
+            })
+        });
+        let tell = move |mut progress| {
+            if let Progress::Apply { replaced: to, .. } = &mut progress {
+                to.clone_from(&replaced.lock().unwrap_or_else(PoisonError::into_inner));
+            }
+            news.progress(progress);
+        };
         let task = apply::Task {
             description: d.clone(),
-            destination: self.prepared(d).await?,
+            destination,
             log: self.log(d).await?,
             start: start.clone(),
             windows: windows.clone(),
             options: apply::Options::default(),
-            tell: Arc::new(move |progress| news.progress(progress)),
+            tell: Arc::new(tell),
             lease: job.lease.epoch,
             creditor: Arc::new(Told { news: job.news.clone(), cancel: job.cancel.clone() }),
         };
@@ -269,6 +295,11 @@ impl Creditor for Told {
     async fn owes(&self, owes: Owes) -> bool {
         self.news.outcome(&Outcome::Owes { owes }, &self.cancel).await
     }
+}
+
+/// Whether a policy of a table may change values.
+fn changes_values(plan: &TablePlan) -> bool {
+    plan.columns.iter().any(|c| matches!(c.misfit, Misfit::Null | Misfit::Clamp))
 }
 
 fn plan_of(description: &Description, table: u32) -> Result<&TablePlan> {

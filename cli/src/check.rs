@@ -1,7 +1,8 @@
 //! `drover check`: connectivity and the precheck, from this process, changing nothing.
 
 use crate::exit::Exit;
-use crate::{factories, file};
+use crate::progress::Bars;
+use crate::{factories, file, scan};
 use drover_connectors_api::{Destination, Source};
 use drover_model::check::{self, CheckItem, Outcome};
 use drover_model::migration::Migration;
@@ -10,10 +11,13 @@ use drover_model::{Error, MigrationId, Result, TablePlan};
 use serde_json::json;
 use std::path::Path;
 
+/// Tables whose rows were not looked at, at most so many lines.
+const LINES: usize = 20;
+
 /// Checks, prints, and says how it came out.
-pub async fn run(path: &Path, as_json: bool) -> Result<Exit> {
+pub async fn run(path: &Path, rows: bool, as_json: bool, bars: Bars) -> Result<Exit> {
     let migration = file::read(path)?;
-    let items = items(&migration).await?;
+    let items = items(&migration, rows, &bars).await?;
     let passed = check::passed(&items);
     if as_json {
         println!("{}", json!({ "passed": passed, "items": items }));
@@ -24,7 +28,7 @@ pub async fn run(path: &Path, as_json: bool) -> Result<Exit> {
 }
 
 /// Opens both sides; a side that cannot be reached is an item, not an error.
-async fn items(migration: &Migration) -> Result<Vec<CheckItem>> {
+async fn items(migration: &Migration, rows: bool, bars: &Bars) -> Result<Vec<CheckItem>> {
     let id = MigrationId::nil();
     let (source, destination) =
         tokio::join!(factories::source(migration, id, 0), factories::destination(migration, id));
@@ -35,8 +39,10 @@ async fn items(migration: &Migration) -> Result<Vec<CheckItem>> {
         items.push(error.map_or_else(|| CheckItem::passed(item, side), |e| unreachable(item, side, e)));
     }
     if let (Ok(source), Ok(destination)) = (source, destination) {
-        let (found, _, _) = look(&*source, &*destination, migration).await?;
+        let (found, plans, catalog) = look(&*source, &*destination, migration).await?;
         items.extend(found);
+        let doubts = scan::doubts(&*source, &*destination, &plans, &catalog).await?;
+        items.extend(if rows { scan::scan(&*source, &doubts, bars).await? } else { scan::advice(&doubts) });
     }
     Ok(items)
 }
@@ -84,6 +90,15 @@ pub fn render(items: &[CheckItem]) -> String {
                 text.push_str(&format!("              {}\n", item.remedy));
             }
         }
+    }
+    let unseen: Vec<&CheckItem> = of(Outcome::Skipped).filter(|i| !i.remedy.is_empty()).collect();
+    for item in unseen.iter().take(LINES) {
+        text.push_str(&format!("skipped  {:4} {}: {}\n", item.item, item.object, item.cause));
+    }
+    if let Some(item) = unseen.first() {
+        let more = unseen.len().saturating_sub(LINES);
+        let more = if more > 0 { format!("and {more} more, which --json lists; ") } else { String::new() };
+        text.push_str(&format!("              {more}{}\n", item.remedy));
     }
     for (wanted, word) in [(Outcome::Skipped, "skipped"), (Outcome::Passed, "passed")] {
         let mut list: Vec<&str> = of(wanted).map(|i| i.item.as_str()).collect();

@@ -8,9 +8,11 @@ mod cutover;
 mod exit;
 mod factories;
 mod file;
+mod misfits;
 mod progress;
 mod reach;
 mod run;
+mod scan;
 mod state;
 mod validate;
 mod verbs;
@@ -60,6 +62,10 @@ enum Command {
     Check {
         /// The migration file.
         file: PathBuf,
+        /// Look at the rows, too: at the source, in each column of which the type alone does not say whether its values fit at the destination, and
+        /// in unique keys that the destination compares otherwise. Status 3 if a value does not fit and on_misfit does not say what becomes of it.
+        #[arg(long)]
+        scan: bool,
         /// One JSON document on standard output.
         #[arg(long)]
         json: bool,
@@ -78,6 +84,14 @@ enum Command {
         /// copied again.
         #[arg(long)]
         adopt: bool,
+    },
+    /// List the values that did not fit and that on_misfit changed: how many in which table and column, and one of each.
+    Misfits {
+        /// The migration file.
+        file: PathBuf,
+        /// One JSON document on standard output.
+        #[arg(long)]
+        json: bool,
     },
     /// Compare both sides row by row; correct while changes flow. Status 1 if they differ.
     Validate {
@@ -127,7 +141,10 @@ fn main() -> ExitCode {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,
     };
-    let bars = progress::Bars::new(matches!(cli.command, Command::Run { .. } | Command::Validate { .. }));
+    let bars = progress::Bars::new(matches!(
+        cli.command,
+        Command::Run { .. } | Command::Validate { .. } | Command::Check { scan: true, .. }
+    ));
     telemetry::init(format, "info", bars.writer());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -138,8 +155,9 @@ fn main() -> ExitCode {
     };
     let exit = runtime.block_on(async {
         match cli.command {
-            Command::Check { file, json } => check::run(&file, json).await,
+            Command::Check { file, scan, json } => check::run(&file, scan, json, bars).await,
             Command::Run { file, until, state, adopt } => run::run(&file, until, state, adopt, bars).await,
+            Command::Misfits { file, json } => misfits::run(&file, json).await,
             Command::Validate { file, table, json } => validate::run(&file, &table, json, bars).await,
             Command::Cutover(args) => cutover::run(args).await,
             Command::Cleanup { file, state } => cleanup::run(&file, state).await,

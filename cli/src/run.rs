@@ -4,7 +4,7 @@ use crate::exit::Exit;
 use crate::factories::{self, Factories};
 use crate::progress::{Bars, Display};
 use crate::state::StateDir;
-use crate::{Until, check, file};
+use crate::{Until, check, file, misfits};
 use drover_applier::Applier;
 use drover_coordinator::service::Coordinator;
 use drover_coordinator::view::SnapshotView;
@@ -49,6 +49,7 @@ pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, adop
     let ended = watch(&engine.coordinator, &migration, until, &mut display, &shutdown).await;
     display.end();
     engine.end().await;
+    misfits::tell(&migration).await;
     drop(signals);
     ended
 }

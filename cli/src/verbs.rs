@@ -2,9 +2,9 @@
 
 use crate::access::ToCoordinator;
 use crate::exit::Exit;
-use crate::file;
 use crate::reach::{self, Who};
 use crate::run;
+use crate::{file, misfits};
 use clap::{Args, Subcommand};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
@@ -112,7 +112,15 @@ pub async fn carry_out(coordinator: &ToCoordinator, state: Option<PathBuf>, verb
         Verb::List { json } => (reach::answer(coordinator.remote()?.client().list(v1::ListRequest {}).await)?, *json),
         Verb::Show { which, json } => {
             let r = reached(which).await?;
-            (r.who.show(&r.name).await?, *json)
+            let mut shown = r.who.show(&r.name).await?;
+            // With the file at hand the destination itself is asked, which knows it to the value; a coordinator knows what workers told.
+            if let Some(local) = r.local.as_ref().filter(|l| misfits::possible(&l.migration)) {
+                match misfits::counted(&local.migration).await {
+                    Ok(replaced) => shown["replaced"] = json!(replaced),
+                    Err(error) => tracing::warn!(%error, "cannot ask the destination which values did not fit"),
+                }
+            }
+            (shown, *json)
         }
         Verb::Log { which, json } => {
             let r = reached(which).await?;
@@ -203,6 +211,17 @@ fn detail(one: &Value) -> String {
             table["state"].as_str().unwrap_or_default(),
             table["rows"],
             table["estimated_rows"]
+        ));
+    }
+    for r in one["replaced"].as_array().into_iter().flatten() {
+        let word = |key: &str| r[key].as_str().unwrap_or_default();
+        text.push_str(&format!(
+            "  {}.{}: {} values did not fit, changed by on_misfit = \"{}\", the first of them {}\n",
+            word("table"),
+            word("column"),
+            r["count"],
+            word("policy"),
+            word("example")
         ));
     }
     for item in

@@ -13,6 +13,7 @@ use crate::lease::{Grant, Leases, Standing};
 use crate::machine::{Phase, State};
 use crate::turn::{Stored, Turn, Write};
 use crate::wants::{Budget, View, Want};
+use drover_model::doubt::Replaced;
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::{Error, Fault, MigrationId, Position, Retry};
@@ -66,6 +67,8 @@ pub struct Live {
     pub apply: Option<ApplyNews>,
     /// Rows that earlier holders of the apply order had applied.
     pub apply_rows_before: u64,
+    /// Values that policies changed.
+    pub replaced: Vec<Replaced>,
     /// When the cutover under way was asked for last, by the clock that never goes back.
     cutover_asked_ms: u64,
     /// How far a long order had come when it failed.
@@ -460,7 +463,12 @@ impl Desk {
                 let news = StreamNews { published, reaching, changes, bytes, commit_micros, log_bytes, at_ms };
                 entry.live.stream = Some(news);
             }
-            Progress::Apply { applied, rows, transactions, commit_micros, consistent, from, changed, .. } => {
+            Progress::Apply {
+                applied, rows, transactions, commit_micros, consistent, from, changed, replaced, ..
+            } => {
+                if !replaced.is_empty() {
+                    entry.live.replaced = replaced;
+                }
                 if entry.live.went_beyond(&OrderKey::Apply, &applied, &entry.state) {
                     events.extend(entry.state.on_progress(&OrderKey::Apply));
                 }

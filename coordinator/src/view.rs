@@ -191,6 +191,7 @@ pub fn show(id: MigrationId, entry: &Entry, now_ms: u64) -> Value {
         "error": v.error,
         "items": v.items,
         "tables": v.tables,
+        "replaced": entry.live.replaced,
         "cleaning": v.cleaning,
         "cutover": cutover(s),
         "snapshot": s.snapshot.as_ref().map(|n| json!({"number": n.number, "position": n.position.text, "holders": n.holders.len()})),

@@ -226,6 +226,7 @@ fn a_table_that_was_made_meanwhile_is_compared_as_well() {
         renamed: Vec::new(),
         anew: Vec::new(),
         clauses: Vec::new(),
+        filled: Vec::new(),
         apart: false,
         stopped: None,
     };

@@ -42,6 +42,7 @@ async fn worker(control: Arc<dyn Control>, name: &'static str, role: v1::Role, s
                     consistent: true,
                     from: Some(common::at(1)),
                     changed: Vec::new(),
+                    replaced: Vec::new(),
                 },
                 _ => return None,
             };

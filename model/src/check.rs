@@ -1,5 +1,6 @@
 //! Items of the precheck: each with result, cause and remedy.
 
+use crate::doubt::Found;
 use serde::{Deserialize, Serialize};
 
 /// How an item came out.
@@ -23,11 +24,21 @@ pub struct CheckItem {
     pub cause: String,
     #[serde(default)]
     pub remedy: String,
+    /// What a look at the rows found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Found>,
 }
 
 impl CheckItem {
     pub fn new(item: &str, result: Outcome, object: impl Into<String>) -> Self {
-        CheckItem { item: item.into(), result, object: object.into(), cause: String::new(), remedy: String::new() }
+        CheckItem {
+            item: item.into(),
+            result,
+            object: object.into(),
+            cause: String::new(),
+            remedy: String::new(),
+            found: None,
+        }
     }
     pub fn passed(item: &str, object: impl Into<String>) -> Self {
         Self::new(item, Outcome::Passed, object)

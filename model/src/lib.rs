@@ -7,6 +7,7 @@ pub mod check;
 pub mod chunk;
 pub mod ddl;
 pub mod digest;
+pub mod doubt;
 pub mod error;
 pub mod handover;
 pub mod migration;

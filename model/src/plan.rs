@@ -109,14 +109,23 @@ impl TablePlan {
     }
     /// The plan of what both sides hold alike: without columns whose values a policy may have changed (`null`, `clamp`), unless they are of the key.
     pub fn comparable(&self) -> TablePlan {
-        let stays = |i: usize| !matches!(self.columns[i].misfit, Misfit::Null | Misfit::Clamp) || self.is_key(i as u16);
-        let kept: Vec<usize> = (0..self.columns.len()).filter(|i| stays(*i)).collect();
+        let kept: Vec<usize> = (0..self.columns.len()).filter(|i| self.is_comparable(*i)).collect();
         let place = |k: &u16| kept.iter().position(|i| *i == usize::from(*k)).map(|i| i as u16);
         TablePlan {
             columns: kept.iter().map(|i| self.columns[*i].clone()).collect(),
             key: self.key.iter().filter_map(place).collect(),
             ..self.clone()
         }
+    }
+
+    /// The columns that [`TablePlan::comparable`] lacks, by their names at the source.
+    pub fn not_compared(&self) -> Vec<String> {
+        let lost = (0..self.columns.len()).filter(|i| !self.is_comparable(*i));
+        lost.map(|i| self.columns[i].source.clone()).collect()
+    }
+
+    fn is_comparable(&self, i: usize) -> bool {
+        !matches!(self.columns[i].misfit, Misfit::Null | Misfit::Clamp) || self.is_key(i as u16)
     }
 
     /// Whether the table is gone from the migration (dropped, or not followed any more): what is left is its number.

@@ -12,6 +12,7 @@
 use drover_model::check::CheckItem;
 use drover_model::chunk::{Bounds, Chunk};
 use drover_model::ddl::{Dated, SchemaChange, Schemas};
+use drover_model::doubt::Replaced;
 use drover_model::migration::Migration;
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
@@ -364,5 +365,8 @@ pub enum Progress {
         /// up to `applied`.
         #[serde(default)]
         changed: Vec<(u32, Position)>,
+        /// Values that policies changed, counted at the destination; in the copy, too.
+        #[serde(default)]
+        replaced: Vec<Replaced>,
     },
 }

@@ -64,6 +64,26 @@ async fn what_does_not_fit_is_refused_or_decided(pair: Pair) -> Result<()> {
     let wanted =
         ["app.odd d null 3", "app.odd dn clamp 3", "app.odd t clamp 4", "app.odd ts null 3", "app.odd x clamp 2"];
     ensure!(counted == wanted, "{counted:#?}");
+    // The same by drover's own verbs.
+    let file = drover.file.display().to_string();
+    let listed = drover.call(&["misfits", &file, "--json"]).await?.expect(0)?.json()?;
+    let shown = drover.call(&["migration", "show", &file, "--json"]).await?.expect(0)?.json()?;
+    ensure!(listed["replaced"] == shown["replaced"], "{listed:#} {:#}", shown["replaced"]);
+    let d = &listed["replaced"][0];
+    ensure!(d["table"] == "app.odd" && d["column"] == "d" && d["policy"] == "null" && d["count"] == 3, "{listed:#}");
+    // Row 2 by the copy and by the change that touched it, then row 3.
+    let of =
+        |i: usize| [&d["values"][i]["key"], &d["values"][i]["before"], &d["values"][i]["after"]].map(|v| v.as_str());
+    ensure!(of(0) == [Some("id=2"), Some("2020-00-00"), None], "{listed:#}");
+    ensure!(of(2) == [Some("id=3"), Some("2021-02-00"), None], "{listed:#}");
+    let t = &listed["replaced"][2]["values"][0];
+    ensure!(t["before"] == "-838:59:59.000" && t["after"] == "00:00:00", "{listed:#}");
+    let report = drover.call(&["validate", &file, "--json"]).await?.expect(0)?.json()?;
+    ensure!(report["tables"][0]["not_compared"] == serde_json::json!(["d", "dn", "t", "x", "ts"]), "{report:#}");
+    ensure!(
+        drover.call(&["validate", &file]).await?.expect(0)?.stdout.contains("not compared: d, dn, t, x, ts"),
+        "{report:#}"
+    );
     scene::validated(&drover).await
 }
 

@@ -188,6 +188,17 @@ async fn values_without_a_place(pair: Pair) -> Result<()> {
     let counted: Vec<String> = counted.into_iter().flatten().flatten().collect();
     let wanted = ["at|clamp|2|infinity", "d|null|1|0044-03-15 BC", "f|null|2|-Infinity"];
     ensure!(counted == wanted, "{counted:?}");
+    let file = drover.file.display().to_string();
+    let listed = drover.call(&["misfits", &file]).await?.expect(0)?.stdout;
+    for named in [
+        "id=7: infinity became 9999-12-31",
+        "id=8: -infinity became 0001-01-01",
+        "id=8: 0044-03-15 BC became null",
+        "id=9: NaN became null",
+    ] {
+        ensure!(listed.contains(named), "{named}: {listed}");
+    }
+    ensure!(listed.contains("public.odd.at: 2 values") && listed.contains("the first of them infinity"), "{listed}");
     scene::validated(&drover).await?;
     let log = drover.log();
     ensure!(log.contains("does not fit") && log.contains("infinity"), "replaced values are named: {log}");

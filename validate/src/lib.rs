@@ -109,6 +109,7 @@ pub async fn validate(
     progress: impl Fn(Progress) + Send + Sync,
 ) -> Result<Report> {
     let counters = Counters::default();
+    let lost: Vec<Vec<String>> = plans.iter().map(TablePlan::not_compared).collect();
     let plans: Vec<TablePlan> = plans.iter().map(TablePlan::comparable).collect();
     let workers = options.parallel.clamp(1, plans.len().max(1));
     let memory = options.memory / workers;
@@ -152,7 +153,11 @@ pub async fn validate(
     progress(now());
     let mut reports: Vec<(usize, TableReport)> = reports.into_iter().flatten().collect();
     reports.sort_by_key(|(index, _)| *index);
-    Ok(Report::new(reports.into_iter().map(|(_, report)| report).collect()))
+    let with_lost = |(index, report): (usize, TableReport)| TableReport {
+        not_compared: lost.get(index).cloned().unwrap_or_default(),
+        ..report
+    };
+    Ok(Report::new(reports.into_iter().map(with_lost).collect()))
 }
 
 /// The rows of a table on one side, summed up: equal sets of rows give equal sums on every kind and version of database.

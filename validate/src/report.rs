@@ -147,6 +147,8 @@ pub struct TableReport {
     pub truncated: bool,
     /// In the order of [`Key`]; where truncated, any of the differing ones.
     pub keys: Vec<KeyDifference>,
+    /// Columns of the source whose values a policy (`on_misfit`) may have changed: nothing is said about them.
+    pub not_compared: Vec<String>,
 }
 
 impl TableReport {
@@ -161,6 +163,7 @@ impl TableReport {
             unsettled: 0,
             truncated: false,
             keys: Vec::new(),
+            not_compared: Vec::new(),
         }
     }
     /// Counts a difference and lists its key, so often as `times` says. Without a `key` that could be shown it is counted only.
@@ -232,6 +235,10 @@ impl fmt::Display for Report {
             writeln!(f, "{:wide$}  {:>12} rows  {verdict}", name(table), table.rows)?;
             for KeyDifference { key, difference } in &table.keys {
                 writeln!(f, "    {:<9}  {key}", difference.as_str())?;
+            }
+            if !table.not_compared.is_empty() {
+                let columns = table.not_compared.join(", ");
+                writeln!(f, "    not compared: {columns} (on_misfit may have changed their values)")?;
             }
             if table.truncated {
                 writeln!(f, "    … only {} of these keys are listed", table.keys.len())?;

@@ -418,6 +418,7 @@ fn wider(columns: usize) -> SchemaChange {
         renamed: vec![],
         anew: vec![],
         clauses: vec![],
+        filled: vec![],
         apart: false,
         stopped: None,
     };

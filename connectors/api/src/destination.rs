@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::check::CheckItem;
 use drover_model::ddl::{SchemaChange, Schemas};
+use drover_model::doubt::{Replaced, TableDoubts};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::plan::RowFormat;
@@ -91,6 +92,12 @@ pub trait Destination: Send + Sync {
     /// The precheck of this side. Changes nothing that stays.
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>>;
 
+    /// What of these tables' values may have no place here, one for each plan. By default nothing is in doubt.
+    async fn doubts(&self, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<TableDoubts>> {
+        let _ = catalog;
+        Ok(vec![TableDoubts::default(); plans.len()])
+    }
+
     /// Creates drover's own tables if missing and the progress row of this migration. If the row exists with another
     /// migration id under the same name: STATE_LOST.
     async fn prepare(&self, migration: MigrationId, name: &str) -> Result<Progress>;
@@ -166,6 +173,12 @@ pub trait Destination: Send + Sync {
     async fn change_schema(&self, migration: MigrationId, epoch: u64, shift: &Shift<'_>) -> Result<Committed> {
         let _ = (migration, epoch);
         Err(unsupported(shift.change))
+    }
+
+    /// Values that policies (`on_misfit`) changed, by table and column, as they were counted with the rows. By default none are.
+    async fn replaced(&self, migration: MigrationId) -> Result<Vec<Replaced>> {
+        let _ = migration;
+        Ok(Vec::new())
     }
 
     /// A session for comparisons.

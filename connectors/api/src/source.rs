@@ -6,11 +6,13 @@ use bytes::Bytes;
 use drover_model::check::CheckItem;
 use drover_model::chunk::{Bounds, Chunk};
 use drover_model::ddl::{SchemaChange, Schemas};
+use drover_model::doubt::{Doubt, Scanned, TableDoubts};
+use drover_model::error::codes;
 use drover_model::migration::{Migration, SchemaPolicy};
-use drover_model::plan::SnapshotRef;
+use drover_model::plan::{PlanColumn, SnapshotRef};
 use drover_model::schema::Catalog;
 use drover_model::selection::Selection;
-use drover_model::{MigrationId, Position, Result, TablePlan};
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use std::sync::Arc;
 
 /// A source. All methods may be called from many tasks at once and open sessions of their own as they need.
@@ -22,6 +24,27 @@ pub trait Source: Send + Sync {
     /// The precheck of this side for the selected tables. Changes nothing that stays (a test slot is dropped again). An
     /// `Err` means that the check itself could not be done.
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>>;
+
+    /// Whether a column may hold values of this doubt. Pure.
+    fn may_hold(&self, column: &PlanColumn, doubt: &Doubt) -> bool {
+        let _ = (column, doubt);
+        true
+    }
+
+    /// Looks at all rows of a table (those that the plan's filter takes), now and in short transactions, for what is in doubt; the server does the
+    /// looking. `told` is called with the rows seen so far. Doubts that [`Source::may_hold`] denies are not found.
+    async fn scan(
+        &self,
+        plan: &TablePlan,
+        doubts: &TableDoubts,
+        told: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Scanned> {
+        let _ = (doubts, told);
+        let what = "this kind of source does not look at its rows before the start";
+        Err(Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, what)
+            .table(&plan.source)
+            .remedy("check without --scan"))
+    }
 
     /// Opens the change stream, or takes it over. Called by the one holder of the stream order.
     ///

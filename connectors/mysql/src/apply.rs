@@ -145,6 +145,11 @@ impl MyApply {
                     let sql = progress::count_misfits(&self.home, self.migration, plan, i, new, example);
                     packet.extend_from_slice(sql.as_bytes());
                     packet.push(b';');
+                    let values = column.encoder.changing().map(fit::Fit::take).unwrap_or_default();
+                    if let Some(sql) = progress::name_misfits(&self.home, self.migration, plan, i, &values) {
+                        packet.extend_from_slice(sql.as_bytes());
+                        packet.push(b';');
+                    }
                 }
             }
         }

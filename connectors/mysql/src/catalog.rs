@@ -39,7 +39,8 @@ pub const SYSTEM: [&str; 7] =
     ["mysql", "information_schema", "performance_schema", "sys", "ndbinfo", "drover", "__recycle_bin__"];
 
 /// Tables that drover keeps beside the data where it may not create a database.
-pub const HELPERS: [&str; 5] = ["drover_progress", "drover_chunk", "drover_table", "drover_intent", "drover_misfit"];
+pub const HELPERS: [&str; 6] =
+    ["drover_progress", "drover_chunk", "drover_table", "drover_intent", "drover_misfit", "drover_misfit_value"];
 
 /// `('mysql', 'information_schema', …)`, for NOT IN.
 pub(crate) fn system_list() -> String {

@@ -5,13 +5,14 @@ use crate::connect::{Dialer, Session};
 use crate::load::MyLoader;
 use crate::rows::MyRows;
 use crate::typemap::{self, Known};
-use crate::{check, intent, keys, progress, restart, schema, sql};
+use crate::{check, doubts, intent, keys, progress, restart, schema, sql};
 use async_trait::async_trait;
 use drover_connectors_api::{
     ApplySession, Committed, Destination, Existing, Keys, Loader, MappedTable, Progress, Rows, SchemaStep,
     SequenceValue, Shift,
 };
 use drover_model::check::CheckItem;
+use drover_model::doubt::{Replaced, TableDoubts};
 use drover_model::migration::Migration;
 use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::selection::TableChoice;
@@ -87,6 +88,10 @@ impl Destination for MyDestination {
         Ok(items)
     }
 
+    async fn doubts(&self, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<TableDoubts>> {
+        doubts::of(&mut self.session().await?, &self.known, plans, catalog).await
+    }
+
     async fn prepare(&self, migration: MigrationId, name: &str) -> Result<Progress> {
         progress::prepare(&self.dialer, migration, name).await
     }
@@ -151,6 +156,10 @@ impl Destination for MyDestination {
 
     async fn change_schema(&self, migration: MigrationId, epoch: u64, shift: &Shift<'_>) -> Result<Committed> {
         intent::change_schema(&self.dialer, &self.known, migration, epoch, shift).await
+    }
+
+    async fn replaced(&self, migration: MigrationId) -> Result<Vec<Replaced>> {
+        progress::replaced(&self.dialer, migration).await
     }
 
     async fn rows(&self) -> Result<Box<dyn Rows>> {

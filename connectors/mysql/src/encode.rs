@@ -148,6 +148,11 @@ impl Encoder {
         self.fit.as_ref().map_or((0, ""), Fit::replaced)
     }
 
+    /// The fit of a column whose values may become others.
+    pub fn changing(&self) -> Option<&Fit> {
+        self.fit.as_ref().filter(|f| f.changes())
+    }
+
     /// Whether LOAD DATA must read the field into a variable and convert it.
     pub fn converts(&self) -> bool {
         self.using.is_some()

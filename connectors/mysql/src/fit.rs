@@ -3,16 +3,14 @@
 //! logged with its row.
 
 use crate::types::{Kind, MyType};
+use drover_model::doubt::{Changed, Doubt, NAMED};
 use drover_model::error::codes;
 use drover_model::plan::{Misfit, PlanColumn};
 use drover_model::schema::DataType;
 use drover_model::{Error, Fault, Result, Retry};
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-
-/// How many replaced values of a column are logged one by one.
-const NAMED: u64 = 20;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What has to be seen to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +34,17 @@ enum Rule {
     Json,
 }
 
-/// Values that became others: how many, and one of them.
+/// Values that became others: how many, one of them, and those that are to be named. The last of these wait for the keys of their rows.
+#[derive(Debug, Default)]
+struct Log {
+    count: AtomicU64,
+    example: OnceLock<String>,
+    waiting: AtomicBool,
+    values: Mutex<Vec<Changed>>,
+}
+
 #[derive(Debug, Clone, Default)]
-struct Replaced(Arc<(AtomicU64, OnceLock<String>)>);
+struct Replaced(Arc<Log>);
 
 impl PartialEq for Replaced {
     fn eq(&self, _: &Replaced) -> bool {
@@ -96,6 +102,29 @@ impl Fit {
             column: column.destination.clone(),
             replaced: Replaced::default(),
         }
+    }
+
+    /// What of the values of a source's column has no place in it.
+    pub(crate) fn doubt(&self, kind: &DataType) -> Option<Doubt> {
+        Some(match &self.rule {
+            Rule::AsIs | Rule::Bool | Rule::Labels(_) => return None,
+            Rule::Moment(_) => Doubt::FarDate,
+            Rule::Decimal { precision, scale } => {
+                Doubt::Digits { precision: u32::from(*precision), scale: u32::from(*scale) }
+            }
+            Rule::Float { .. } => Doubt::NoNumber,
+            Rule::Chars(most) => match kind {
+                DataType::Text { max: Some(n), .. } | DataType::Bit { max: Some(n), .. } if n <= most => return None,
+                // Short by nature, and their columns are wide enough.
+                DataType::Uuid | DataType::Interval | DataType::Time { .. } | DataType::Enum { .. } => return None,
+                _ => Doubt::Chars(*most),
+            },
+            Rule::Bytes(most) => match kind {
+                DataType::Bytes { max: Some(n) } if u64::from(*n) <= *most => return None,
+                _ => Doubt::Bytes(*most),
+            },
+            Rule::Json => Doubt::LongNumberInJson,
+        })
     }
 
     /// The value for the column; `None`: null takes its place.
@@ -162,9 +191,15 @@ impl Fit {
                     )));
             }
         };
-        let count = self.replaced.0.0.fetch_add(1, Ordering::Relaxed) + 1;
-        self.replaced.0.1.get_or_init(|| shown.to_string());
-        if count <= NAMED {
+        let log = &*self.replaced.0;
+        let count = log.count.fetch_add(1, Ordering::Relaxed) + 1;
+        log.example.get_or_init(|| shown.to_string());
+        if count <= NAMED as u64 {
+            let after =
+                new.as_ref().map(|n: &Cow<'_, [u8]>| String::from_utf8_lossy(&n[..n.len().min(80)]).into_owned());
+            let changed = Changed { key: String::new(), before: shown.to_string(), after };
+            log.values.lock().unwrap_or_else(PoisonError::into_inner).push(changed);
+            log.waiting.store(true, Ordering::Relaxed);
             let column = &self.column;
             tracing::warn!(column, value = %shown, why = beyond.why, "a value does not fit and becomes {what}");
         }
@@ -173,7 +208,28 @@ impl Fit {
 
     /// How many values have become others so far, and one of them.
     pub fn replaced(&self) -> (u64, &str) {
-        (self.replaced.0.0.load(Ordering::Relaxed), self.replaced.0.1.get().map_or("", String::as_str))
+        (self.replaced.0.count.load(Ordering::Relaxed), self.replaced.0.example.get().map_or("", String::as_str))
+    }
+
+    /// Whether values may become others at all.
+    pub fn changes(&self) -> bool {
+        self.rule != Rule::AsIs && matches!(self.policy, Misfit::Null | Misfit::Clamp)
+    }
+
+    /// Gives the values that were replaced since the last call the key of their row.
+    #[inline]
+    pub fn name(&self, key: impl Fn() -> String) {
+        let log = &*self.replaced.0;
+        if log.waiting.swap(false, Ordering::Relaxed) {
+            let mut values = log.values.lock().unwrap_or_else(PoisonError::into_inner);
+            let unnamed = values.iter().rposition(|v| !v.key.is_empty()).map_or(0, |i| i + 1);
+            values[unnamed..].iter_mut().for_each(|v| v.key = key());
+        }
+    }
+
+    /// Takes the values that are to be named.
+    pub fn take(&self) -> Vec<Changed> {
+        std::mem::take(&mut *self.replaced.0.values.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

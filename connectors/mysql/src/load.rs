@@ -10,6 +10,7 @@
 
 use crate::connect::{Dialer, Session};
 use crate::errors::{classify, number};
+use crate::fit::Fit;
 use crate::progress::{self, Home};
 use crate::restart::{first_generation, loading};
 use crate::sessions::{self, Purpose};
@@ -234,6 +235,7 @@ pub(crate) fn put_line(out: &mut Vec<u8>, shape: &Shape, rows: &mut &[u8]) -> Re
         column.encoder.put_field(out, cell).map_err(|e| shape.of_row(e, row))?;
     }
     out.push(b'\n');
+    shape.written(row);
     Ok(())
 }
 
@@ -246,6 +248,7 @@ pub(crate) fn put_values(out: &mut Vec<u8>, shape: &Shape, rows: &mut &[u8]) -> 
         column.encoder.put_value(out, cell).map_err(|e| shape.of_row(e, row))?;
     }
     out.push(b')');
+    shape.written(row);
     Ok(())
 }
 
@@ -471,6 +474,8 @@ impl Loader for MyLoader {
         for (i, column) in shape.columns.iter().enumerate() {
             if let (count @ 1.., example) = column.encoder.replaced() {
                 statements.push(progress::count_misfits(&home, migration, &plan, i, count, example));
+                let values = column.encoder.changing().map(Fit::take).unwrap_or_default();
+                statements.extend(progress::name_misfits(&home, migration, &plan, i, &values));
             }
         }
         for sql in statements {

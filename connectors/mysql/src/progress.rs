@@ -8,6 +8,7 @@ use crate::errors::{classify, number};
 use crate::sessions::{self, Purpose};
 use crate::sql;
 use drover_connectors_api::Progress;
+use drover_model::doubt::{Changed, Replaced};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
@@ -17,7 +18,7 @@ const OWN: &str = "drover";
 
 /// Each table and its columns. `place` is the position without what rides along: what is compared. `session` is the number of the session
 /// that wrote a row, for ending it. Marks and generations stay to the end of the migration.
-const TABLES: [(&str, &str); 5] = [
+const TABLES: [(&str, &str); 6] = [
     (
         "drover_progress",
         "migration CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY, \
@@ -53,7 +54,45 @@ const TABLES: [(&str, &str); 5] = [
          policy VARCHAR(16) CHARACTER SET ascii NOT NULL, occurrences BIGINT UNSIGNED NOT NULL, example TEXT CHARACTER SET utf8mb4 NOT NULL, \
          PRIMARY KEY (migration, table_id, column_name)",
     ),
+    (
+        "drover_misfit_value",
+        "migration CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, table_id INT UNSIGNED NOT NULL, \
+         column_name VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL, named MEDIUMTEXT CHARACTER SET utf8mb4 NOT NULL, \
+         PRIMARY KEY (migration, table_id, column_name)",
+    ),
 ];
+
+/// Bytes of the values that are named of a column, about.
+const NAMED_BYTES: usize = 16 << 10;
+
+/// A text whatever is in it.
+fn utf8(text: &str) -> String {
+    let mut out = b"CONVERT(".to_vec();
+    sql::put_hex(&mut out, text.as_bytes());
+    out.extend_from_slice(b" USING utf8mb4)");
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The statement that keeps the first few values of a column which its policy changed; `None`: there are none.
+pub(crate) fn name_misfits(
+    home: &Home,
+    migration: MigrationId,
+    plan: &TablePlan,
+    column: usize,
+    values: &[Changed],
+) -> Option<String> {
+    let of = plan.columns.get(column).filter(|_| !values.is_empty())?;
+    let lines = Changed::lines(values);
+    Some(format!(
+        "INSERT INTO {} (migration, table_id, column_name, named) VALUES ('{migration}', {}, {}, {}) \
+         ON DUPLICATE KEY UPDATE named = IF(LENGTH(named) < {NAMED_BYTES}, CONCAT(named, {}), named)",
+        home.table("drover_misfit_value"),
+        plan.id,
+        utf8(&of.source),
+        utf8(&lines),
+        utf8(&format!("\n{lines}"))
+    ))
+}
 
 /// The statement that counts values of a column (by its place in the plan) which its policy changed, for the transaction that writes them.
 pub(crate) fn count_misfits(
@@ -64,23 +103,46 @@ pub(crate) fn count_misfits(
     count: u64,
     example: &str,
 ) -> String {
-    let text = |text: &str| {
-        let mut out = b"CONVERT(".to_vec();
-        sql::put_hex(&mut out, text.as_bytes());
-        out.extend_from_slice(b" USING utf8mb4)");
-        String::from_utf8_lossy(&out).into_owned()
-    };
     let Some(of) = plan.columns.get(column) else { return "DO 0".to_owned() };
     format!(
         "INSERT INTO {} (migration, table_id, column_name, table_name, policy, occurrences, example) \
          VALUES ('{migration}', {}, {}, {}, '{}', {count}, {}) ON DUPLICATE KEY UPDATE occurrences = occurrences + {count}",
         home.table("drover_misfit"),
         plan.id,
-        text(&of.source),
-        text(&plan.source.to_string()),
+        utf8(&of.source),
+        utf8(&plan.source.to_string()),
         format!("{:?}", of.misfit).to_lowercase(),
-        text(example)
+        utf8(example)
     )
+}
+
+/// What [`count_misfits`] has counted.
+pub(crate) async fn replaced(dialer: &Dialer, migration: MigrationId) -> Result<Vec<Replaced>> {
+    let what = "cannot read which values did not fit";
+    let mut session = dialer.session("progress").await?;
+    let Some(home) = find(&mut session, dialer, &format!("migration = '{migration}'")).await? else {
+        return Ok(Vec::new());
+    };
+    let there = format!(
+        "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME IN ('drover_misfit', 'drover_misfit_value')",
+        sql::text(&home.database)
+    );
+    // An earlier version did not have the tables; the next order makes them.
+    if session.first::<u64>(there, what).await? != Some(2) {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT table_name, column_name, policy, occurrences, example, named FROM {} LEFT JOIN {} USING (migration, table_id, column_name) \
+         WHERE migration = '{migration}' ORDER BY table_name, column_name",
+        home.table("drover_misfit"),
+        home.table("drover_misfit_value")
+    );
+    let rows: Vec<(String, String, String, u64, String, Option<String>)> = session.all(sql, what).await?;
+    let of = |(table, column, policy, count, example, named): (_, _, _, _, _, Option<String>)| {
+        let values = named.as_deref().map(Changed::of_lines).unwrap_or_default();
+        Replaced { table, column, policy, count, example, values }
+    };
+    Ok(rows.into_iter().map(of).collect())
 }
 
 /// The comparable part of a position as bytes.

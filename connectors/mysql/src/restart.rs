@@ -27,12 +27,11 @@ pub async fn restart_table(dialer: &Dialer, migration: MigrationId, plan: &Table
     }
     let emptied = empty(&mut session, plan).await;
     emptied.map_err(|e| e.table(&plan.destination))?;
-    let counts = format!(
-        "DELETE FROM {} WHERE migration = '{migration}' AND table_id = {}",
-        home.table("drover_misfit"),
-        plan.id
-    );
-    session.run(counts, "cannot forget what did not fit").await?;
+    for table in ["drover_misfit", "drover_misfit_value"] {
+        let counts =
+            format!("DELETE FROM {} WHERE migration = '{migration}' AND table_id = {}", home.table(table), plan.id);
+        session.run(counts, "cannot forget what did not fit").await?;
+    }
     let done = format!(
         "UPDATE {} SET session = NULL WHERE migration = '{migration}' AND table_id = {} AND session = {ours}",
         home.table("drover_table"),

@@ -41,6 +41,8 @@ pub(crate) struct Shape {
     pub key: Vec<usize>,
     /// The unique index (quoted name) over just the key's columns.
     pub index: Option<String>,
+    /// Columns whose values may become others.
+    pub changing: Vec<usize>,
     /// Statements on this table warn about deprecated character sets, whatever they do.
     pub noisy: bool,
 }
@@ -83,7 +85,8 @@ pub(crate) async fn load(session: &mut Session, plan: &TablePlan) -> Result<Shap
     let index = key_index(session, plan).await?;
     let old = |c: &Column| matches!(c.charset.as_deref(), Some("utf8" | "utf8mb3" | "ucs2"));
     let noisy = session.version.mysql(80_000) && columns.iter().any(old);
-    Ok(Shape { name: name.clone(), table: sql::qualified(name), columns, key, index, noisy })
+    let changing = (0..columns.len()).filter(|i| columns[*i].encoder.changing().is_some()).collect();
+    Ok(Shape { name: name.clone(), table: sql::qualified(name), columns, key, index, changing, noisy })
 }
 
 /// The names of columns are compared without case in this family.
@@ -203,12 +206,26 @@ impl Shape {
         if error.key.is_some() || self.key.is_empty() {
             return error;
         }
+        error.key(self.key_of(row))
+    }
+
+    fn key_of(&self, row: &[u8]) -> String {
         let all: Vec<Cell<'_>> = drover_model::row::cells(row).collect();
         let parts = self.key.iter().map(|&k| {
             let name = self.columns[k].name.trim_matches('`');
             format!("{name}={}", show(all.get(k).copied().unwrap_or(Cell::Null)))
         });
-        error.key(parts.collect::<Vec<_>>().join(", "))
+        parts.collect::<Vec<_>>().join(", ")
+    }
+
+    /// A row of the plan has been written: values of it that became others get its key.
+    #[inline]
+    pub fn written(&self, row: &[u8]) {
+        for &i in &self.changing {
+            if let Some(fit) = self.columns[i].encoder.changing() {
+                fit.name(|| self.key_of(row));
+            }
+        }
     }
 }
 

@@ -11,9 +11,10 @@ use crate::{catalog, changes, check};
 use async_trait::async_trait;
 use drover_connectors_api::{ChunkReader, Hold, Opened, Rows, Source, StreamSpec};
 use drover_model::check::CheckItem;
+use drover_model::doubt::{Doubt, Scanned, TableDoubts};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
-use drover_model::plan::SnapshotRef;
+use drover_model::plan::{PlanColumn, SnapshotRef};
 use drover_model::schema::Catalog;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
@@ -51,6 +52,19 @@ impl Source for MySource {
 
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
         check::source(&mut self.session().await?, migration, plans, catalog).await
+    }
+
+    fn may_hold(&self, column: &PlanColumn, doubt: &Doubt) -> bool {
+        crate::scan::may_hold(column, doubt)
+    }
+
+    async fn scan(
+        &self,
+        plan: &TablePlan,
+        doubts: &TableDoubts,
+        told: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Scanned> {
+        crate::scan::scan(&mut self.dialer.session("scan").await?, plan, doubts, told).await
     }
 
     async fn open_stream(&self, spec: StreamSpec) -> Result<Opened> {

@@ -13,6 +13,7 @@ use drover_connectors_api::{
     SequenceValue, Shift,
 };
 use drover_model::check::CheckItem;
+use drover_model::doubt::{Replaced, TableDoubts};
 use drover_model::migration::Migration;
 use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::selection::TableChoice;
@@ -63,6 +64,10 @@ impl Destination for PgDestination {
 
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
         crate::check::destination(&*self.session().await?, migration, plans, catalog).await
+    }
+
+    async fn doubts(&self, plans: &[TablePlan], _catalog: &Catalog) -> Result<Vec<TableDoubts>> {
+        Ok(plans.iter().map(crate::doubts::of).collect())
     }
 
     async fn prepare(&self, migration: MigrationId, name: &str) -> Result<Progress> {
@@ -128,6 +133,10 @@ impl Destination for PgDestination {
 
     async fn change_schema(&self, migration: MigrationId, epoch: u64, shift: &Shift<'_>) -> Result<Committed> {
         shift::change_schema(&self.dialer, migration, epoch, shift).await
+    }
+
+    async fn replaced(&self, migration: MigrationId) -> Result<Vec<Replaced>> {
+        progress::replaced(&self.dialer, migration).await
     }
 
     async fn rows(&self) -> Result<Box<dyn Rows>> {

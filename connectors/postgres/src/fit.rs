@@ -8,6 +8,7 @@ mod civil;
 
 use crate::apply::params::Grid;
 use drover_connectors_api::Step;
+use drover_model::doubt::{Changed, Doubt, NAMED};
 use drover_model::error::codes;
 use drover_model::plan::{Misfit, PlanColumn, RowFormat};
 use drover_model::row::{Cell, put_cell, put_varint, take_cell};
@@ -38,8 +39,16 @@ pub(crate) struct Fit {
     rules: Vec<(Rule, Misfit)>,
 }
 
-/// Values that a policy changed, by table and column: how many, and one of them.
-pub(crate) type Misfits = BTreeMap<(u32, u16), (u64, String)>;
+/// Values that a policy changed, by table and column.
+pub(crate) type Misfits = BTreeMap<(u32, u16), Noted>;
+
+/// Of one column: how many, one of them, and the first few with their rows.
+#[derive(Debug, Default)]
+pub(crate) struct Noted {
+    pub count: u64,
+    pub example: String,
+    pub values: Vec<Changed>,
+}
 
 fn rule(column: &PlanColumn) -> Rule {
     if column.misfit == Misfit::Text && !matches!(column.data_type, DataType::Bytes { .. }) {
@@ -54,6 +63,19 @@ fn rule(column: &PlanColumn) -> Rule {
         DataType::Time { .. } => Rule::Time,
         DataType::Timestamp { .. } => Rule::Timestamp,
         _ => Rule::Same,
+    }
+}
+
+/// What of a column's values has no place here.
+pub(crate) fn doubt(column: &PlanColumn) -> Option<Doubt> {
+    match rule(column) {
+        // A column that was made a text for its values' sake holds them all; labels are what they are.
+        _ if column.misfit == Misfit::Text || matches!(column.data_type, DataType::Enum { .. }) => None,
+        Rule::Same | Rule::Bytes => None,
+        Rule::Text => Some(Doubt::NoText),
+        Rule::Json => Some(Doubt::ZeroInJson),
+        Rule::Date | Rule::Timestamp => Some(Doubt::NoDate),
+        Rule::Time => Some(Doubt::NoTimeOfDay),
     }
 }
 
@@ -138,10 +160,15 @@ impl Fit {
             // A text of this column's type holds what the type does not; what no text holds is left out of it.
             Misfit::Clamp | Misfit::Text => put_cell(out, Cell::Value(&nearest)),
         }
-        let count = misfits.entry((self.plan.id, column as u16)).or_default();
-        count.0 += 1;
-        if count.1.is_empty() {
-            count.1 = shown(value);
+        let noted = misfits.entry((self.plan.id, column as u16)).or_default();
+        noted.count += 1;
+        if noted.example.is_empty() {
+            noted.example = shown(value);
+        }
+        if noted.values.len() < NAMED {
+            let key = row.map(|row| self.key_of(row, cut)).unwrap_or_default();
+            let after = (policy != Misfit::Null).then(|| cut(&nearest));
+            noted.values.push(Changed { key, before: cut(value), after });
         }
         Ok(())
     }
@@ -155,19 +182,21 @@ impl Fit {
         let remedy = format!(
             "correct the value at the source, or decide what becomes of such values: columns = {{ on_misfit = {{ {name} = \"null\" }} }} (or \"clamp\", \"text\")"
         );
-        let key: Option<Vec<String>> = row.map(|row| {
-            let cells: Vec<Cell<'_>> = drover_model::row::cells(row).take(self.rules.len()).collect();
-            let of = |k: &u16| {
-                let value = cells.get(usize::from(*k)).and_then(|c| c.value()).map_or("null".into(), shown);
-                format!("{}={value}", self.plan.columns[usize::from(*k)].source)
-            };
-            self.plan.key.iter().map(of).collect()
-        });
-        match key.filter(|k| !k.is_empty()) {
-            Some(key) => error.key(key.join(", ")),
+        match row.map(|row| self.key_of(row, shown)).filter(|k| !k.is_empty()) {
+            Some(key) => error.key(key),
             None => error,
         }
         .remedy(remedy)
+    }
+
+    /// The key of a row, for people; empty where it has none.
+    fn key_of(&self, row: &[u8], shown: fn(&[u8]) -> String) -> String {
+        let cells: Vec<Cell<'_>> = drover_model::row::cells(row).take(self.rules.len()).collect();
+        let of = |k: &u16| {
+            let value = cells.get(usize::from(*k)).and_then(|c| c.value()).map_or("null".into(), shown);
+            format!("{}={value}", self.plan.columns[usize::from(*k)].source)
+        };
+        self.plan.key.iter().map(of).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -175,14 +204,19 @@ fn take<'a>(rows: &mut &'a [u8]) -> Result<Cell<'a>> {
     take_cell(rows).ok_or_else(|| Error::internal("a row to write is damaged"))
 }
 
-/// A value for people.
-fn shown(value: &[u8]) -> String {
+/// A value, cut where it is long.
+fn cut(value: &[u8]) -> String {
     let text = String::from_utf8_lossy(value);
     let mut short: String = text.chars().take(60).collect();
     if short.len() < text.len() {
         short.push('…');
     }
-    format!("{short:?}")
+    short
+}
+
+/// A value for people.
+fn shown(value: &[u8]) -> String {
+    format!("{:?}", cut(value))
 }
 
 /// `\x` and two digits for each byte.

@@ -4,15 +4,17 @@
 
 use crate::connect::{Dialer, Session};
 use crate::errors::{classify, is};
-use crate::fit::Misfits;
+use crate::fit::{Misfits, Noted};
 use crate::{apply, sql};
 use drover_connectors_api::Progress;
+use drover_model::doubt::{Changed, Replaced};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use drover_runtime::retry::Backoff;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 /// How long sessions that are being ended may take to go.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
@@ -31,9 +33,14 @@ const TABLES: &str = "\
         primary key (migration, table_id, generation, chunk)); \
     create table if not exists drover.drover_misfit (migration uuid not null, table_id bigint not null, column_name text not null, \
         table_name text not null, policy text not null, occurrences bigint not null, example text not null, \
-        primary key (migration, table_id, column_name))";
+        primary key (migration, table_id, column_name)); \
+    create table if not exists drover.drover_misfit_value (migration uuid not null, table_id bigint not null, column_name text not null, \
+        named text not null, primary key (migration, table_id, column_name))";
 
-const OURS: [&str; 4] = ["drover_progress", "drover_table", "drover_chunk", "drover_misfit"];
+const OURS: [&str; 5] = ["drover_progress", "drover_table", "drover_chunk", "drover_misfit", "drover_misfit_value"];
+
+/// Bytes of the values that are named of a column, about.
+const NAMED_BYTES: i32 = 16 << 10;
 
 /// Counts values that a column's policy changed, in the transaction that writes them.
 pub(crate) async fn note_misfits(
@@ -43,9 +50,9 @@ pub(crate) async fn note_misfits(
     misfits: &Misfits,
     fault: Fault,
 ) -> Result<()> {
-    let (mut ids, mut columns, mut tables, mut policies, mut counts, mut examples) =
-        (vec![], vec![], vec![], vec![], vec![], vec![]);
-    for ((table, column), (count, example)) in misfits {
+    let (mut ids, mut columns, mut tables, mut policies, mut counts, mut examples, mut named) =
+        (vec![], vec![], vec![], vec![], vec![], vec![], vec![]);
+    for ((table, column), Noted { count, example, values }) in misfits {
         let Some((plan, column)) = plans.get(table).and_then(|p| p.columns.get(usize::from(*column)).map(|c| (p, c)))
         else {
             continue;
@@ -56,15 +63,51 @@ pub(crate) async fn note_misfits(
         policies.push(format!("{:?}", column.misfit).to_lowercase());
         counts.push(i64::try_from(*count).unwrap_or(i64::MAX));
         examples.push(example.replace('\0', ""));
+        named.push(Changed::lines(values));
     }
     let sql = "insert into drover.drover_misfit as m (migration, table_id, column_name, table_name, policy, occurrences, example) \
         select $1, * from unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[]) \
         on conflict (migration, table_id, column_name) do update set occurrences = m.occurrences + excluded.occurrences";
-    session
-        .execute(sql, &[&migration, &ids, &columns, &tables, &policies, &counts, &examples])
-        .await
-        .map(drop)
-        .map_err(|e| classify(&e, fault, "cannot count values that did not fit"))
+    let failed = |e: tokio_postgres::Error| classify(&e, fault, "cannot count values that did not fit");
+    let counted: &[&(dyn ToSql + Sync)] = &[&migration, &ids, &columns, &tables, &policies, &counts, &examples];
+    session.execute(sql, counted).await.map_err(failed)?;
+    let sql = "insert into drover.drover_misfit_value as v (migration, table_id, column_name, named) \
+        select $1, * from unnest($2::bigint[], $3::text[], $4::text[]) \
+        on conflict (migration, table_id, column_name) do update set named = v.named || E'\\n' || excluded.named \
+        where octet_length(v.named) < $5";
+    session.execute(sql, &[&migration, &ids, &columns, &named, &NAMED_BYTES]).await.map(drop).map_err(failed)
+}
+
+/// What [`note_misfits`] has counted.
+pub(crate) async fn replaced(dialer: &Dialer, migration: MigrationId) -> Result<Vec<Replaced>> {
+    let session = dialer.session("progress").await?;
+    let failed = |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot read which values did not fit");
+    // An earlier version did not have the table.
+    let there =
+        session.query_one("select to_regclass('drover.drover_misfit') is not null", &[]).await.map_err(failed)?;
+    if !there.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    let named = session.query_one("select to_regclass('drover.drover_misfit_value') is not null", &[]).await;
+    let named = if named.map_err(failed)?.get(0) {
+        "left join drover.drover_misfit_value v using (migration, table_id, column_name)"
+    } else {
+        "cross join (select null::text as named) v"
+    };
+    let sql = format!(
+        "select table_name, column_name, policy, occurrences, example, v.named from drover.drover_misfit {named} \
+         where migration = $1 order by table_name, column_name"
+    );
+    let rows = session.query(&sql, &[&migration]).await.map_err(failed)?;
+    let of = |r: &tokio_postgres::Row| Replaced {
+        table: r.get(0),
+        column: r.get(1),
+        policy: r.get(2),
+        count: r.get::<_, i64>(3) as u64,
+        example: r.get(4),
+        values: r.get::<_, Option<&str>>(5).map(Changed::of_lines).unwrap_or_default(),
+    };
+    Ok(rows.iter().map(of).collect())
 }
 
 /// The comparable part of a position as bytes.
@@ -362,13 +405,10 @@ pub async fn restart_table(dialer: &Dialer, migration: MigrationId, plan: &Table
             Err(e) => return Err(failed(e)),
         }
     }
-    session
-        .execute(
-            "delete from drover.drover_misfit where migration = $1 and table_id = $2",
-            &[&migration, &i64::from(plan.id)],
-        )
-        .await
-        .map_err(failed)?;
+    for table in ["drover_misfit", "drover_misfit_value"] {
+        let sql = format!("delete from drover.{table} where migration = $1 and table_id = $2");
+        session.execute(&sql, &[&migration, &i64::from(plan.id)]).await.map_err(failed)?;
+    }
     let table = sql::table(&plan.destination);
     let row = session
         .query_one(

@@ -181,7 +181,7 @@ fn key_columns(plan: &TablePlan) -> impl Iterator<Item = &str> {
 }
 
 /// `only` keeps tables that merely inherit out; a partitioned table has no rows of its own.
-fn from_clause(plan: &TablePlan) -> String {
+pub(crate) fn from_clause(plan: &TablePlan) -> String {
     let name = qualified(&plan.source.schema, &plan.source.name);
     if plan.physical.starts_with("partitioned") { name } else { format!("only {name}") }
 }

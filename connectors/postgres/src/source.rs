@@ -13,9 +13,10 @@ use crate::snapshot::{Holder, Reader, server_version};
 use async_trait::async_trait;
 use drover_connectors_api::{ChunkReader, Hold, Opened, Rows, Source, StreamSpec};
 use drover_model::check::CheckItem;
+use drover_model::doubt::{Doubt, Scanned, TableDoubts};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
-use drover_model::plan::SnapshotRef;
+use drover_model::plan::{PlanColumn, SnapshotRef};
 use drover_model::schema::Catalog;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -163,6 +164,20 @@ impl Source for PgSource {
 
     async fn check(&self, migration: &Migration, plans: &[TablePlan], catalog: &Catalog) -> Result<Vec<CheckItem>> {
         crate::check::source(&*self.session().await?, migration, plans, catalog).await
+    }
+
+    fn may_hold(&self, column: &PlanColumn, doubt: &Doubt) -> bool {
+        crate::scan::may_hold(column, doubt)
+    }
+
+    async fn scan(
+        &self,
+        plan: &TablePlan,
+        doubts: &TableDoubts,
+        told: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Scanned> {
+        let session = self.dialer.session("scan").await?;
+        crate::scan::scan(&session, self.version, self.dialer.fault(), plan, doubts, told).await
     }
 
     async fn open_stream(&self, spec: StreamSpec) -> Result<Opened> {

@@ -121,6 +121,7 @@ impl Sim {
                     consistent: windows.iter().all(|w| w.low == w.high) || self.fetched.contains(&lease.epoch),
                     from: Some(crate::common::at(0)),
                     changed: Vec::new(),
+                    replaced: Vec::new(),
                 },
                 Order::Stream { .. } => Progress::Stream {
                     migration,

@@ -45,6 +45,9 @@ impl<'a, 'f> Given<'a, 'f> {
                     out.extend_from_slice(format!(" AS c{column}").as_bytes());
                 }
             }
+            if self.fields.iter().all(|(cell, column)| cell == column) {
+                self.shape.written(bytes);
+            }
         }
         out.extend_from_slice(b") AS m");
         Ok(())
@@ -151,6 +154,7 @@ fn put_set(out: &mut Vec<u8>, shape: &Shape, bytes: &[u8], set: &[usize]) -> Res
         put(out, " = ");
         shape.columns[c].encoder.put_value(out, at(&row, c)?).map_err(|e| shape.of_row(e, bytes))?;
     }
+    shape.written(bytes);
     Ok(())
 }
 
