@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use drover_tests::deployment::PATIENCE;
-use drover_tests::{Deployment, Form, Pair, Server, compare, scene};
+use drover_tests::deployment::Plan;
+use drover_tests::{Deployment, Engine, Form, Pair, Release, Server, compare, scene};
 
 const SIGABRT: i32 = 6;
 const SOON: Duration = Duration::from_secs(60);
@@ -74,17 +75,14 @@ impl Bench {
     }
 
     async fn number(&self, sql: &str) -> Result<i64> {
-        self.destination.connect(self.database).await?.number(sql).await
+        self.destination.connect(scene::there(&self.source, &self.destination)).await?.number(sql).await
     }
 
     async fn equal(&mut self) -> Result<()> {
         if let Err(error) = self.drover.wait_caught_up().await {
             return Err(error.context(self.drover.log()));
         }
-        let mut from = self.source.connect(self.database).await?;
-        let mut to = self.destination.connect(self.database).await?;
-        compare::expect_equal(&mut from, &mut to).await.with_context(|| self.drover.tails(60))?;
-        Ok(())
+        scene::equal(&self.source, &self.destination, &mut self.drover).await
     }
 
     async fn same_structure(&self) -> Result<()> {
@@ -207,5 +205,138 @@ async fn policies_hold() -> Result<()> {
     let log = bench.drover.log();
     ensure!(status.code() == Some(1) && log.contains("DR0009") && log.contains("ADD c int"), "{status}\n{log}");
     ensure!(bench.number("SELECT count(*) FROM pg_class WHERE relname = 'i'").await? == 1, "the index came before");
+    Ok(())
+}
+
+/// An account that may not create event triggers: a changed table stops the migration, or by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_event_triggers_a_changed_table_stops() -> Result<()> {
+    for (policy, code) in [("replicate", Some(1)), ("stop_table", None)] {
+        let (source, destination) = scene::servers(Pair::POSTGRES).await?;
+        let database = Pair::POSTGRES.source.database();
+        source.exec(database, TABLES).await?;
+        let role = "CREATE ROLE plain LOGIN REPLICATION; GRANT CREATE ON DATABASE drover TO plain; ALTER TABLE t OWNER TO plain; \
+            ALTER TABLE u OWNER TO plain; ALTER TABLE other OWNER TO plain";
+        source.exec(database, role).await?;
+        let more = format!("[schema_changes]\npolicy = \"{policy}\"\n");
+        let mut plan = Plan::between(&source, &destination, "", &more);
+        plan.source.1 = plan.source.1.replace("drover@", "plain@");
+        let drover = Deployment::with(Form::InProcess, plan).await?;
+        let mut bench = Bench { source, destination, drover, database };
+        bench.drover.start().await?;
+        bench.drover.wait_consistent().await?;
+        bench
+            .exec("ALTER TABLE t ADD c int; INSERT INTO t (id, c) VALUES (30, 1); INSERT INTO other VALUES (2, 'b')")
+            .await?;
+        match code {
+            Some(code) => {
+                let status = bench.drover.main()?.wait_exit(SOON).await?;
+                let log = bench.drover.log();
+                ensure!(
+                    status.code() == Some(code) && log.contains("DR0009") && log.contains("event triggers"),
+                    "{status}\n{log}"
+                );
+            }
+            None => {
+                bench.drover.wait_caught_up().await?;
+                ensure!(bench.number("SELECT count(*) FROM other").await? == 2, "the other table goes on");
+                ensure!(bench.number("SELECT count(*) FROM t").await? == 3, "the table stopped");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A sequence of schema changes as they fall, with rows between them, in transactions of several statements.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_they_fall() -> Result<()> {
+    let mut bench = Bench::running(Form::InProcess, TABLES, "").await?;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    // Columns besides the key, and whether each is a number.
+    let mut columns: Vec<(String, bool)> = vec![("v".into(), false), ("n".into(), true)];
+    for step in 0..60 {
+        let mut sql = String::from("BEGIN;");
+        for part in 0..=next(3) {
+            let at = next(columns.len());
+            let name = columns[at].0.clone();
+            let fresh = format!("c{step}_{part}");
+            match next(6) {
+                0 => {
+                    sql.push_str(&format!("ALTER TABLE t ADD {fresh} int DEFAULT {step};"));
+                    columns.push((fresh, true));
+                }
+                1 => {
+                    sql.push_str(&format!("ALTER TABLE t ADD {fresh} varchar(99);"));
+                    columns.push((fresh, false));
+                }
+                2 if columns.len() > 3 => {
+                    sql.push_str(&format!("ALTER TABLE t DROP {name};"));
+                    columns.remove(at);
+                }
+                3 => {
+                    sql.push_str(&format!("ALTER TABLE t RENAME {name} TO {fresh};"));
+                    columns[at].0 = fresh;
+                }
+                4 => {
+                    let to = if columns[at].1 { "numeric" } else { "text" };
+                    sql.push_str(&format!("ALTER TABLE t ALTER {name} TYPE {to};"));
+                }
+                _ => sql.push_str(&format!("CREATE INDEX i{fresh} ON t ({name});")),
+            }
+            let names: Vec<&str> = columns.iter().map(|c| c.0.as_str()).collect();
+            let values: Vec<String> =
+                columns.iter().map(|c| if c.1 { step.to_string() } else { format!("'row {step}'") }).collect();
+            sql.push_str(&format!(
+                "INSERT INTO t (id, {}) VALUES ({}, {}); UPDATE t SET {} = {} WHERE id % 3 = 0;",
+                names.join(", "),
+                1000 + step * 10 + part,
+                values.join(", "),
+                names[0],
+                values[0]
+            ));
+        }
+        sql.push_str(if next(5) == 0 { "COMMIT; BEGIN; ALTER TABLE t ADD never int; ROLLBACK" } else { "COMMIT" });
+        bench.exec(&sql).await?;
+    }
+    bench.equal().await?;
+    bench.same_structure().await
+}
+
+/// Between kinds: the same structures, in the destination's own statements.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_mysql() -> Result<()> {
+    let pair = Pair { source: Engine::MySql(Release::MySql9), destination: Engine::Postgres(15) };
+    let tables = "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20), n INT NOT NULL DEFAULT 1); CREATE TABLE u (id INT PRIMARY KEY, w VARCHAR(9));
+        INSERT INTO t VALUES (1, 'one', 1), (2, 'two', 2); INSERT INTO u VALUES (1, 'x')";
+    let mut bench = Bench::new(pair, Form::InProcess, tables, "").await?;
+    bench.drover.start().await?;
+    bench.drover.wait_consistent().await?;
+    bench
+        .exec(
+            "INSERT INTO t (id, v) VALUES (10, 'before'); ALTER TABLE t ADD c INT; INSERT INTO t (id, v, c) VALUES (11, 'after', 5);
+             ALTER TABLE t ADD d VARCHAR(10) NOT NULL DEFAULT 'it''s' AFTER id, ADD e INT NOT NULL, ADD f VARCHAR(3) NOT NULL; INSERT INTO t (id, e, f) VALUES (12, 3, 'f');
+             ALTER TABLE t MODIFY n BIGINT NOT NULL DEFAULT 7, CHANGE v word VARCHAR(200); UPDATE t SET n = 5000000000, word = repeat('x', 150) WHERE id = 10;
+             ALTER TABLE t DROP COLUMN c, ADD INDEX w (word), ALTER e SET DEFAULT 9; INSERT INTO t (id, f) VALUES (13, 'g');
+             ALTER TABLE t RENAME COLUMN d TO tmp, RENAME COLUMN word TO d; UPDATE t SET tmp = 'swapped' WHERE id = 13;
+             CREATE UNIQUE INDEX k ON u (w); DROP INDEX w ON t; TRUNCATE TABLE u; INSERT INTO u VALUES (5, 'again');
+             CREATE TABLE fresh (a INT PRIMARY KEY, b TEXT); INSERT INTO fresh VALUES (1, 'x'); ALTER TABLE t MODIFY n BIGINT NULL; INSERT INTO t (id, n, f) VALUES (14, NULL, 'h')",
+        )
+        .await?;
+    bench.equal().await?;
+    let left = bench.number("SELECT count(*) FROM pg_indexes WHERE indexname IN ('u_k', 't_w')").await?;
+    ensure!(left == 1, "{left} indexes");
+    // What could change values stops.
+    bench.drover.start().await?;
+    bench.exec("ALTER TABLE t MODIFY n INT").await.err();
+    bench.exec("UPDATE t SET n = 1; ALTER TABLE t MODIFY n INT").await?;
+    let status = bench.drover.main()?.wait_exit(SOON).await?;
+    let log = bench.drover.log();
+    ensure!(status.code() == Some(1) && log.contains("was converted from"), "{status}\n{log}");
     Ok(())
 }
