@@ -66,19 +66,28 @@ const LATE: Offset = 64;
 
 /// Where the log ends: the position from which the stream has to go on, `None` for an empty log.
 pub async fn end_of_log(log: &dyn Log) -> Result<Option<Position>> {
-    let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
-    end_from(log, last.saturating_sub(LATE), last).await
+    end_from(log, LATE).await
 }
 
 /// The same from all records: heads and bodies of the whole log are read.
 async fn newest_end(log: &dyn Log) -> Result<Option<Position>> {
-    let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
-    end_from(log, 0, last).await
+    end_from(log, Offset::MAX).await
 }
 
-async fn end_from(log: &dyn Log, from: Offset, last: Offset) -> Result<Option<Position>> {
-    let first = log.span(Stream::Changes).await?.first;
-    let mut reader = log.reader(Stream::Changes, from.max(first)).await?;
+/// From so many records before the last one on.
+async fn end_from(log: &dyn Log, back: Offset) -> Result<Option<Position>> {
+    loop {
+        let first = log.span(Stream::Changes).await?.first;
+        let read = read_end(log, first, back).await;
+        if !trimmed_meanwhile(log, first, &read).await? {
+            return read;
+        }
+    }
+}
+
+async fn read_end(log: &dyn Log, first: Offset, back: Offset) -> Result<Option<Position>> {
+    let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
+    let mut reader = log.reader(Stream::Changes, last.saturating_sub(back).max(first)).await?;
     let mut end = End::default();
     loop {
         let (offset, record) = reader.next().await?;
@@ -90,12 +99,29 @@ async fn end_from(log: &dyn Log, from: Offset, last: Offset) -> Result<Option<Po
     }
 }
 
+/// Whether a log that began at `first` could not be read because the applier has trimmed it since: then it is to be read anew.
+async fn trimmed_meanwhile<T: Sync>(log: &dyn Log, first: Offset, read: &Result<T>) -> Result<bool> {
+    match read {
+        Err(e) if e.code == codes::LOG => Ok(log.span(Stream::Changes).await?.first > first),
+        _ => Ok(false),
+    }
+}
+
 /// From where on the log has changes; `None` for an empty log.
 pub async fn begin_of_log(log: &dyn Log) -> Result<Option<Position>> {
+    loop {
+        let first = log.span(Stream::Changes).await?.first;
+        let read = read_begin(log, first).await;
+        if !trimmed_meanwhile(log, first, &read).await? {
+            return read;
+        }
+    }
+}
+
+async fn read_begin(log: &dyn Log, first: Offset) -> Result<Option<Position>> {
     if log.last(Stream::Changes).await?.is_none() {
         return Ok(None);
     }
-    let first = log.span(Stream::Changes).await?.first;
     let (_, record) = log.reader(Stream::Changes, first).await?.next().await?;
     let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;
     Position::from_bytes(&head.from).map(Some).map_err(|e| unreadable(&e))

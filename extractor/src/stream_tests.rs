@@ -1,12 +1,15 @@
 //! The publisher with a source that is watched and a log that says of itself how full it is.
 
-use crate::stream::{News, Publisher, Register};
+use crate::stream::{News, Publisher, Register, begin_of_log, end_of_log};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::{Batch, ChangeStream, Piece};
 use drover_log::{Appender, Log, Offset, Reader, Span, Stream};
 use drover_model::ddl::SchemaChange;
-use drover_model::{Error, MigrationId, Position, Result};
+use drover_model::error::codes;
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
+use drover_proto::record::frame;
+use drover_proto::v1::ChangesHead;
 use drover_runtime::CancellationToken;
 use drover_runtime::rate::Pair;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -225,4 +228,70 @@ async fn a_transaction_in_pieces_is_told_of_before_it_is_complete() {
     let (published, ()) = tokio::join!(publishing, watching);
     published.unwrap();
     assert_eq!(told.into_inner().unwrap(), Some((at(0), Some(at(1000)))));
+}
+
+/// A log of five records, which the applier trims down to its last while somebody looks for its end, once.
+struct Overtaken {
+    records: Vec<Bytes>,
+    first: AtomicU64,
+}
+
+struct From(Vec<Bytes>, Offset);
+
+#[async_trait]
+impl Reader for From {
+    async fn next(&mut self) -> Result<(Offset, Bytes)> {
+        self.1 += 1;
+        Ok((self.1 - 1, self.0[self.1 as usize - 1].clone()))
+    }
+}
+
+#[async_trait]
+impl Log for Overtaken {
+    async fn open(&self, _: u32) -> Result<()> {
+        Ok(())
+    }
+    async fn appender(&self, _: Stream) -> Result<Box<dyn Appender>> {
+        Err(Error::internal("nobody appends"))
+    }
+    async fn reader(&self, _: Stream, from: Offset) -> Result<Box<dyn Reader>> {
+        if from < self.first.load(SeqCst) {
+            return Err(Error::new(codes::LOG, Fault::Log, Retry::Never, "trimmed"));
+        }
+        Ok(Box::new(From(self.records.clone(), from)))
+    }
+    async fn span(&self, _: Stream) -> Result<Span> {
+        Ok(Span { first: self.first.load(SeqCst), next: self.records.len() as Offset })
+    }
+    async fn last(&self, _: Stream) -> Result<Option<(Offset, Bytes)>> {
+        let last = self.records.len() - 1;
+        self.first.store(last as u64, SeqCst);
+        Ok(Some((last as Offset, self.records[last].clone())))
+    }
+    async fn trim(&self, _: Stream, _: Offset) -> Result<()> {
+        Ok(())
+    }
+    async fn bytes(&self, _: Stream) -> Result<u64> {
+        Ok(0)
+    }
+    async fn remove(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn ends_of_a_log_that_is_trimmed_meanwhile_are_found() {
+    let record = |n: u64| {
+        let head = ChangesHead {
+            version: 1,
+            epoch: 1,
+            from: at(n).to_bytes().into(),
+            to: at(n + 1).to_bytes().into(),
+            ..Default::default()
+        };
+        frame(&head, b"")
+    };
+    let log = || Overtaken { records: (0..5).map(record).collect(), first: AtomicU64::new(0) };
+    assert_eq!(end_of_log(&log()).await.unwrap(), Some(at(5)));
+    assert_eq!(begin_of_log(&log()).await.unwrap(), Some(at(4)));
 }
