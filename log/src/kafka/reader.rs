@@ -15,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::Offset as KafkaOffset;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::{HEADER, Kind, MESSAGE, PART, REQUEST, Shared, blocking, kafka_error, lost, never, topics};
 use crate::{Offset, Reader, Span, Stream};
@@ -78,6 +79,9 @@ struct Fetch {
     consumer: Option<StreamConsumer<Quiet>>,
 }
 
+/// Before another consumer reads what one could not.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Consumers that are kept for later readers; each has a connection and some threads.
 const IDLE: usize = 4;
 
@@ -92,10 +96,14 @@ impl Drop for Fetch {
                 return;
             }
         }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Closing waits for librdkafka's threads.
-            runtime.spawn_blocking(move || drop(consumer));
-        }
+        close(consumer);
+    }
+}
+
+/// Closing waits for librdkafka's threads.
+fn close(consumer: StreamConsumer<Quiet>) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn_blocking(move || drop(consumer));
     }
 }
 
@@ -115,6 +123,13 @@ impl Fetch {
         }
         consumer.assign(&list).map_err(|e| kafka_error("cannot read from Kafka", e))?;
         Ok(Fetch { shared, topic, consumer: Some(consumer) })
+    }
+
+    /// Its consumer is of no use to later readers either.
+    fn give_up(&mut self) {
+        if let Some(consumer) = self.consumer.take() {
+            close(consumer);
+        }
     }
 
     fn consumer(shared: &Shared) -> Result<StreamConsumer<Quiet>> {
@@ -314,7 +329,12 @@ impl KafkaReader {
                 // Also a place that the consumer complains of for reasons of the past: the ends decide.
                 let span = self.span().await?;
                 in_span(self.stream, self.at, span)?;
+                // What this consumer knows of the topic may be from before the topic was there, on one broker of several: it would
+                // complain again. Nothing of it is lost, and a cancelled wait leaves the new one in its place.
+                tracing::debug!(stream = ?self.stream, at = self.at, "a consumer cannot read here, another one is tried");
+                self.fetch.give_up();
                 self.seek(self.at)?;
+                tokio::time::sleep(AGAIN).await;
                 continue;
             };
             let offset = got.offset;
@@ -368,8 +388,12 @@ pub(super) async fn check_owner(shared: &Arc<Shared>, firsts: Vec<(Stream, Offse
             let mut fetch = Fetch::new(shared.clone(), &open)?;
             while !open.is_empty() {
                 let got = timed(fetch.next(stream)).await?;
-                // Trimmed since the ends were asked for: ask again.
-                let Some(got) = got else { break };
+                // Trimmed since the ends were asked for, or not known to this consumer yet: ask again.
+                let Some(got) = got else {
+                    fetch.give_up();
+                    tokio::time::sleep(AGAIN).await;
+                    break;
+                };
                 open.retain(|(s, _)| *s != got.stream);
             }
             let asked: Vec<Stream> = open.iter().map(|o| o.0).collect();
