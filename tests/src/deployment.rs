@@ -412,6 +412,12 @@ impl Deployment {
     /// Ends `run` by SIGINT: exit status 4, since there is more to do.
     pub async fn interrupt(&mut self) -> Result<()> {
         let main = self.main()?;
+        // A signal in the first milliseconds ends a program that has not asked for signals yet; what it says first, it says after that.
+        wait::until("it says something", PATIENCE, || {
+            let said = !main.stderr().is_empty();
+            std::future::ready(main.try_exit().map(|ended| (said || ended.is_some()).then_some(())))
+        })
+        .await?;
         main.interrupt()?;
         main.expect_exit(Duration::from_secs(30), 4).await
     }
