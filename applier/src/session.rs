@@ -190,7 +190,13 @@ pub(crate) fn spawn(
                     failpoint("before-commit");
                     let result = match session.as_mut() {
                         Some(s) => s.commit(&previous, &next).await,
-                        None => Err(Error::internal("a batch without a session")),
+                        // A flush in between may have found it dead: what was executed is rolled back, and executed again.
+                        None => Err(Error::new(
+                            codes::CONNECTION,
+                            Fault::Destination,
+                            Retry::Connection,
+                            "the session of a batch ended before its commit",
+                        )),
                     };
                     failpoint("committed-not-reported");
                     match result {
