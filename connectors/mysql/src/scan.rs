@@ -297,16 +297,7 @@ mod tests {
     use super::*;
 
     fn column(origin_type: &str) -> PlanColumn {
-        PlanColumn {
-            source: "c".into(),
-            destination: "c".into(),
-            data_type: MyType::parse(origin_type).unwrap().data_type(),
-            origin_type: origin_type.into(),
-            destination_type: "whatever".into(),
-            identity_always: false,
-            ordinal: None,
-            misfit: Default::default(),
-        }
+        PlanColumn::new("c", MyType::parse(origin_type).unwrap().data_type(), origin_type)
     }
 
     #[test]

@@ -238,16 +238,7 @@ mod tests {
 
     #[test]
     fn only_what_a_type_can_hold_is_looked_for() {
-        let column = |data_type: DataType| PlanColumn {
-            source: "c".into(),
-            destination: "c".into(),
-            data_type,
-            origin_type: "whatever".into(),
-            destination_type: "whatever".into(),
-            identity_always: false,
-            ordinal: None,
-            misfit: Default::default(),
-        };
+        let column = |data_type: DataType| PlanColumn::new("c", data_type, "whatever");
         let far = |t: DataType| may_hold(&column(t), &Doubt::FarDate);
         assert!(far(DataType::Date) && far(DataType::Timestamp { precision: 6, zone: true }));
         assert!(!far(DataType::Text { max: None, padded: false }));
