@@ -92,7 +92,7 @@ pub(crate) async fn scan(
 ) -> Result<Scanned> {
     let key = key_columns(plan);
     let mut scan = Scan { session, plan, key };
-    let mut found = Scanned { values: vec![(0, Vec::new()); doubts.values.len()], ..Scanned::default() };
+    let mut found = Scanned::none(doubts);
     scan.values(doubts, &mut found, told).await?;
     for doubt in &doubts.keys {
         found.keys.push(scan.alike(doubt).await?);

@@ -98,7 +98,7 @@ pub(crate) async fn scan(
 ) -> Result<Scanned> {
     let key = plan.key.iter().map(|&k| ident(&plan.columns[usize::from(k)].source)).collect();
     let scan = Scan { session, plan, version, fault, key };
-    let mut found = Scanned { values: vec![(0, Vec::new()); doubts.values.len()], ..Scanned::default() };
+    let mut found = Scanned::none(doubts);
     scan.values(doubts, &mut found, told).await?;
     for doubt in &doubts.keys {
         found.keys.push(scan.alike(doubt).await?);
