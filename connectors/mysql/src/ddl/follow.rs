@@ -15,7 +15,7 @@ use drover_model::TablePlan;
 use drover_model::ddl::{SchemaChange, Schemas, TableChange};
 use drover_model::plan::RowFormat;
 use drover_model::schema::{Object, Phase, Table, TableName};
-use drover_model::selection::{ColumnChoice, Selection, TableChoice};
+use drover_model::selection::Selection;
 use std::collections::BTreeMap;
 
 /// Why a schema change cannot be followed.
@@ -424,7 +424,7 @@ impl Follower {
             Err(errors) => return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
         };
         let choice = match old.filter(|p| !p.operations.ddl) {
-            Some(old) => kept(choice, old, renamed),
+            Some(old) => choice.kept(old, renamed),
             None => choice,
         };
         let mapped = typemap::map_table(&self.schemas.catalog, table, &choice, &self.env.known);
@@ -505,22 +505,6 @@ impl Follower {
     pub fn apply(&mut self, change: &SchemaChange) {
         self.schemas.apply(change);
     }
-}
-
-/// Where schema changes are not carried over, the destination has the columns that it had, under the names that they had.
-fn kept(mut choice: TableChoice, old: &TablePlan, renamed: &[(String, String)]) -> TableChoice {
-    let was = |name: &str| {
-        let before = renamed.iter().find(|(_, new)| new == name).map_or(name, |(old, _)| old.as_str());
-        old.columns.iter().find(|c| c.source == before).map(|c| (c.destination.clone(), c.misfit))
-    };
-    choice.columns = choice
-        .columns
-        .into_iter()
-        .filter_map(|c| {
-            was(&c.source).map(|(destination, misfit)| ColumnChoice { source: c.source, destination, misfit })
-        })
-        .collect();
-    choice
 }
 
 impl Actor {
