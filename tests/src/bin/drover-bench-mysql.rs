@@ -62,6 +62,17 @@ impl Options {
     }
 }
 
+/// The tables fit into memory and no run waits for a checkpoint that spares another one; everything else is the server's default, so each
+/// commit is on the disk.
+fn settings(release: Release) -> &'static [(&'static str, &'static str)] {
+    const POOL: (&str, &str) = ("innodb-buffer-pool-size", "2G");
+    const BINLOG: (&str, &str) = ("max-binlog-size", "1073741824");
+    match release.is_mariadb() {
+        true => &[BINLOG, POOL, ("innodb-log-file-size", "2G")],
+        false => &[BINLOG, POOL, ("innodb-redo-log-capacity", "4G")],
+    }
+}
+
 /// The source, filled, and where its log stood before that.
 struct Stage {
     options: Options,
@@ -73,7 +84,7 @@ struct Stage {
 
 impl Stage {
     async fn prepare(options: Options) -> Result<Stage> {
-        let source = Server::MySql(MySql::start(options.release, &[("max-binlog-size", "1073741824")]).await?);
+        let source = Server::MySql(MySql::start(options.release, settings(options.release)).await?);
         let mariadb = options.release.is_mariadb();
         let sql = if mariadb { "SHOW MASTER STATUS" } else { "SHOW BINARY LOG STATUS" };
         let place = source.admin().await?.row(sql).await?;
@@ -96,7 +107,7 @@ impl Stage {
     }
 
     async fn destination(&self) -> Result<Server> {
-        Ok(Server::MySql(MySql::start(self.options.release, &[("max-binlog-size", "1073741824")]).await?))
+        Ok(Server::MySql(MySql::start(self.options.release, settings(self.options.release)).await?))
     }
 
     fn meter(&self, destination: &Server, children: bool) -> Result<Meter> {
