@@ -5,14 +5,16 @@ use crate::exit::Exit;
 use crate::factories::Factories;
 use clap::Args;
 use drover_applier::Applier;
+use drover_connectors_all::{STORE_FORM, STORE_PLACE};
 use drover_coordinator::service::{Coordinator, Options};
-use drover_coordinator_store_postgres::PgStore;
+use drover_coordinator::store::Opened;
 use drover_extractor::Extractor;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
 use drover_proto::v1::Role;
 use drover_runtime::worker::{self, Handler};
 use drover_runtime::{CancellationToken, http, task};
+use futures::future::BoxFuture;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,12 +28,11 @@ pub struct CoordinatorArgs {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, default_value = "127.0.0.1:7441")]
     http: SocketAddr,
-    /// Its store: a folder, or postgres://USER@HOST/DATABASE, where several coordinators may wait to take over. The password may stand in
-    /// PGPASSWORD; ?sslmode=verify-full, verify-ca, require or disable and sslrootcert=FILE as elsewhere.
-    #[arg(long, default_value = "drover-store", value_name = "DIR|URL")]
+    #[arg(long, default_value = "drover-store", value_name = "DIR|URL", help = format!("Its store: a folder, or {STORE_FORM}"))]
     store: String,
-    /// With a store in PostgreSQL: the file whose key seals the secrets in it, made if missing. The same file for all coordinators of a store.
-    #[arg(long, default_value = "secret.key", env = "DROVER_SECRET_KEY", value_name = "FILE")]
+    #[arg(long, default_value = "secret.key", env = "DROVER_SECRET_KEY", value_name = "FILE", help = format!(
+        "With a store in {STORE_PLACE}: the file whose key seals the secrets in it, made if missing. The same file for all coordinators of a store"
+    ))]
     secret_key: PathBuf,
     #[command(flatten)]
     protection: Protection,
@@ -98,22 +99,15 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<Exit> {
     access.permit(args.listen)?;
     access.permit(args.http)?;
     let options = options(Path::new(&args.store), false);
-    let (coordinator, leading) = if drover_coordinator_store_postgres::is_url(&args.store) {
-        let opened = tokio::select! {
-            // Others lead, and it was told to end.
-            () = shutdown.cancelled() => return Ok(Exit::Done),
-            opened = PgStore::open(&args.store, &args.secret_key) => opened,
-        };
-        let (store, leading) = opened?;
-        (Coordinator::with_store(Box::new(store), false, options.tuning).await?, Some(leading))
-    } else {
-        (Coordinator::open(options).await?, None)
+    let opened = tokio::select! {
+        // Others lead, and it was told to end.
+        () = shutdown.cancelled() => return Ok(Exit::Done),
+        opened = drover_connectors_all::open_store(&args.store, &args.secret_key) => opened?,
     };
-    let lost = async {
-        match &leading {
-            Some(leading) => Err(leading.lost().await),
-            None => Ok(()),
-        }
+    // Kept until all is answered: whoever waits may lead once it is gone.
+    let (coordinator, mut lost): (_, BoxFuture<'static, Error>) = match opened {
+        Some(Opened { store, lost }) => (Coordinator::with_store(store, false, options.tuning).await?, lost),
+        None => (Coordinator::open(options).await?, Box::pin(std::future::pending())),
     };
     // An address that cannot be used ends all, and so does a store that others may lead in now.
     tokio::try_join!(
@@ -122,7 +116,7 @@ pub async fn coordinator(args: CoordinatorArgs) -> Result<Exit> {
         async {
             tokio::select! {
                 () = shutdown.cancelled() => Ok(()),
-                lost = lost, if leading.is_some() => lost,
+                error = &mut lost => Err(error),
             }
         }
     )?;

@@ -10,6 +10,7 @@ pub use sqlite::Sqlite;
 use crate::event::Event;
 use crate::turn::{Stored, Turn};
 use drover_model::{Error, MigrationId};
+use futures::future::BoxFuture;
 
 /// Where the coordinator keeps its state. One process uses a store at a time.
 pub trait Store: Send {
@@ -28,4 +29,12 @@ pub trait Store: Send {
     /// # Errors
     /// The store cannot be read.
     fn journal(&mut self, id: MigrationId, after: u64, limit: u32) -> Result<Vec<(u64, u64, Event)>, Error>;
+}
+
+/// A store that other coordinators may take over.
+pub struct Opened {
+    pub store: Box<dyn Store>,
+    /// Ends, with the reason, when the store can be written no more: another coordinator may lead now. It has to be kept as long as
+    /// this one leads.
+    pub lost: BoxFuture<'static, Error>,
 }

@@ -15,7 +15,7 @@ use drover_coordinator::settings::Settings;
 use drover_coordinator::wants::{Budget, View};
 use drover_model::ddl::{Dated, SchemaChange, TableChange};
 use drover_model::error::codes;
-use drover_model::plan::{Misfit, PlanColumn};
+use drover_model::plan::PlanColumn;
 use drover_model::schema::{DataType, Table, TableName};
 use drover_model::{Error, Fault, Position, Retry};
 use drover_proto::order::{Order, Outcome, Side};
@@ -204,16 +204,7 @@ fn a_quiet_source_is_cut_over_and_a_second_call_finds_it_done() {
 #[test]
 fn a_table_that_was_made_meanwhile_is_compared_as_well() {
     let mut w = World::new();
-    let column = PlanColumn {
-        source: "a".into(),
-        destination: "a".into(),
-        data_type: DataType::Other,
-        origin_type: String::new(),
-        destination_type: String::new(),
-        identity_always: false,
-        ordinal: None,
-        misfit: Misfit::default(),
-    };
+    let column = PlanColumn::new("a", DataType::Other, "");
     w.state.plans.iter_mut().for_each(|p| p.columns = vec![column.clone()]);
     let name = TableName::new("s", "made");
     let mut plan = w.state.plans[0].clone();

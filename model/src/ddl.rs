@@ -209,33 +209,11 @@ mod tests {
     use crate::schema::{Action, OldImage, PlainForeignKey};
 
     fn table(name: &str) -> Table {
-        Table {
-            name: TableName::new("d", name),
-            columns: vec![],
-            keys: vec![],
-            old_image: OldImage::Full,
-            parts: vec![],
-            rows: 0,
-            bytes: 0,
-            physical: String::new(),
-            options: BTreeMap::new(),
-            unlogged: vec![],
-            plain_indexes: vec![],
-            plain_foreign_keys: vec![],
-        }
+        Table::new(TableName::new("d", name), vec![], OldImage::Full)
     }
 
     fn plan(id: u32, name: &str, version: u32) -> TablePlan {
-        let column = PlanColumn {
-            source: "a".into(),
-            destination: "a".into(),
-            data_type: DataType::Other,
-            origin_type: String::new(),
-            destination_type: String::new(),
-            identity_always: false,
-            ordinal: None,
-            misfit: Misfit::default(),
-        };
+        let column = PlanColumn::new("a", DataType::Other, "");
         TablePlan {
             id,
             version,

@@ -95,6 +95,13 @@ pub struct Scanned {
     pub keys: Vec<Alike>,
 }
 
+impl Scanned {
+    /// Nothing found yet.
+    pub fn none(doubts: &TableDoubts) -> Scanned {
+        Scanned { values: vec![(0, Vec::new()); doubts.values.len()], ..Scanned::default() }
+    }
+}
+
 /// Keys that are equal at the destination.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Alike {

@@ -76,6 +76,23 @@ pub struct PlanColumn {
     pub misfit: Misfit,
 }
 
+impl PlanColumn {
+    /// A column that moves as it is, under its own name and into the type of the same name.
+    pub fn new(name: impl Into<String>, data_type: DataType, origin_type: impl Into<String>) -> PlanColumn {
+        let (name, origin_type) = (name.into(), origin_type.into());
+        PlanColumn {
+            source: name.clone(),
+            destination: name,
+            data_type,
+            destination_type: origin_type.clone(),
+            origin_type,
+            identity_always: false,
+            ordinal: None,
+            misfit: Misfit::default(),
+        }
+    }
+}
+
 /// A table's plan. Rows of this table, in blocks and in changes, have `columns` in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TablePlan {

@@ -119,6 +119,26 @@ pub struct Column {
     pub folds: bool,
 }
 
+impl Column {
+    /// A column of a built-in type that may be null, and nothing more.
+    pub fn new(name: impl Into<String>, data_type: DataType, origin_type: impl Into<String>) -> Column {
+        Column {
+            name: name.into(),
+            data_type,
+            origin_type: origin_type.into(),
+            builtin: true,
+            nullable: true,
+            default: None,
+            identity: None,
+            generated: None,
+            collation: None,
+            comment: None,
+            plain_default: None,
+            folds: false,
+        }
+    }
+}
+
 /// A column of an index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexColumn {
@@ -239,6 +259,23 @@ pub struct Table {
 }
 
 impl Table {
+    /// A table of columns, and nothing more.
+    pub fn new(name: TableName, columns: Vec<Column>, old_image: OldImage) -> Table {
+        Table {
+            name,
+            columns,
+            keys: Vec::new(),
+            old_image,
+            parts: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            physical: String::new(),
+            options: BTreeMap::new(),
+            unlogged: Vec::new(),
+            plain_indexes: Vec::new(),
+            plain_foreign_keys: Vec::new(),
+        }
+    }
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
     }

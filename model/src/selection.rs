@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Misfit, Operations};
+use crate::plan::{Misfit, Operations, TablePlan};
 use crate::schema::TableName;
 
 /// One `[[objects]]` block.
@@ -89,6 +89,21 @@ pub struct TableChoice {
     /// Only rows that satisfy it move; in the source's dialect.
     pub filter: Option<String>,
     pub operations: Operations,
+}
+
+impl TableChoice {
+    /// Of a table whose columns changed and whose structure does not follow: only columns that move already, as they do. `renamed`: old and new
+    /// names at the source.
+    #[must_use]
+    pub fn kept(mut self, before: &TablePlan, renamed: &[(String, String)]) -> TableChoice {
+        let keep = |choice: ColumnChoice| {
+            let old = renamed.iter().find(|(_, new)| *new == choice.source).map_or(&choice.source, |(old, _)| old);
+            let moves = before.columns.iter().find(|c| c.source == *old)?;
+            Some(ColumnChoice { destination: moves.destination.clone(), misfit: moves.misfit, ..choice })
+        };
+        self.columns = self.columns.into_iter().filter_map(keep).collect();
+        self
+    }
 }
 
 /// A column that moves.

@@ -22,20 +22,7 @@ pub fn migrations(n: usize) -> Vec<(String, Vec<TableName>)> {
 }
 
 fn table(table: &str, columns: &[&str], keys: &[(&str, &[&str])], old_image: OldImage, large: &str) -> Table {
-    let column = |c: &&str| Column {
-        name: (*c).into(),
-        data_type: DataType::Text { max: None, padded: false },
-        origin_type: "text".into(),
-        builtin: true,
-        nullable: true,
-        default: None,
-        identity: None,
-        generated: None,
-        collation: None,
-        comment: None,
-        plain_default: None,
-        folds: false,
-    };
+    let column = |c: &&str| Column::new(*c, DataType::Text { max: None, padded: false }, "text");
     let key = |(i, (name, columns)): (usize, &(&str, &[&str]))| UniqueKey {
         name: (*name).into(),
         primary: i == 0,
@@ -43,18 +30,10 @@ fn table(table: &str, columns: &[&str], keys: &[(&str, &[&str])], old_image: Old
         identifies: i == 0,
     };
     Table {
-        name: name(table),
-        columns: columns.iter().map(column).collect(),
         keys: keys.iter().enumerate().map(key).collect(),
-        old_image,
-        parts: Vec::new(),
-        rows: 0,
-        bytes: 0,
         physical: format!("{table} as created"),
         options: (!large.is_empty()).then(|| ("large".into(), large.into())).into_iter().collect(),
-        unlogged: Vec::new(),
-        plain_indexes: Vec::new(),
-        plain_foreign_keys: Vec::new(),
+        ..Table::new(name(table), columns.iter().map(column).collect(), old_image)
     }
 }
 

@@ -378,34 +378,8 @@ impl Destination for Watched {
 // ---- the log ----
 
 fn table(columns: usize) -> Table {
-    let column = |i: usize| Column {
-        name: format!("c{i}"),
-        data_type: DataType::Text { max: None, padded: false },
-        origin_type: "text".into(),
-        builtin: true,
-        nullable: true,
-        default: None,
-        identity: None,
-        generated: None,
-        collation: None,
-        comment: None,
-        plain_default: None,
-        folds: false,
-    };
-    Table {
-        name: TableName::new("s", "t0"),
-        columns: (0..columns).map(column).collect(),
-        keys: vec![],
-        old_image: OldImage::Full,
-        parts: vec![],
-        rows: 0,
-        bytes: 0,
-        physical: String::new(),
-        options: BTreeMap::new(),
-        unlogged: vec![],
-        plain_indexes: vec![],
-        plain_foreign_keys: vec![],
-    }
+    let column = |i: usize| Column::new(format!("c{i}"), DataType::Text { max: None, padded: false }, "text");
+    Table::new(TableName::new("s", "t0"), (0..columns).map(column).collect(), OldImage::Full)
 }
 
 /// The table gets one more column.

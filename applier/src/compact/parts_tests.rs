@@ -54,17 +54,6 @@ fn plans(exact: bool) -> Vec<TablePlan> {
 
 fn catalog(plans: &[TablePlan]) -> Catalog {
     let table = |plan: &TablePlan| Table {
-        name: plan.source.clone(),
-        columns: vec![],
-        keys: vec![],
-        old_image: OldImage::Full,
-        parts: vec![],
-        rows: 0,
-        bytes: 0,
-        physical: String::new(),
-        options: Default::default(),
-        plain_indexes: vec![],
-        plain_foreign_keys: vec![],
         unlogged: KEYS
             .iter()
             .filter(|k| k.child == plan.id)
@@ -78,6 +67,7 @@ fn catalog(plans: &[TablePlan]) -> Catalog {
                 on_update: k.on_update,
             })
             .collect(),
+        ..Table::new(plan.source.clone(), vec![], OldImage::Full)
     };
     Catalog {
         origin: "a".into(),

@@ -17,16 +17,7 @@ type Model = [i32; 4];
 const NULL: i32 = -1;
 
 pub(crate) fn plan(id: u32, width: usize, key: &[u16]) -> TablePlan {
-    let column = |i: usize| PlanColumn {
-        source: format!("c{i}"),
-        destination: format!("c{i}"),
-        data_type: DataType::Text { max: None, padded: false },
-        origin_type: "text".into(),
-        destination_type: "text".into(),
-        identity_always: false,
-        ordinal: None,
-        misfit: Default::default(),
-    };
+    let column = |i: usize| PlanColumn::new(format!("c{i}"), DataType::Text { max: None, padded: false }, "text");
     TablePlan {
         id,
         version: 1,

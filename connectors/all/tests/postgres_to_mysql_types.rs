@@ -30,39 +30,12 @@ where a row would exceed 65,535 bytes.
 ";
 
 fn table(data_type: DataType, key: bool) -> Table {
-    let column = |name: &str, data_type: DataType| Column {
-        name: name.into(),
-        data_type,
-        origin_type: "x".into(),
-        builtin: true,
-        nullable: true,
-        default: None,
-        identity: None,
-        generated: None,
-        collation: None,
-        comment: None,
-        plain_default: None,
-        folds: false,
-    };
     let keys = if key {
         vec![UniqueKey { name: "k".into(), primary: true, columns: vec!["c".into()], identifies: true }]
     } else {
         vec![]
     };
-    Table {
-        name: TableName::new("s", "t"),
-        columns: vec![column("c", data_type)],
-        keys,
-        old_image: OldImage::Key,
-        parts: vec![],
-        rows: 0,
-        bytes: 0,
-        physical: String::new(),
-        options: BTreeMap::new(),
-        unlogged: vec![],
-        plain_indexes: vec![],
-        plain_foreign_keys: vec![],
-    }
+    Table { keys, ..Table::new(TableName::new("s", "t"), vec![Column::new("c", data_type, "x")], OldImage::Key) }
 }
 
 fn mapped(data_type: &DataType, key: bool, known: &Known) -> Result<foreign::Mapped, String> {

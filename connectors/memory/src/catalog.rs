@@ -4,9 +4,8 @@ use crate::KIND;
 use crate::database::Database;
 use drover_connectors_api::MappedTable;
 use drover_model::plan::{PlanColumn, RowFormat, TablePlan};
-use drover_model::schema::{Catalog, Column, Table, TableName, UniqueKey};
+use drover_model::schema::{Catalog, Column, OldImage, Table, TableName, UniqueKey};
 use drover_model::selection::TableChoice;
-use std::collections::BTreeMap;
 
 /// The catalogue of a database.
 pub fn catalog(db: &Database, name: &str) -> Catalog {
@@ -34,14 +33,8 @@ pub fn map(table: &Table, choice: &TableChoice) -> MappedTable {
     for moved in &choice.columns {
         let Some(column) = table.column(&moved.source) else { continue };
         columns.push(PlanColumn {
-            source: moved.source.clone(),
             destination: moved.destination.clone(),
-            data_type: column.data_type.clone(),
-            origin_type: column.origin_type.clone(),
-            destination_type: column.origin_type.clone(),
-            identity_always: false,
-            ordinal: None,
-            misfit: Default::default(),
+            ..PlanColumn::new(&column.name, column.data_type.clone(), &column.origin_type)
         });
     }
     let index = |name: &String| columns.iter().position(|c| &c.source == name).map(|i| i as u16);
@@ -67,33 +60,12 @@ pub fn map(table: &Table, choice: &TableChoice) -> MappedTable {
 /// The definition of a planned table at the destination, without keys.
 pub fn definition(plan: &TablePlan, source: Option<&Table>) -> Table {
     let column = |c: &PlanColumn| Column {
-        name: c.destination.clone(),
-        data_type: c.data_type.clone(),
-        origin_type: c.destination_type.clone(),
-        builtin: true,
         nullable: source.and_then(|t| t.column(&c.source)).is_none_or(|s| s.nullable),
-        default: None,
-        identity: None,
-        generated: None,
-        collation: None,
-        comment: None,
-        plain_default: None,
-        folds: false,
+        ..Column::new(&c.destination, c.data_type.clone(), &c.destination_type)
     };
-    Table {
-        name: plan.destination.clone(),
-        columns: plan.columns.iter().map(column).collect(),
-        keys: Vec::new(),
-        old_image: source.map_or(drover_model::schema::OldImage::Key, |t| t.old_image),
-        parts: Vec::new(),
-        rows: 0,
-        bytes: 0,
-        physical: "as created".into(),
-        options: BTreeMap::new(),
-        unlogged: Vec::new(),
-        plain_indexes: Vec::new(),
-        plain_foreign_keys: Vec::new(),
-    }
+    let columns = plan.columns.iter().map(column).collect();
+    let old_image = source.map_or(OldImage::Key, |t| t.old_image);
+    Table { physical: "as created".into(), ..Table::new(plan.destination.clone(), columns, old_image) }
 }
 
 /// A source's key under the destination's names; `None` if one of its columns does not move.

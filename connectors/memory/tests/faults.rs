@@ -13,7 +13,6 @@ use drover_model::row::{Cell, put_cell};
 use drover_model::schema::{Column, DataType, OldImage, Table, TableName, UniqueKey};
 use drover_model::selection::{ColumnChoice, TableChoice};
 use drover_model::{Position, Result};
-use std::collections::BTreeMap;
 use uuid::Uuid;
 
 struct Pair {
@@ -41,32 +40,13 @@ async fn pair() -> Result<Pair> {
     let (migration, name) = (Uuid::new_v4(), TableName::new("s", "t"));
     let host = format!("faults-{migration}");
     let column = |name: &str, nullable| Column {
-        name: name.into(),
-        data_type: DataType::Text { max: None, padded: false },
-        origin_type: "text".into(),
-        builtin: true,
         nullable,
-        default: None,
-        identity: None,
-        generated: None,
-        collation: None,
-        comment: None,
-        plain_default: None,
-        folds: false,
+        ..Column::new(name, DataType::Text { max: None, padded: false }, "text")
     };
     database(&host).create(Table {
-        name: name.clone(),
-        columns: vec![column("k", false), column("v", true)],
         keys: vec![UniqueKey { name: "t_pkey".into(), primary: true, columns: vec!["k".into()], identifies: true }],
-        old_image: OldImage::Key,
-        parts: vec![],
-        rows: 0,
-        bytes: 0,
         physical: "as created".into(),
-        options: BTreeMap::new(),
-        unlogged: Vec::new(),
-        plain_indexes: Vec::new(),
-        plain_foreign_keys: Vec::new(),
+        ..Table::new(name.clone(), vec![column("k", false), column("v", true)], OldImage::Key)
     });
     let source = Memory.source(target(&host, migration)).await?;
     let destination = Memory.destination(target(&host, migration)).await?;

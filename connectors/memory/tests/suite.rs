@@ -71,18 +71,8 @@ impl Fixture for InMemory {
             Kind::Text => DataType::Text { max: None, padded: false },
         };
         let column = |c: &drover_connectors_suite::Column| Column {
-            name: c.name.into(),
-            data_type: data_type(c.kind),
-            origin_type: "text".into(),
-            builtin: true,
             nullable: c.nullable,
-            default: None,
-            identity: None,
-            generated: None,
-            collation: None,
-            comment: None,
-            plain_default: None,
-            folds: false,
+            ..Column::new(c.name, data_type(c.kind), "text")
         };
         let names = |columns: &[&str]| columns.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>();
         let mut keys = Vec::new();
@@ -96,18 +86,10 @@ impl Fixture for InMemory {
         }
         let large: Vec<&str> = table.columns.iter().filter(|c| c.large).map(|c| c.name).collect();
         self.db(Side::Source).create(Table {
-            name: TableName::new(SCHEMA, table.name),
-            columns: table.columns.iter().map(column).collect(),
             keys,
-            old_image: OldImage::Key,
-            parts: vec![],
-            rows: 0,
-            bytes: 0,
             physical: "as created".into(),
             options: BTreeMap::from([("large".to_owned(), large.join(","))]),
-            unlogged: vec![],
-            plain_indexes: Vec::new(),
-            plain_foreign_keys: Vec::new(),
+            ..Table::new(TableName::new(SCHEMA, table.name), table.columns.iter().map(column).collect(), OldImage::Key)
         });
         Ok(())
     }

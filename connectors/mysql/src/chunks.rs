@@ -296,16 +296,7 @@ mod tests {
     use drover_model::schema::{DataType, TableName};
 
     fn plan(t: &str) -> TablePlan {
-        let column = PlanColumn {
-            source: "k".into(),
-            destination: "k".into(),
-            data_type: DataType::Other,
-            origin_type: t.into(),
-            destination_type: t.into(),
-            identity_always: false,
-            ordinal: None,
-            misfit: Default::default(),
-        };
+        let column = PlanColumn::new("k", DataType::Other, t);
         TablePlan {
             id: 0,
             version: 0,

@@ -327,16 +327,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn encoder(from: &str, to: &str) -> Encoder {
-        let column = PlanColumn {
-            source: "c".into(),
-            destination: "c".into(),
-            data_type: DataType::Other,
-            origin_type: from.into(),
-            destination_type: to.into(),
-            identity_always: false,
-            ordinal: None,
-            misfit: Default::default(),
-        };
+        let column = PlanColumn { destination_type: to.into(), ..PlanColumn::new("c", DataType::Other, from) };
         Encoder::new(&column, &RowFormat::Native(CELLS.into()), &MyType::parse(to).unwrap())
     }
     fn literal(e: &Encoder, value: &str) -> String {

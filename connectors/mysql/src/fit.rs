@@ -447,16 +447,7 @@ mod tests {
     use super::*;
 
     fn fit(data_type: DataType, to: &str, misfit: Misfit) -> Fit {
-        let column = PlanColumn {
-            source: "c".into(),
-            destination: "c".into(),
-            data_type,
-            origin_type: "whatever".into(),
-            destination_type: to.into(),
-            identity_always: false,
-            ordinal: None,
-            misfit,
-        };
+        let column = PlanColumn { destination_type: to.into(), misfit, ..PlanColumn::new("c", data_type, "whatever") };
         Fit::new(&column, &MyType::parse(to).unwrap())
     }
 

@@ -83,7 +83,7 @@ pub(crate) async fn scan(
 ) -> Result<Scanned> {
     let key = key_columns(plan);
     let mut scan = Scan { session, plan, key };
-    let mut found = Scanned { values: vec![(0, Vec::new()); doubts.values.len()], ..Scanned::default() };
+    let mut found = Scanned::none(doubts);
     scan.values(doubts, &mut found, told).await?;
     for doubt in &doubts.keys {
         found.keys.push(scan.alike(doubt).await?);
@@ -288,16 +288,7 @@ mod tests {
     use super::*;
 
     fn column(origin_type: &str) -> PlanColumn {
-        PlanColumn {
-            source: "c".into(),
-            destination: "c".into(),
-            data_type: MyType::parse(origin_type).unwrap().data_type(),
-            origin_type: origin_type.into(),
-            destination_type: "whatever".into(),
-            identity_always: false,
-            ordinal: None,
-            misfit: Default::default(),
-        }
+        PlanColumn::new("c", MyType::parse(origin_type).unwrap().data_type(), origin_type)
     }
 
     #[test]

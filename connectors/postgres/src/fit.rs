@@ -436,16 +436,7 @@ mod tests {
 
     #[test]
     fn fractions_as_the_source_shows_them() {
-        let column = |data_type: DataType| PlanColumn {
-            source: "c".into(),
-            destination: "c".into(),
-            data_type,
-            origin_type: String::new(),
-            destination_type: String::new(),
-            identity_always: false,
-            ordinal: None,
-            misfit: Misfit::Fail,
-        };
+        let column = |data_type: DataType| PlanColumn::new("c", data_type, "");
         let like = |data_type: DataType, text: &str| {
             let mut out = Vec::new();
             put_like_source(&mut out, &column(data_type), text.as_bytes()).unwrap();

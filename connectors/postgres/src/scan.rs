@@ -98,7 +98,7 @@ pub(crate) async fn scan(
 ) -> Result<Scanned> {
     let key = plan.key.iter().map(|&k| ident(&plan.columns[usize::from(k)].source)).collect();
     let scan = Scan { session, plan, version, fault, key };
-    let mut found = Scanned { values: vec![(0, Vec::new()); doubts.values.len()], ..Scanned::default() };
+    let mut found = Scanned::none(doubts);
     scan.values(doubts, &mut found, told).await?;
     for doubt in &doubts.keys {
         found.keys.push(scan.alike(doubt).await?);
@@ -238,16 +238,7 @@ mod tests {
 
     #[test]
     fn only_what_a_type_can_hold_is_looked_for() {
-        let column = |data_type: DataType| PlanColumn {
-            source: "c".into(),
-            destination: "c".into(),
-            data_type,
-            origin_type: "whatever".into(),
-            destination_type: "whatever".into(),
-            identity_always: false,
-            ordinal: None,
-            misfit: Default::default(),
-        };
+        let column = |data_type: DataType| PlanColumn::new("c", data_type, "whatever");
         let far = |t: DataType| may_hold(&column(t), &Doubt::FarDate);
         assert!(far(DataType::Date) && far(DataType::Timestamp { precision: 6, zone: true }));
         assert!(!far(DataType::Text { max: None, padded: false }));

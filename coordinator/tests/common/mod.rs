@@ -33,21 +33,14 @@ fn name(table: u32) -> TableName {
 
 pub fn catalog() -> Catalog {
     let table = |id: u32| Table {
-        name: name(id),
-        columns: Vec::new(),
         keys: (id + 1 < TABLES)
             .then(|| UniqueKey { name: "k".into(), primary: true, columns: vec!["a".into()], identifies: true })
             .into_iter()
             .collect(),
-        old_image: OldImage::Key,
-        parts: Vec::new(),
         rows: ROWS,
         bytes: 100 + u64::from(id),
         physical: format!("p{id}"),
-        options: Default::default(),
-        unlogged: Vec::new(),
-        plain_indexes: Vec::new(),
-        plain_foreign_keys: Vec::new(),
+        ..Table::new(name(id), Vec::new(), OldImage::Key)
     };
     Catalog {
         scope: None,

@@ -229,18 +229,8 @@ mod tests {
             on_update: None,
         };
         let table = |id: u32| crate::schema::Table {
-            name: name(id),
-            columns: vec![],
-            keys: vec![],
-            old_image: OldImage::Full,
-            parts: vec![],
-            rows: 0,
-            bytes: 0,
-            physical: String::new(),
-            options: Default::default(),
-            plain_indexes: Vec::new(),
-            plain_foreign_keys: Vec::new(),
             unlogged: parents(id).into_iter().map(key).collect(),
+            ..crate::schema::Table::new(name(id), vec![], OldImage::Full)
         };
         let catalog = Catalog {
             origin: "a".into(),

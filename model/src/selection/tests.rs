@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::{PlanColumn, RowFormat};
+use crate::schema::DataType;
 
 fn block(include: &[&str]) -> ObjectRule {
     ObjectRule { include: include.iter().map(|s| (*s).to_owned()).collect(), ..ObjectRule::default() }
@@ -247,6 +249,47 @@ fn whole_schemas() {
     }
     assert!(selection.selects_object("a", "fn"));
     assert!(!selection.selects_object("a", "v_x") && !selection.selects_object("b", "tx"));
+}
+
+#[test]
+fn columns_stay_as_they_move() {
+    let moves = |source: &str, destination: &str, misfit| PlanColumn {
+        destination: destination.to_owned(),
+        misfit,
+        ..PlanColumn::new(source, DataType::Other, "")
+    };
+    let before = TablePlan {
+        id: 0,
+        version: 1,
+        source: TableName::new("s", "t"),
+        destination: TableName::new("d", "t"),
+        columns: vec![
+            moves("a", "a", Misfit::Fail),
+            moves("b", "x", Misfit::Null),
+            moves("gone", "gone", Misfit::Fail),
+            moves("p", "p", Misfit::Clamp),
+            moves("q", "q", Misfit::Text),
+        ],
+        left_out: vec!["left".into()],
+        key: vec![0],
+        filter: None,
+        operations: Operations::ALL,
+        format: RowFormat::Canonical,
+        physical: String::new(),
+        rows: 0,
+        bytes: 0,
+    };
+    // One is new, one was left out, one has another name, and two have exchanged theirs.
+    let names = ["new", "a", "left", "c", "p", "q"];
+    let choice = compile(&[]).decide("s", "t", &names).unwrap().unwrap();
+    let renamed = [("b", "c"), ("p", "q"), ("q", "p")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let kept = choice.clone().kept(&before, &renamed);
+    let columns = kept.columns.iter().map(|c| (c.source.as_str(), c.destination.as_str(), c.misfit));
+    assert_eq!(
+        columns.collect::<Vec<_>>(),
+        [("a", "a", Misfit::Fail), ("c", "x", Misfit::Null), ("p", "q", Misfit::Text), ("q", "p", Misfit::Clamp)]
+    );
+    assert_eq!(TableChoice { columns: choice.columns.clone(), ..kept }, choice, "nothing else changes");
 }
 
 /// The definition of the two wildcards, by recursion.

@@ -15,16 +15,7 @@ use drover_model::{Position, TablePlan};
 use proptest::prelude::*;
 
 fn plan(columns: &[(&str, &str)]) -> TablePlan {
-    let column = |(name, kind): &(&str, &str)| PlanColumn {
-        source: (*name).to_owned(),
-        destination: (*name).to_owned(),
-        data_type: DataType::Other,
-        origin_type: (*kind).to_owned(),
-        destination_type: (*kind).to_owned(),
-        identity_always: false,
-        ordinal: None,
-        misfit: Default::default(),
-    };
+    let column = |(name, kind): &(&str, &str)| PlanColumn::new(*name, DataType::Other, *kind);
     TablePlan {
         id: 0,
         version: 1,

@@ -12,12 +12,13 @@ use crate::binlog::event::Query;
 use crate::binlog::query;
 use crate::cells;
 use crate::typemap;
+use crate::types::MyType;
 use drover_model::TablePlan;
 use drover_model::ddl::{SchemaChange, Schemas, TableChange, widens};
 use drover_model::plan::RowFormat;
 use drover_model::row;
 use drover_model::schema::{Column, DataType, Object, Phase, PlainDefault, PlainForeignKey, Table, TableName};
-use drover_model::selection::{ColumnChoice, Selection, TableChoice};
+use drover_model::selection::Selection;
 use std::collections::BTreeMap;
 
 /// Why a schema change cannot be followed.
@@ -72,13 +73,22 @@ impl Written {
     }
 }
 
+/// Character sets that have every character.
+const WHOLE: [&str; 4] = ["utf8mb4", "utf16", "utf16le", "utf32"];
+
 /// Another kind of database converts nothing as this one does: values have to stay what they are.
 fn keeps(change: &TableChange, plan: &TablePlan, now: &Table) -> Result<(), String> {
     let Some(before) = change.before.as_ref().filter(|_| !change.apart) else { return Ok(()) };
     for new in now.columns.iter().filter(|c| plan.columns.iter().any(|p| p.source == c.name)) {
         let renamed = change.renamed.iter().find(|(_, to)| *to == new.name).map(|(from, _)| from);
         let old = before.column(renamed.unwrap_or(&new.name)).filter(|_| !change.anew.contains(&new.name));
-        if let Some(old) = old.filter(|old| !widens(&old.data_type, &new.data_type)) {
+        // A set that lacks characters of the one before: the server may have made question marks of them.
+        let set = |c: &Column| MyType::parse(&c.origin_type).filter(MyType::is_text).and_then(|t| t.charset);
+        let poorer = |old: &Column| {
+            let (was, is) = (set(old), set(new));
+            was != is && was.as_deref() != Some("ascii") && is.is_some_and(|s| !WHOLE.contains(&s.as_str()))
+        };
+        if let Some(old) = old.filter(|old| !widens(&old.data_type, &new.data_type) || poorer(old)) {
             return Err(format!(
                 "column {} was converted from {} to {}: what became of its values is not told to another kind of database",
                 new.name, old.origin_type, new.origin_type
@@ -507,7 +517,7 @@ impl Follower {
             Err(errors) => return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
         };
         let choice = match old.filter(|p| !p.operations.ddl) {
-            Some(old) => kept(choice, old, renamed),
+            Some(old) => choice.kept(old, renamed),
             None => choice,
         };
         let mapped = typemap::map_table(&self.schemas.catalog, table, &choice, &self.env.known);
@@ -588,22 +598,6 @@ impl Follower {
     pub fn apply(&mut self, change: &SchemaChange) {
         self.schemas.apply(change);
     }
-}
-
-/// Where schema changes are not carried over, the destination has the columns that it had, under the names that they had.
-fn kept(mut choice: TableChoice, old: &TablePlan, renamed: &[(String, String)]) -> TableChoice {
-    let was = |name: &str| {
-        let before = renamed.iter().find(|(_, new)| new == name).map_or(name, |(old, _)| old.as_str());
-        old.columns.iter().find(|c| c.source == before).map(|c| (c.destination.clone(), c.misfit))
-    };
-    choice.columns = choice
-        .columns
-        .into_iter()
-        .filter_map(|c| {
-            was(&c.source).map(|(destination, misfit)| ColumnChoice { source: c.source, destination, misfit })
-        })
-        .collect();
-    choice
 }
 
 impl Actor {

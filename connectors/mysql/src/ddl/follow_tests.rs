@@ -8,7 +8,7 @@ fn follower() -> Follower {
     let known = Known {
         version: Version::parse("9.7.0").unwrap(),
         collations: BTreeSet::new(),
-        charsets: ["utf8mb4".to_owned()].into(),
+        charsets: ["utf8mb4".to_owned(), "latin1".to_owned()].into(),
         defaults: BTreeMap::from([("utf8mb4".to_owned(), "utf8mb4_general_ci".to_owned())]),
         engines: BTreeSet::new(),
         lower_case: false,
@@ -158,4 +158,6 @@ fn another_kind_converts_nothing() {
     assert!(refused.why.contains("column a was converted from bigint to int"), "{}", refused.why);
     assert!(f.run("alter table t change c b varchar(9)").is_err());
     f.run("alter table t drop column a, add column a int").unwrap().unwrap();
+    let refused = f.run("alter table t modify c varchar(20) character set latin1").unwrap_err();
+    assert!(refused.why.contains("column c was converted"), "{}", refused.why);
 }

@@ -617,20 +617,7 @@ pub fn create(name: &TableName, body: &Body, texts: &Texts, env: &Env) -> Result
     options.insert("charset".to_owned(), texts.charset.clone());
     options.insert("collation".to_owned(), texts.collation.clone());
     options.insert("engine".to_owned(), "InnoDB".to_owned());
-    let empty = Table {
-        name: name.clone(),
-        columns: Vec::new(),
-        keys: Vec::new(),
-        old_image: OldImage::Full,
-        parts: Vec::new(),
-        rows: 0,
-        bytes: 0,
-        physical: String::new(),
-        options,
-        unlogged: Vec::new(),
-        plain_indexes: Vec::new(),
-        plain_foreign_keys: Vec::new(),
-    };
+    let empty = Table { options, ..Table::new(name.clone(), Vec::new(), OldImage::Full) };
     let mut actions: Vec<Action> =
         body.options.iter().map(|(name, value)| Action::Option { name: name.clone(), value: value.clone() }).collect();
     actions.extend(body.columns.iter().map(|c| Action::AddColumn { column: c.clone(), lenient: false }));

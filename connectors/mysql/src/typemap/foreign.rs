@@ -342,20 +342,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn column(name: &str, data_type: DataType) -> Column {
-        Column {
-            name: name.into(),
-            data_type,
-            origin_type: "its own".into(),
-            builtin: true,
-            nullable: true,
-            default: None,
-            identity: None,
-            generated: None,
-            collation: None,
-            comment: None,
-            plain_default: None,
-            folds: false,
-        }
+        Column::new(name, data_type, "its own")
     }
 
     pub(crate) fn table(name: &str, columns: Vec<Column>, keys: &[&[&str]]) -> Table {
@@ -365,20 +352,7 @@ pub(crate) mod tests {
             columns: k.iter().map(|c| (*c).to_owned()).collect(),
             identifies: true,
         });
-        Table {
-            name: TableName::new("s", name),
-            columns,
-            keys: keys.collect(),
-            old_image: OldImage::Key,
-            parts: vec![],
-            rows: 0,
-            bytes: 0,
-            physical: String::new(),
-            options: BTreeMap::new(),
-            unlogged: vec![],
-            plain_indexes: vec![],
-            plain_foreign_keys: vec![],
-        }
+        Table { keys: keys.collect(), ..Table::new(TableName::new("s", name), columns, OldImage::Key) }
     }
 
     pub(crate) fn catalog(tables: &[Table]) -> Catalog {

@@ -69,15 +69,9 @@ impl Place {
         let columns: Vec<PlanColumn> = shape
             .iter()
             .filter(|c| c.generated.is_none())
-            .map(|c| PlanColumn {
-                source: c.name.clone(),
-                destination: c.name.clone(),
-                data_type: c.my_type.as_ref().map_or(drover_model::schema::DataType::Other, |t| t.data_type()),
-                origin_type: c.origin_type.clone(),
-                destination_type: c.origin_type.clone(),
-                identity_always: false,
-                ordinal: None,
-                misfit: Default::default(),
+            .map(|c| {
+                let data_type = c.my_type.as_ref().map_or(drover_model::schema::DataType::Other, |t| t.data_type());
+                PlanColumn::new(&c.name, data_type, &c.origin_type)
             })
             .collect();
         let place = |k: &&str| columns.iter().position(|c| c.source == *k).map(|i| i as u16).context("no key column");

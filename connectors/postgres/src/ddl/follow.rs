@@ -13,7 +13,7 @@ use drover_model::TablePlan;
 use drover_model::ddl::{SchemaChange, Schemas, TableChange, keeps_values};
 use drover_model::plan::RowFormat;
 use drover_model::schema::{Column, DataType, Object, PlainDefault, Table, TableName};
-use drover_model::selection::{ColumnChoice, Selection, TableChoice};
+use drover_model::selection::Selection;
 use std::collections::{BTreeMap, HashMap};
 
 /// Why a schema change cannot be followed.
@@ -225,7 +225,7 @@ impl Follower {
             Ok(None) => return Err(format!("{} is not selected", table.name)),
             Err(errors) => return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
         };
-        let choice = if old.operations.ddl { choice } else { kept(choice, old, renamed) };
+        let choice = if old.operations.ddl { choice } else { choice.kept(old, renamed) };
         let mapped = typemap::map(&self.schemas.catalog, table, &choice);
         if mapped.plan.columns.is_empty() {
             return Err("no column of it is left".into());
@@ -401,22 +401,6 @@ fn converts(old: &DataType, new: &DataType) -> bool {
     number(old) && number(new)
         || (text(old) || matches!(old, Int { .. } | Decimal { .. } | Uuid | Json | JsonText)) && text(new)
         || matches!((old, new), (Bytes { .. }, Bytes { .. }) | (Json, JsonText) | (JsonText, Json))
-}
-
-/// Where schema changes are not carried over, the destination has the columns that it had, under the names that they had.
-fn kept(mut choice: TableChoice, old: &TablePlan, renamed: &[(String, String)]) -> TableChoice {
-    let was = |name: &str| {
-        let before = renamed.iter().find(|(_, new)| new == name).map_or(name, |(old, _)| old.as_str());
-        old.columns.iter().find(|c| c.source == before).map(|c| (c.destination.clone(), c.misfit))
-    };
-    choice.columns = choice
-        .columns
-        .into_iter()
-        .filter_map(|c| {
-            was(&c.source).map(|(destination, misfit)| ColumnChoice { source: c.source, destination, misfit })
-        })
-        .collect();
-    choice
 }
 
 #[cfg(test)]

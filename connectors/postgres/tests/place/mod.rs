@@ -92,14 +92,8 @@ pub fn plan(id: u32, table: &str, columns: &[&str], key: &[u16]) -> TablePlan {
         columns: columns
             .iter()
             .map(|c| PlanColumn {
-                source: c.trim_end_matches('!').into(),
-                destination: c.trim_end_matches('!').into(),
-                data_type: DataType::Other,
-                origin_type: "text".into(),
-                destination_type: "text".into(),
                 identity_always: c.ends_with('!'),
-                ordinal: None,
-                misfit: Default::default(),
+                ..PlanColumn::new(c.trim_end_matches('!'), DataType::Other, "text")
             })
             .collect(),
         key: key.to_vec(),

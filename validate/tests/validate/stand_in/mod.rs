@@ -29,14 +29,8 @@ pub fn row(text: &str) -> Row {
 
 pub fn plan(id: u32, name: &str, columns: &[(&str, DataType)], key: &[u16]) -> TablePlan {
     let column = |(name, data_type): &(&str, DataType)| PlanColumn {
-        source: (*name).into(),
         destination: format!("{name}_d"),
-        data_type: data_type.clone(),
-        origin_type: String::new(),
-        destination_type: String::new(),
-        identity_always: false,
-        ordinal: None,
-        misfit: Default::default(),
+        ..PlanColumn::new(*name, data_type.clone(), "")
     };
     TablePlan {
         id,

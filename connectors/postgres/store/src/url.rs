@@ -5,6 +5,10 @@ use drover_model::error::codes;
 use drover_model::migration::{Tls, TlsMode, Url};
 use drover_model::{Error, Fault, Result, Retry};
 
+/// What it is and how it is written, for the help of the command line.
+pub const FORM: &str = "postgres://USER@HOST/DATABASE, where several coordinators may wait to take over. The password may stand in \
+    PGPASSWORD; ?sslmode=verify-full, verify-ca, require or disable and sslrootcert=FILE as elsewhere";
+
 /// Whether a store is given as a url, and is no folder.
 pub fn is_url(store: &str) -> bool {
     store.starts_with("postgres://") || store.starts_with("postgresql://")

@@ -9,7 +9,7 @@ mod url;
 
 use drover_connectors_postgres::connect::{Dialer, Session};
 use drover_coordinator::event::Event;
-use drover_coordinator::store::{Seal, Store};
+use drover_coordinator::store::{Opened, Seal, Store};
 use drover_coordinator::turn::{Stored, Turn};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Result, Retry};
@@ -23,8 +23,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-pub use url::is_url;
+pub use url::{FORM, is_url};
 
+/// Where such a store lies, for people.
+pub const PLACE: &str = "PostgreSQL";
 /// After so long without a sign a leader is ended.
 pub const STALE: Duration = Duration::from_secs(10);
 const SIGN: Duration = Duration::from_secs(1);
@@ -65,6 +67,15 @@ fn failed(what: &str, cause: impl std::error::Error) -> Error {
     Error::new(codes::STATE, Fault::Drover, Retry::Never, format!("the coordinator's store: {what}"))
         .cause(cause)
         .remedy("see that its PostgreSQL can be reached and written; start the coordinator again")
+}
+
+/// [`PgStore::open`], in the coordinator's form.
+///
+/// # Errors
+/// As there.
+pub async fn open(url: &str, key: &Path) -> Result<Opened> {
+    let (store, leading) = PgStore::open(url, key).await?;
+    Ok(Opened { store: Box::new(store), lost: Box::pin(async move { leading.lost().await }) })
 }
 
 impl PgStore {

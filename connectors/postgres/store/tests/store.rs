@@ -1,9 +1,9 @@
 //! The coordinator's store in a real PostgreSQL: what it keeps, who may write, and how another takes over.
 #![allow(clippy::unwrap_used)] // tests may: a panic is their way to fail
 
+use drover_connectors_postgres_store::{Leading, PgStore};
 use drover_coordinator::Coordinator;
 use drover_coordinator::desk::Tuning;
-use drover_coordinator_store_postgres::{Leading, PgStore};
 use drover_harness::{Postgres, wait};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
