@@ -205,7 +205,7 @@ pub fn widens(old: &DataType, new: &DataType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Misfit, Operations, PlanColumn, RowFormat};
+    use crate::plan::{Operations, PlanColumn, RowFormat};
     use crate::schema::{Action, OldImage, PlainForeignKey};
 
     fn table(name: &str) -> Table {
