@@ -54,10 +54,16 @@ pub fn put_cell(out: &mut Vec<u8>, cell: Cell<'_>) {
         Cell::Null => out.push(0),
         Cell::Unknown => out.push(1),
         Cell::Value(v) => {
-            put_varint(out, v.len() as u64 + 2);
+            put_value_head(out, v.len());
             out.extend_from_slice(v);
         }
     }
+}
+
+/// Appends what stands before the bytes of a value of this length.
+#[inline]
+pub fn put_value_head(out: &mut Vec<u8>, length: usize) {
+    put_varint(out, length as u64 + 2);
 }
 
 /// Reads one cell and advances; `None` when the bytes end or are malformed.

@@ -64,9 +64,10 @@ the [migration file](../guide/migration-file.md). With `text` the column becomes
 ";
 
 const TAIL: &str = "
-- **Character sets**: texts become UTF-8. Rows are converted by the source, changes by drover: the Unicode sets, ascii, latin1, latin2, latin7, greek, hebrew,
+- **Character sets**: texts become UTF-8. drover converts the Unicode sets, ascii, latin1, latin2, latin7, greek, hebrew,
   cp866, cp932, cp1250, cp1251, cp1256, cp1257, koi8r, koi8u, sjis, gbk, euckr, each character as the source converts it. Columns in others (big5, ujis …) are
-  refused by `drover check` where changes are to be followed.
+  converted by the source, and refused by `drover check` where changes are to be followed. Bytes that are no character of their set do not fit: they end the migration, or become what `on_misfit` says
+  (`null`; `clamp`: the text with U+FFFD in their place).
 - **Collations**: texts are compared to the letter. Where a key of the source pays no regard to case, accents or blanks at the end, `check` names it.
 - **Defaults**: constants and CURRENT_TIMESTAMP. Other defaults, ON UPDATE CURRENT_TIMESTAMP, generated columns, checks, partitions, full-text and spatial
   indexes, views, routines and triggers are of the source's dialect: they are left out, each named by `check`.

@@ -1,18 +1,26 @@
-//! Texts of row images in UTF-8. The log has them in their column's character set, and nobody converts there but us.
+//! Texts in UTF-8, for other kinds of databases. The log and the tables have them in their column's character set; the server would make question marks of
+//! what is no character.
 //!
 //! Guarantee: a character set is known here only if every text of it becomes the characters that the server itself makes of it
-//! (`CONVERT(… USING utf8mb4)`); `tests/charsets.rs` asks servers for all of them. Bytes that are no text are refused, never replaced.
+//! (`CONVERT(… USING utf8mb4)`); `tests/charsets.rs` asks servers for all of them. Bytes that are no text become [`NONE`], which is no UTF-8: the
+//! destination sees it, and does what the column's policy says.
 
-use encoding_rs::Encoding;
+use drover_model::row;
+use encoding_rs::{DecoderResult, Encoding};
 
 /// Characters that the servers take for others than the Encoding Standard does, by their bytes.
 type Others = &'static [(u16, char)];
+
+/// Stands where bytes are no character of their set.
+pub const NONE: u8 = 0xff;
 
 /// A character set that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Charset {
     /// Its bytes are UTF-8.
     Utf8,
+    /// Bytes below 0x80.
+    Ascii,
     /// As the Encoding Standard has it.
     Standard(&'static Encoding),
     /// The same but for some characters, of one byte each.
@@ -30,7 +38,8 @@ impl Charset {
     pub fn of(name: &str) -> Option<Charset> {
         use encoding_rs::*;
         Some(match name {
-            "utf8mb4" | "utf8mb3" | "utf8" | "ascii" => Charset::Utf8,
+            "utf8mb4" | "utf8mb3" | "utf8" => Charset::Utf8,
+            "ascii" => Charset::Ascii,
             // With the five bytes that windows-1252 leaves open, as the standard and the server have it.
             "latin1" => Charset::Standard(WINDOWS_1252),
             "latin2" => Charset::Standard(ISO_8859_2),
@@ -67,44 +76,66 @@ impl Charset {
         })
     }
 
-    /// Appends a text in UTF-8. `None` if the bytes are no text; then `out` may have got some of it.
-    pub fn put(self, out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
+    /// Appends a text in UTF-8, with [`NONE`] for what is no character.
+    pub fn put(self, out: &mut Vec<u8>, bytes: &[u8]) {
         match self {
             Charset::Utf8 => out.extend_from_slice(bytes),
-            Charset::Standard(encoding) => put_standard(out, encoding, bytes)?,
-            Charset::Nearly(encoding, others) => put_nearly(out, encoding, others, false, bytes)?,
-            Charset::NearlyWide(encoding, others) => put_nearly(out, encoding, others, true, bytes)?,
+            Charset::Ascii => out.extend(bytes.iter().map(|&b| if b.is_ascii() { b } else { NONE })),
+            Charset::Standard(encoding) => put_standard(out, encoding, bytes),
+            Charset::Nearly(encoding, others) => put_nearly(out, encoding, others, false, bytes),
+            Charset::NearlyWide(encoding, others) => put_nearly(out, encoding, others, true, bytes),
             Charset::Utf16 { little } => {
                 let (units, rest) = bytes.as_chunks::<2>();
-                if !rest.is_empty() {
-                    return None;
-                }
                 let unit = |u: &[u8; 2]| if little { u16::from_le_bytes(*u) } else { u16::from_be_bytes(*u) };
                 for c in char::decode_utf16(units.iter().map(unit)) {
-                    put_char(out, c.ok()?);
+                    put_char(out, c.ok());
                 }
+                out.extend((!rest.is_empty()).then_some(NONE));
             }
             Charset::Utf32 => {
                 let (units, rest) = bytes.as_chunks::<4>();
-                if !rest.is_empty() {
-                    return None;
-                }
                 for u in units {
-                    put_char(out, char::from_u32(u32::from_be_bytes(*u))?);
+                    put_char(out, char::from_u32(u32::from_be_bytes(*u)));
                 }
+                out.extend((!rest.is_empty()).then_some(NONE));
             }
         }
-        Some(())
+    }
+
+    /// Appends the cell of a text.
+    pub fn put_cell(self, out: &mut Vec<u8>, bytes: &[u8]) {
+        let wide = matches!(self, Charset::Utf16 { .. } | Charset::Utf32);
+        if !wide && bytes.is_ascii() {
+            return row::put_cell(out, row::Cell::Value(bytes));
+        }
+        // The cell's head says how long it is: it is written last, and brought to the front.
+        let start = out.len();
+        self.put(out, bytes);
+        let end = out.len();
+        row::put_value_head(out, end - start);
+        let head = out.len() - end;
+        out[start..].rotate_right(head);
     }
 }
 
-fn put_standard(out: &mut Vec<u8>, encoding: &'static Encoding, bytes: &[u8]) -> Option<()> {
-    let text = encoding.decode_without_bom_handling_and_without_replacement(bytes)?;
-    out.extend_from_slice(text.as_bytes());
-    Some(())
+fn put_standard(out: &mut Vec<u8>, encoding: &'static Encoding, mut bytes: &[u8]) {
+    let mut decoder = encoding.new_decoder_without_bom_handling();
+    loop {
+        let start = out.len();
+        let most = decoder.max_utf8_buffer_length_without_replacement(bytes.len());
+        out.resize(start + most.unwrap_or(bytes.len()), 0);
+        let (result, read, written) = decoder.decode_to_utf8_without_replacement(bytes, &mut out[start..], true);
+        out.truncate(start + written);
+        bytes = &bytes[read..];
+        match result {
+            DecoderResult::InputEmpty => return,
+            DecoderResult::OutputFull => {}
+            DecoderResult::Malformed(..) => out.push(NONE),
+        }
+    }
 }
 
-fn put_nearly(out: &mut Vec<u8>, encoding: &'static Encoding, others: Others, wide: bool, bytes: &[u8]) -> Option<()> {
+fn put_nearly(out: &mut Vec<u8>, encoding: &'static Encoding, others: Others, wide: bool, bytes: &[u8]) {
     let (mut from, mut at) = (0, 0);
     while let Some(&first) = bytes.get(at) {
         let two = wide && matches!(first, 0x81..=0x9f | 0xe0..=0xfc);
@@ -114,17 +145,20 @@ fn put_nearly(out: &mut Vec<u8>, encoding: &'static Encoding, others: Others, wi
         };
         let next = (at + 1 + usize::from(two)).min(bytes.len());
         if let Some((_, c)) = others.iter().find(|(other, _)| *other == code) {
-            put_standard(out, encoding, &bytes[from..at])?;
-            put_char(out, *c);
+            put_standard(out, encoding, &bytes[from..at]);
+            put_char(out, Some(*c));
             from = next;
         }
         at = next;
     }
-    put_standard(out, encoding, &bytes[from..])
+    put_standard(out, encoding, &bytes[from..]);
 }
 
-fn put_char(out: &mut Vec<u8>, c: char) {
-    out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+fn put_char(out: &mut Vec<u8>, c: Option<char>) {
+    match c {
+        Some(c) => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        None => out.push(NONE),
+    }
 }
 
 #[cfg(test)]
@@ -133,8 +167,29 @@ mod tests {
 
     fn text(charset: &str, bytes: &[u8]) -> Option<String> {
         let mut out = Vec::new();
-        Charset::of(charset).unwrap().put(&mut out, bytes)?;
-        Some(String::from_utf8(out).unwrap())
+        Charset::of(charset).unwrap().put(&mut out, bytes);
+        String::from_utf8(out).ok()
+    }
+
+    /// With `!` for what is no character.
+    fn marked(charset: &str, bytes: &[u8]) -> String {
+        let mut out = Vec::new();
+        Charset::of(charset).unwrap().put(&mut out, bytes);
+        out.iter_mut().filter(|b| **b == NONE).for_each(|b| *b = b'!');
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn cells_say_how_long_they_are() {
+        let mut out = vec![7];
+        let long = [b'x', 0xe4].repeat(100);
+        for bytes in [&b""[..], b"plain", b"\xe4", &long] {
+            Charset::of("latin1").unwrap().put_cell(&mut out, bytes);
+        }
+        Charset::of("utf16").unwrap().put_cell(&mut out, b"\x00a");
+        let cells: Vec<String> =
+            row::cells(&out[1..]).map(|c| String::from_utf8(c.value().unwrap().to_vec()).unwrap()).collect();
+        assert_eq!(cells, ["", "plain", "ä", &"xä".repeat(100), "a"]);
     }
 
     #[test]
@@ -153,6 +208,12 @@ mod tests {
         {
             assert_eq!(text(charset, bytes), None, "{charset}");
         }
+        // The text around it stays.
+        assert_eq!(marked("greek", b"a\xff\xe1"), "a!α");
+        assert_eq!(marked("cp932", b"\x93\xfa\x85\x40\x96\x7b\x81"), "日!@本!");
+        assert_eq!(marked("sjis", b"\x81\x60\xa0\x93\xfa"), "〜!日");
+        assert_eq!(marked("utf16", b"\x00a\xd8\x3d\x00b\x00"), "a!b!");
+        assert_eq!(marked("ascii", b"a\xc3\xa4"), "a!!");
         assert_eq!(Charset::of("swe7"), None);
         assert_eq!(Charset::of("big5"), None);
     }

@@ -4,6 +4,7 @@
 pub(crate) mod decode;
 
 use crate::catalog;
+use crate::charset::NONE;
 use crate::chunks::range::{key_columns, within};
 use crate::chunks::{self, Size, changed};
 use crate::snapshot::{BACK, Seat, Set};
@@ -12,7 +13,7 @@ use crate::types::{Kind, MyType};
 use crate::wire::{Flow, Statement};
 use async_trait::async_trait;
 use bytes::Bytes;
-use decode::{Decoder, decoders, put_row};
+use decode::{Decoder, decoders, own_charset, put_row};
 use drover_connectors_api::{BlockSink, ChunkRead, ChunkReader};
 use drover_model::chunk::{Bounds, Chunk};
 use drover_model::plan::{PlanColumn, RowFormat, SnapshotRef};
@@ -40,13 +41,52 @@ pub(crate) fn is_utf8(charset: &str) -> bool {
     matches!(charset, "utf8mb4" | "utf8mb3" | "utf8" | "ascii")
 }
 
-/// A column as it is to be selected: labels always in UTF-8, text too where other kinds read it.
-fn output(column: &PlanColumn, native: bool) -> String {
+/// How text comes that is not stored in UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Texts {
+    /// As it is stored.
+    Stored,
+    /// In UTF-8, by the server, with question marks for what is no character: to be compared with the same.
+    Converted,
+    /// So that [`decoders`] of a canonical plan make UTF-8 of it, and nothing of what is no character.
+    Canonical,
+}
+
+impl Texts {
+    fn of(plan: &TablePlan) -> Texts {
+        if plan.format == RowFormat::Canonical { Texts::Canonical } else { Texts::Stored }
+    }
+}
+
+/// A condition: the server makes other text of a column than it is, because bytes are no character of their set. Null for null.
+pub(crate) fn is_no_text(c: &str, charset: &str) -> String {
+    let bytes = format!("CAST({c} AS BINARY)");
+    // A server that takes bytes for text gives back others, or nothing, where they are none.
+    let broken = format!("NOT (CAST(CONVERT({bytes} USING {charset}) AS BINARY) <=> {bytes})");
+    if is_utf8(charset) || ["ucs2", "utf16", "utf16le", "utf32"].contains(&charset) {
+        return broken;
+    }
+    let marks = |text: &str| format!("LENGTH({text}) - LENGTH(REPLACE({text}, X'3f', ''))");
+    format!("{broken} OR {} <> {}", marks(&format!("CAST(CONVERT({c} USING utf8mb4) AS BINARY)")), marks(&bytes))
+}
+
+/// A column as it is to be selected: labels always in UTF-8, text as it is asked for.
+fn output(column: &PlanColumn, texts: Texts) -> String {
     let name = sql::name(&column.source);
     let Some(t) = MyType::parse(&column.origin_type) else { return name };
     let labels = matches!(t.kind, Kind::Enum { .. } | Kind::Set { .. });
-    let utf8 = t.charset.as_deref().is_none_or(is_utf8);
-    if !utf8 && (labels || (t.is_text() && !native)) { format!("CONVERT({name} USING utf8mb4)") } else { name }
+    let Some(charset) = t.charset.as_deref().filter(|c| !is_utf8(c)) else { return name };
+    let converted = format!("CONVERT({name} USING utf8mb4)");
+    match texts {
+        _ if labels => converted,
+        Texts::Converted if t.is_text() => converted,
+        // What drover has no table for, the server converts; a byte behind it says that it could not.
+        Texts::Canonical if t.is_text() && own_charset(&t).is_none() => {
+            let bytes = format!("CAST({converted} AS BINARY)");
+            format!("IF({}, CONCAT({bytes}, X'{NONE:02x}'), {bytes})", is_no_text(&name, charset))
+        }
+        _ => name,
+    }
 }
 
 impl Reader {
@@ -171,8 +211,8 @@ pub(crate) fn filtered(plan: &TablePlan, condition: Option<String>) -> String {
     if parts.is_empty() { String::new() } else { format!(" WHERE {}", parts.join(" AND ")) }
 }
 
-pub(crate) fn column_list(plan: &TablePlan, native: bool) -> String {
-    plan.columns.iter().map(|c| output(c, native)).collect::<Vec<_>>().join(", ")
+pub(crate) fn column_list(plan: &TablePlan, texts: Texts) -> String {
+    plan.columns.iter().map(|c| output(c, texts)).collect::<Vec<_>>().join(", ")
 }
 
 fn is_native(plan: &TablePlan) -> bool {
@@ -195,13 +235,12 @@ impl ChunkReader for Reader {
     }
 
     async fn read(&mut self, plan: &TablePlan, bounds: &Bounds, sink: &mut dyn BlockSink) -> Result<ChunkRead> {
-        let native = is_native(plan);
         let condition = within(&key_columns(plan), bounds)?;
         // A range goes along its index, whatever stale statistics say; the whole table from front to back.
         let index = if condition.is_some() { self.index(plan).await? } else { None };
         let sql = format!(
             "SELECT {} FROM {}{}",
-            column_list(plan, native),
+            column_list(plan, Texts::of(plan)),
             self.from(plan, index.as_deref()),
             filtered(plan, condition)
         );
@@ -254,7 +293,7 @@ impl Reader {
         let which: Vec<String> = conditions.iter().enumerate().map(|(i, c)| format!("WHEN {c} THEN {i}")).collect();
         let sql = format!(
             "SELECT {}, CASE {} END FROM {}{}",
-            column_list(plan, native),
+            column_list(plan, Texts::of(plan)),
             which.join(" "),
             self.from(plan, index.as_deref()),
             filtered(plan, Some(conditions.join(" OR ")))

@@ -8,7 +8,7 @@ use crate::chunks::range::{key_columns, within};
 use crate::connect::Dialer;
 use crate::fit::{self, Fit};
 use crate::reader::decode::{Decoder, decoders, put_row};
-use crate::reader::{column_list, filtered, lookup};
+use crate::reader::{Texts, column_list, filtered, lookup};
 use crate::sql;
 use crate::types::{Kind, MyType};
 use crate::wire::{Flow, Wire};
@@ -55,7 +55,10 @@ fn is_json(column: &PlanColumn) -> bool {
 
 impl MyRows {
     pub async fn open(dialer: &Dialer) -> Result<Self> {
-        Ok(MyRows { wire: Wire::connect(dialer, "compare").await? })
+        let mut wire = Wire::connect(dialer, "compare").await?;
+        // Text comes as it is stored.
+        wire.run("SET SESSION character_set_results = NULL", "cannot prepare a session").await?;
+        Ok(MyRows { wire })
     }
 
     async fn give(
@@ -66,8 +69,9 @@ impl MyRows {
         sink: &mut dyn RowSink,
     ) -> Result<()> {
         let table = &own.source;
+        let texts = if own.format == RowFormat::Canonical { Texts::Canonical } else { Texts::Converted };
         let select =
-            format!("SELECT {} FROM {}{}", column_list(own, false), sql::qualified(table), filtered(own, condition));
+            format!("SELECT {} FROM {}{}", column_list(own, texts), sql::qualified(table), filtered(own, condition));
         let statement = self.wire.prepare(&select, READING).await.map_err(|e| e.table(table))?;
         let decoders = decoders(own, &statement.columns)?;
         let json: Vec<bool> = plan.columns.iter().map(is_json).collect();

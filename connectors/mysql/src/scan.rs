@@ -6,7 +6,7 @@
 use crate::chunks::range::{KeyColumn, above, at_least, below, key_columns};
 use crate::connect::Session;
 use crate::doubts::foldings;
-use crate::reader::filtered;
+use crate::reader::{filtered, is_no_text};
 use crate::sql;
 use crate::types::{Kind, MyType};
 use drover_model::doubt::{Alike, Doubt, EXAMPLES, Folding, KeyDoubt, Scanned, TableDoubts};
@@ -18,9 +18,7 @@ use mysql_async::{Row, Value};
 const WHAT: &str = "cannot look at the rows of a table";
 /// Rows of a range.
 const ROWS: u64 = 100_000;
-/// Character sets whose every text is one of Unicode, so that no character gets lost on the way to it.
-const UNICODE: [&str; 8] = ["utf8mb4", "utf8mb3", "utf8", "ucs2", "utf16", "utf16le", "utf32", "ascii"];
-/// Those in which a byte of 0 may be part of another character.
+/// Character sets in which a byte of 0 may be part of another character.
 const WIDE: [&str; 4] = ["ucs2", "utf16", "utf16le", "utf32"];
 
 /// Whether a column can hold such values at all.
@@ -65,14 +63,7 @@ fn no_text(c: &str, charset: &str) -> String {
     let unicode = format!("CAST(CONVERT({c} USING utf8mb4) AS BINARY)");
     // In the collations of Unicode the character of number 0 counts for nothing: bytes are looked through.
     let zero = format!("LOCATE(X'00', {})", if WIDE.contains(&charset) { &unicode } else { &bytes });
-    // A server that takes bytes for text gives back others, or nothing, where they are none.
-    let broken = format!("NOT (CAST(CONVERT({bytes} USING {charset}) AS BINARY) <=> {bytes})");
-    let mut parts = vec![zero, broken];
-    if !UNICODE.contains(&charset) {
-        let marks = |text: &str| format!("LENGTH({text}) - LENGTH(REPLACE({text}, X'3f', ''))");
-        parts.push(format!("{} <> {}", marks(&unicode), marks(&bytes)));
-    }
-    format!("({c} IS NOT NULL AND ({}))", parts.join(" OR "))
+    format!("({c} IS NOT NULL AND ({zero} OR {}))", is_no_text(c, charset))
 }
 
 struct Scan<'a> {

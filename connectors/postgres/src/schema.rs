@@ -10,6 +10,7 @@
 pub(crate) mod change;
 pub(crate) mod foreign;
 mod late;
+mod names;
 pub mod rewrite;
 pub mod work;
 

@@ -235,15 +235,13 @@ impl Decode {
                 cells::put_uint(out, if year == 0 { 0 } else { 1900 + u64::from(year) });
             }
             Decode::Text { charset, compressed } => {
-                scratch.clear();
                 if *compressed {
-                    let mut plain = Vec::new();
-                    unpack_column(bytes, &mut plain)?;
-                    charset.put(scratch, &plain)?;
+                    scratch.clear();
+                    unpack_column(bytes, scratch)?;
+                    charset.put_cell(out, scratch);
                 } else {
-                    charset.put(scratch, bytes)?;
+                    charset.put_cell(out, bytes);
                 }
-                cells::put_bytes(out, scratch);
             }
             Decode::OldTime => {
                 let n = little_signed(bytes);

@@ -10,11 +10,14 @@ use super::shape::{self, Altered};
 use super::text::{Modes, plain};
 use crate::binlog::event::Query;
 use crate::binlog::query;
+use crate::cells;
 use crate::typemap;
+use crate::types::MyType;
 use drover_model::TablePlan;
-use drover_model::ddl::{SchemaChange, Schemas, TableChange};
+use drover_model::ddl::{SchemaChange, Schemas, TableChange, widens};
 use drover_model::plan::RowFormat;
-use drover_model::schema::{Object, Phase, Table, TableName};
+use drover_model::row;
+use drover_model::schema::{Column, DataType, Object, Phase, PlainDefault, PlainForeignKey, Table, TableName};
 use drover_model::selection::Selection;
 use std::collections::BTreeMap;
 
@@ -68,6 +71,85 @@ impl Written {
             zone: query.zone.map(|z| String::from_utf8_lossy(z).into_owned()),
         }
     }
+}
+
+/// Character sets that have every character.
+const WHOLE: [&str; 4] = ["utf8mb4", "utf16", "utf16le", "utf32"];
+
+/// Another kind of database converts nothing as this one does: values have to stay what they are.
+fn keeps(change: &TableChange, plan: &TablePlan, now: &Table) -> Result<(), String> {
+    let Some(before) = change.before.as_ref().filter(|_| !change.apart) else { return Ok(()) };
+    for new in now.columns.iter().filter(|c| plan.columns.iter().any(|p| p.source == c.name)) {
+        let renamed = change.renamed.iter().find(|(_, to)| *to == new.name).map(|(from, _)| from);
+        let old = before.column(renamed.unwrap_or(&new.name)).filter(|_| !change.anew.contains(&new.name));
+        // A set that lacks characters of the one before: the server may have made question marks of them.
+        let set = |c: &Column| MyType::parse(&c.origin_type).filter(MyType::is_text).and_then(|t| t.charset);
+        let poorer = |old: &Column| {
+            let (was, is) = (set(old), set(new));
+            was != is && was.as_deref() != Some("ascii") && is.is_some_and(|s| !WHOLE.contains(&s.as_str()))
+        };
+        if let Some(old) = old.filter(|old| !widens(&old.data_type, &new.data_type) || poorer(old)) {
+            return Err(format!(
+                "column {} was converted from {} to {}: what became of its values is not told to another kind of database",
+                new.name, old.origin_type, new.origin_type
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Foreign keys that tables keep follow the names of what they refer to.
+fn refer(changes: &mut [TableChange]) {
+    let both = |c: &TableChange| Some((c.before.as_ref()?.name.clone(), c.after.as_ref()?.name.clone()));
+    let moved: Vec<_> = changes.iter().filter_map(|c| Some((both(c)?, c.renamed.clone()))).collect();
+    for change in changes {
+        let (Some(before), Some(after)) = (&change.before, &mut change.after) else { continue };
+        for key in &mut after.plain_foreign_keys {
+            let same =
+                |k: &PlainForeignKey| (&k.name, &k.parent, &k.references) == (&key.name, &key.parent, &key.references);
+            if !before.plain_foreign_keys.iter().any(same) {
+                continue;
+            }
+            let Some(((_, name), renamed)) = moved.iter().find(|((old, _), _)| *old == key.parent) else { continue };
+            key.parent.clone_from(name);
+            for column in &mut key.references {
+                if let Some((_, new)) = renamed.iter().find(|(old, _)| old == column) {
+                    column.clone_from(new);
+                }
+            }
+        }
+    }
+}
+
+/// What rows from before have in new columns whose default is the present moment: that of the statement. A session's zone that has a name is not resolved
+/// here, and a destination of another kind then refuses the column.
+fn moments(change: &TableChange, written: &Written, zone: Option<&str>) -> Vec<(String, String)> {
+    let (Some(before), Some(after)) = (&change.before, &change.after) else { return Vec::new() };
+    let is_new = |c: &&Column| {
+        let renamed = change.renamed.iter().any(|(_, new)| *new == c.name);
+        change.anew.contains(&c.name) || before.column(&c.name).is_none() && !renamed
+    };
+    let now = after.columns.iter().filter(|c| c.plain_default == Some(PlainDefault::Now)).filter(is_new);
+    now.filter_map(|column| {
+        let DataType::Timestamp { precision, zone: instant } = column.data_type else { return None };
+        let behind = if instant { 0 } else { offset(zone?)? };
+        let seconds = u32::try_from(i64::from(written.seconds) + behind).ok()?;
+        let mut cell = Vec::new();
+        cells::put_timestamp(&mut cell, seconds, written.micros, precision, instant);
+        let text = row::cells(&cell).next()?.value()?.to_vec();
+        Some((column.name.clone(), String::from_utf8(text).ok()?))
+    })
+    .collect()
+}
+
+/// Seconds of a zone that is written as `+02:00`.
+fn offset(zone: &str) -> Option<i64> {
+    let (sign, digits) = match zone.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, zone.strip_prefix('+').filter(|_| zone.len() > 1)?),
+    };
+    let (hours, minutes) = digits.split_once(':')?;
+    Some(sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60))
 }
 
 /// The option of a helper table that keeps which of its columns had other names when it was made: a JSON list of pairs.
@@ -228,11 +310,18 @@ impl Follower {
             }
             Statement::Rename { pairs, .. } => self.rename(&mut scene, &pairs)?,
         }
-        let tables = self.changes(scene)?;
+        let mut tables = self.changes(scene)?;
         if tables.is_empty() {
             return Ok(None);
         }
         let context = self.context(&change.database, written);
+        // Rows of a table that takes another's place were written at other times.
+        let stays = |c: &&mut TableChange| {
+            change.verb == "ALTER TABLE" && c.before.as_ref().map(|b| &b.name) == c.after.as_ref().map(|a| &a.name)
+        };
+        for table in tables.iter_mut().filter(stays) {
+            table.filled = moments(table, written, context.get("time_zone").map(String::as_str));
+        }
         Ok(Some(SchemaChange {
             verb: change.verb.to_owned(),
             statement: Some(change.text.clone()),
@@ -395,6 +484,9 @@ impl Follower {
             }
             if let Some(id) = change.id {
                 let plan = self.plan(id, old, &now, &change.renamed)?;
+                if plan.format == RowFormat::Canonical {
+                    keeps(&change, &plan, &now)?;
+                }
                 change.apart |= !plan.operations.ddl;
                 change.plan = Some(plan);
                 if change.before.is_none() && change.apart {
@@ -406,6 +498,7 @@ impl Follower {
             change.after = Some(now);
             out.push(change);
         }
+        refer(&mut out);
         Ok(out)
     }
 

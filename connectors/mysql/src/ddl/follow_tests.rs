@@ -8,7 +8,7 @@ fn follower() -> Follower {
     let known = Known {
         version: Version::parse("9.7.0").unwrap(),
         collations: BTreeSet::new(),
-        charsets: ["utf8mb4".to_owned()].into(),
+        charsets: ["utf8mb4".to_owned(), "latin1".to_owned()].into(),
         defaults: BTreeMap::from([("utf8mb4".to_owned(), "utf8mb4_general_ci".to_owned())]),
         engines: BTreeSet::new(),
         lower_case: false,
@@ -103,4 +103,61 @@ fn an_online_tool_exchanges_the_structure_only() {
     f.run("create table _t_new like t").unwrap();
     f.run("alter table _t_new rename column a to c").unwrap();
     assert!(f.run("rename table t to _t_old, _t_new to t").is_err());
+}
+
+#[test]
+fn foreign_keys_follow_what_they_refer_to() {
+    let mut f = follower();
+    f.run("create table p (id int primary key)").unwrap();
+    f.run("create table c (id int primary key, p int, constraint k foreign key (p) references p (id))").unwrap();
+    f.run("alter table p rename column id to number").unwrap();
+    let key = |f: &Follower, name: &str| {
+        let key = f.schemas.catalog.table(&TableName::new("d", name)).unwrap().plain_foreign_keys[0].clone();
+        (key.parent.name, key.references[0].clone())
+    };
+    assert_eq!(key(&f, "c"), ("p".into(), "number".into()));
+    // Both in one statement.
+    f.run("rename table p to x, c to p, x to c").unwrap();
+    assert_eq!(key(&f, "p"), ("c".into(), "number".into()));
+}
+
+#[test]
+fn the_present_moment_is_the_statements() {
+    let mut f = follower();
+    f.run("create table t (id int primary key)").unwrap();
+    let text = "alter table t add a datetime(3) default now(3), add b timestamp default current_timestamp, add c datetime, add d int default 1";
+    let query = Query {
+        database: b"d",
+        text: text.as_bytes(),
+        ansi_quotes: false,
+        no_backslash: false,
+        mode: 0,
+        zone: None,
+        micros: None,
+        collation: None,
+    };
+    let query::Statement::Schema(change) = query::classify(&query, "d", text) else { panic!("{text}") };
+    let mut written =
+        Written { seconds: 1_700_000_000, micros: 123_456, zone: Some("-01:30".into()), ..Written::default() };
+    let filled = f.follow(&change, &written).unwrap().unwrap().tables[0].filled.clone();
+    let wanted = [("a", "2023-11-14 20:43:20.123"), ("b", "2023-11-14 22:13:20+00")];
+    assert_eq!(filled, wanted.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    written.zone = Some("Europe/Berlin".into());
+    let filled = f.follow(&change, &written).unwrap().unwrap().tables[0].filled.clone();
+    assert_eq!(filled.len(), 1, "an instant needs no zone");
+}
+
+#[test]
+fn another_kind_converts_nothing() {
+    let mut f = follower();
+    f.run("create table t (id int primary key, a int, b varchar(9))").unwrap();
+    f.run("alter table t modify a smallint").unwrap().unwrap();
+    f.schemas.plans[0].format = RowFormat::Canonical;
+    f.run("alter table t modify a bigint, change b c varchar(20)").unwrap().unwrap();
+    let refused = f.run("alter table t modify a int").unwrap_err();
+    assert!(refused.why.contains("column a was converted from bigint to int"), "{}", refused.why);
+    assert!(f.run("alter table t change c b varchar(9)").is_err());
+    f.run("alter table t drop column a, add column a int").unwrap().unwrap();
+    let refused = f.run("alter table t modify c varchar(20) character set latin1").unwrap_err();
+    assert!(refused.why.contains("column c was converted"), "{}", refused.why);
 }

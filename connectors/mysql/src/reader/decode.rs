@@ -3,6 +3,7 @@
 //! Source: MySQL's "Binary Protocol Resultset Row" in its internals manual.
 
 use crate::cells;
+use crate::charset::Charset;
 use crate::types::{Kind, MyType};
 use crate::wire::{ColumnDef, read_lenenc};
 use drover_model::plan::RowFormat;
@@ -22,6 +23,8 @@ pub enum Decoder {
     Double,
     /// Bytes with their length, as they are.
     Bytes,
+    /// Text as it is stored, which becomes UTF-8.
+    Text(Charset),
     /// A number as text, perhaps with leading zeros.
     Digits,
     Bit {
@@ -59,6 +62,7 @@ pub fn decoders(plan: &TablePlan, sent: &[ColumnDef]) -> Result<Vec<Decoder>> {
         let decoder = decoder(*def, wanted.as_ref()).map(|d| match (canonical, d, wanted.as_ref().map(|t| &t.kind)) {
             (true, Decoder::DateTime { digits }, Some(Kind::Timestamp { .. })) => Decoder::Instant { digits },
             (true, Decoder::Year, _) => Decoder::Int { bytes: 2, unsigned: true },
+            (true, Decoder::Bytes, Some(_)) => wanted.as_ref().and_then(own_charset).map_or(d, Decoder::Text),
             _ => d,
         });
         out.push(decoder.ok_or_else(|| {
@@ -67,6 +71,12 @@ pub fn decoders(plan: &TablePlan, sent: &[ColumnDef]) -> Result<Vec<Decoder>> {
         })?);
     }
     Ok(out)
+}
+
+/// The character set of a text that is read as it is stored and becomes UTF-8 here, for other kinds of databases; `None`: it is UTF-8 as it comes.
+pub fn own_charset(t: &MyType) -> Option<Charset> {
+    let set = t.charset.as_deref().filter(|_| t.is_text())?;
+    Charset::of(set).filter(|c| *c != Charset::Utf8)
 }
 
 fn decoder(sent: ColumnDef, wanted: Option<&MyType>) -> Option<Decoder> {
@@ -139,6 +149,7 @@ fn sized<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
 fn put_value(decoder: Decoder, rest: &mut &[u8], out: &mut Vec<u8>) -> Option<()> {
     match decoder {
         Decoder::Bytes => put_cell(out, Cell::Value(sized(rest)?)),
+        Decoder::Text(charset) => charset.put_cell(out, sized(rest)?),
         Decoder::Int { bytes, unsigned } => {
             let (signed, plain) = match bytes {
                 1 => {

@@ -5,6 +5,7 @@
 //! those after, and rows hold what the source's statement left in them; what cannot be done so is an error.
 
 use super::foreign;
+use super::names;
 use super::rewrite;
 use super::work::{Statement, Work, on_itself};
 use crate::sql::{ident, literal, qualified, table};
@@ -45,6 +46,9 @@ pub fn statements(shift: &Shift<'_>) -> Result<Vec<String>> {
     let mut was = Work::new(&present.catalog, &old_plans, &[]);
     let mut is = Work::new(&shift.after.catalog, &new_plans, &[]);
     let (mut first_of_all, mut out, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    if !is.same_kind {
+        first_of_all = names::renames(shift, &present).map_err(|(name, why)| refused(&name, why))?;
+    }
     for change in acting() {
         let of = |schemas: &Schemas| {
             let id = change.id? as usize;
@@ -61,11 +65,11 @@ pub fn statements(shift: &Shift<'_>) -> Result<Vec<String>> {
             continue;
         };
         let (Some(before), Some(after)) = (&change.before, &change.after) else { continue };
-        if first.destination != second.destination {
+        if is.same_kind && first.destination != second.destination {
             let why = format!("tables are not renamed here: {} to {}", first.destination, second.destination);
             return Err(refused(&before.name, why));
         }
-        let renamed = of(&present).zip(present.catalog.table(&before.name));
+        let renamed = of(&present).zip(present.catalog.table(&after.name));
         let Some((old_plan, old)) = renamed else { continue };
         let pair = Pair { change, first: &first, before, old_plan: &old_plan, old, plan: &second, new: after };
         let mut steps = Steps { first: &mut first_of_all, then: &mut out, last: &mut last };
@@ -99,11 +103,20 @@ struct Pair<'a> {
     new: &'a Table,
 }
 
-/// Catalogue and plans before the change, with columns under their new names: what then differs, differs in more than names.
+/// Catalogue and plans before the change, with tables and columns under their new names: what then differs, differs in more than names.
 fn under_new_names<'c>(shift: &Shift<'_>, changes: impl Iterator<Item = &'c TableChange>) -> Schemas {
     let mut out = shift.before.clone();
-    for change in changes.filter(|c| !c.renamed.is_empty()) {
-        let (Some(before), Some(id)) = (&change.before, change.id) else { continue };
+    let changes: Vec<&TableChange> = changes.collect();
+    let all: Vec<TableChange> = changes.iter().map(|c| (*c).clone()).collect();
+    out.refer(&all);
+    // Names may be exchanged between tables: places are told before.
+    let place = |c: &&TableChange| {
+        let name = &c.before.as_ref()?.name;
+        out.catalog.tables.iter().position(|t| t.name == *name)
+    };
+    let places: Vec<Option<usize>> = changes.iter().map(place).collect();
+    for (change, place) in changes.into_iter().zip(places) {
+        let (Some(_), Some(after), Some(id)) = (&change.before, &change.after, change.id) else { continue };
         let names: BTreeMap<String, String> = change.renamed.iter().cloned().collect();
         let renamed = |name: &mut String| {
             if let Some(new) = names.get(name) {
@@ -115,7 +128,8 @@ fn under_new_names<'c>(shift: &Shift<'_>, changes: impl Iterator<Item = &'c Tabl
                 *text = new;
             }
         };
-        if let Some(table) = out.catalog.tables.iter_mut().find(|t| t.name == before.name) {
+        if let Some(table) = place.and_then(|at| out.catalog.tables.get_mut(at)) {
+            table.name = after.name.clone();
             for column in &mut table.columns {
                 renamed(&mut column.name);
                 column.generated.iter_mut().for_each(text);
@@ -133,6 +147,10 @@ fn under_new_names<'c>(shift: &Shift<'_>, changes: impl Iterator<Item = &'c Tabl
             }
         }
         let Some(plan) = out.plans.get_mut(id as usize) else { continue };
+        plan.source = after.name.clone();
+        if let Some(new) = shift.after.plans.get(id as usize).filter(|p| !p.is_gone()) {
+            plan.destination = new.destination.clone();
+        }
         for column in &mut plan.columns {
             renamed(&mut column.source);
             let now =
@@ -157,7 +175,7 @@ fn create(work: &mut Work<'_>, plan: &TablePlan, new: &Table) -> std::result::Re
 }
 
 /// Keys, indexes, checks and foreign keys of a table.
-fn parts(work: &mut Work<'_>, plan: &TablePlan, table: &Table) -> Vec<Statement> {
+pub(super) fn parts(work: &mut Work<'_>, plan: &TablePlan, table: &Table) -> Vec<Statement> {
     let mut out = work.keys(plan, table);
     if !work.same_kind {
         out.extend(work.foreign_references(plan, table));
