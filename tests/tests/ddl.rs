@@ -43,14 +43,6 @@ const LIST: &str = "
     ALTER TABLE t PARTITION BY KEY (id) PARTITIONS 3; INSERT INTO t (id, f) VALUES (16, 'a');
     CREATE TEMPORARY TABLE gone (a INT); DROP TEMPORARY TABLE gone; ALTER TABLE t REMOVE PARTITIONING;";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_column_is_added() -> Result<()> {
-    let mut trial = Trial::running(MYSQL, Form::InProcess, TABLES, "").await?;
-    trial.exec("INSERT INTO t (id, v) VALUES (10, 'before'); ALTER TABLE t ADD COLUMN c INT; INSERT INTO t (id, v, c) VALUES (11, 'x', 5)").await?;
-    trial.equal().await?;
-    trial.same_structure().await
-}
-
 async fn whole_list(pair: Pair, form: Form) -> Result<()> {
     let mut trial = Trial::running(pair, form, TABLES, "").await?;
     trial.exec(LIST).await?;
