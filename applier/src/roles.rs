@@ -122,6 +122,11 @@ impl Applier {
         };
         let allowed = accepting(d).on_conflict == OnConflict::Ignore;
         if step == SchemaStep::Cutover {
+            // From here on the application writes here: an applier that stood still meanwhile commits nothing any more when it comes back.
+            destination.take_over(d.id).await?;
+            if !d.migration.has(Stage::Schema) {
+                return Ok(Outcome::Done { what: Vec::new() });
+            }
             let now = crate::evolve::latest(&*destination, d)?;
             let what = destination.schema(d.id, &step, &now.catalog, &now.live(), &d.objects, allowed).await?;
             return Ok(Outcome::Done { what });

@@ -41,7 +41,7 @@ pub enum Step {
     Sequences,
     Validating,
     Closing,
-    /// It was right; what waits for the switch (triggers, where drover's own writes would fire them) is made. Nothing is applied.
+    /// It was right; appliers are shut out for good, and what waits for the switch (triggers, where drover's own writes would fire them) is made.
     Switching,
     Done,
     Failed,
@@ -412,7 +412,7 @@ impl State {
     fn cutover_result(&self, c: &Cutover) -> Change {
         let names: Vec<String> = c.differing().map(|t| self.table_name(t)).collect();
         if names.is_empty() {
-            return if self.settings.schema { Change::Agreed } else { Change::Done };
+            return Change::Agreed;
         }
         let text = format!("source and destination differ in {}", names.join(", "));
         let error = Error::new(codes::DIFFERENT, Fault::Destination, Retry::Never, text);

@@ -9,7 +9,7 @@
 
 use crate::plan::TablePlan;
 use crate::position::Position;
-use crate::schema::{Catalog, Object, Table, TableName};
+use crate::schema::{Catalog, Column, DataType, Object, Table, TableName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -64,7 +64,8 @@ pub struct TableChange {
     /// Columns that are new though one of the same name was there before.
     #[serde(default)]
     pub anew: Vec<String>,
-    /// New columns in which rows from before have a value that is not null: the column, and the value as a cell of the plan's rows shows it. For
+    /// New columns in which rows from before have a value that is not null: the column, and the value as a canonical cell has it, bytes as `\\x` and
+    /// hexadecimal digits. For
     /// origins that tell it; a destination of the origin's own kind may come to it by the column's definition.
     #[serde(default)]
     pub filled: Vec<(String, String)>,
@@ -117,6 +118,7 @@ impl Schemas {
         for name in change.tables.iter().filter_map(|t| t.before.as_ref()).map(|t| &t.name) {
             self.catalog.tables.retain(|t| t.name != *name);
         }
+        self.refer(&change.tables);
         for table in &change.tables {
             self.catalog.tables.extend(table.after.clone());
             let Some(id) = table.id else { continue };
@@ -134,17 +136,77 @@ impl Schemas {
         }
     }
 
+    /// Foreign keys of the tables that are there follow the names of what they refer to.
+    pub fn refer(&mut self, changes: &[TableChange]) {
+        let both = |c: &'_ TableChange| Some((c.before.as_ref()?.name.clone(), c.after.as_ref()?.name.clone()));
+        for key in self.catalog.tables.iter_mut().flat_map(|t| &mut t.plain_foreign_keys) {
+            let found = changes.iter().find_map(|c| both(c).filter(|(old, _)| *old == key.parent).zip(Some(c)));
+            let Some(((_, name), change)) = found else { continue };
+            key.parent = name;
+            for column in &mut key.references {
+                if let Some((_, new)) = change.renamed.iter().find(|(old, _)| old == column) {
+                    column.clone_from(new);
+                }
+            }
+        }
+    }
+
     /// The plans of the tables that are there.
     pub fn live(&self) -> Vec<TablePlan> {
         self.plans.iter().filter(|p| !p.is_gone()).cloned().collect()
     }
 }
 
+/// Whether a column of a plan between kinds of databases may become another: its values stay what they are on both sides. What only the source knows
+/// how to write must not have another name either.
+pub fn keeps_values(old: &Column, new: &Column) -> bool {
+    fn unknown(t: &DataType) -> bool {
+        match t {
+            DataType::Other => true,
+            DataType::Array(of) => unknown(of),
+            _ => false,
+        }
+    }
+    widens(&old.data_type, &new.data_type) && (old.origin_type == new.origin_type || !unknown(&new.data_type))
+}
+
+/// Whether every value of the one type is the same value in the other, wherever it is converted: between kinds of databases no other conversion is
+/// followed. Bytes of a fixed length, which grow with their type, are not told from others here.
+pub fn widens(old: &DataType, new: &DataType) -> bool {
+    use DataType::{Bytes, Decimal, Enum, Float, Int, Text, Time, Timestamp};
+    let digits = |bytes: u8| [0, 3, 5, 8, 10, 13, 15, 17, 20][usize::from(bytes.min(8))];
+    match (old, new) {
+        _ if old == new => true,
+        (Int { bytes: a, unsigned: ua }, Int { bytes: b, unsigned: ub }) => {
+            if ua == ub {
+                a <= b
+            } else {
+                *ua && a < b
+            }
+        }
+        (Int { bytes, .. }, Decimal { precision, scale }) => {
+            precision.is_none_or(|p| i64::from(p) - i64::from(scale.unwrap_or(0)) >= digits(*bytes))
+        }
+        (Decimal { precision: Some(p), scale }, Decimal { precision, scale: wider }) => {
+            let (s, w) = (scale.unwrap_or(0), wider.unwrap_or(0));
+            precision.is_none_or(|q| w >= s && i64::from(q) - i64::from(w) >= i64::from(*p) - i64::from(s))
+        }
+        (Float { bytes: a }, Float { bytes: b }) => a <= b,
+        (Text { max: a, padded: false }, Text { max: b, padded: false }) => b.is_none_or(|b| a.is_some_and(|a| a <= b)),
+        (Text { max: a, padded: true }, Text { max: b, padded: true }) => b.is_none_or(|b| a.is_some_and(|a| a <= b)),
+        (Bytes { max: a }, Bytes { max: b }) => b.is_none_or(|b| a.is_some_and(|a| a <= b)),
+        (Time { precision: a, zone: x }, Time { precision: b, zone: y }) => x == y && a <= b,
+        (Timestamp { precision: a, zone: x }, Timestamp { precision: b, zone: y }) => x == y && a <= b,
+        (Enum { labels: a }, Enum { labels: b }) => b.starts_with(a),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Operations, PlanColumn, RowFormat};
-    use crate::schema::{DataType, OldImage};
+    use crate::plan::{Misfit, Operations, PlanColumn, RowFormat};
+    use crate::schema::{Action, OldImage, PlainForeignKey};
 
     fn table(name: &str) -> Table {
         Table::new(TableName::new("d", name), vec![], OldImage::Full)
@@ -229,5 +291,64 @@ mod tests {
         let all = base.folded(&changes, None);
         assert_eq!((all.version, names(&all)), (3, vec!["t", "v"]));
         assert!(all.plans[0].is_gone() && all.live().len() == 2);
+    }
+
+    #[test]
+    fn foreign_keys_follow_the_names_of_what_they_refer_to() {
+        let mut child = table("c");
+        child.plain_foreign_keys = ["t", "u"]
+            .map(|parent| PlainForeignKey {
+                name: parent.into(),
+                columns: vec!["a".into()],
+                parent: TableName::new("d", parent),
+                references: vec!["id".into()],
+                on_delete: Action::Restrict,
+                on_update: Action::Restrict,
+            })
+            .to_vec();
+        let catalog = Catalog {
+            origin: "x".into(),
+            version: 1,
+            version_text: String::new(),
+            database: "d".into(),
+            scope: None,
+            home: None,
+            identity: String::new(),
+            tables: vec![table("t"), table("u"), child],
+            objects: vec![],
+        };
+        let mut schemas = Schemas::new(catalog, vec![plan(0, "t", 1), plan(1, "u", 1)]);
+        // The two exchange their names, and one of them has another column.
+        let mut first = one(Some(0), Some("t"), Some("u"), Some(plan(0, "u", 2)));
+        first.renamed = vec![("id".into(), "number".into())];
+        schemas.apply(&change(vec![first, one(Some(1), Some("u"), Some("t"), Some(plan(1, "t", 2)))]));
+        let child = schemas.catalog.table(&TableName::new("d", "c")).unwrap();
+        let found: Vec<(&str, &str)> =
+            child.plain_foreign_keys.iter().map(|k| (k.parent.name.as_str(), k.references[0].as_str())).collect();
+        assert_eq!(found, [("u", "number"), ("t", "id")]);
+    }
+
+    #[test]
+    fn only_what_keeps_every_value_widens() {
+        let int = |bytes, unsigned| DataType::Int { bytes, unsigned };
+        let decimal = |p, s| DataType::Decimal { precision: Some(p), scale: Some(s) };
+        let text = |max| DataType::Text { max, padded: false };
+        for (old, new, wanted) in [
+            (int(4, false), int(8, false), true),
+            (int(4, true), int(8, false), true),
+            (int(4, true), int(4, false), false),
+            (int(8, false), int(4, false), false),
+            (int(4, false), decimal(12, 2), true),
+            (int(8, false), decimal(12, 2), false),
+            (decimal(10, 2), decimal(12, 4), true),
+            (decimal(10, 2), decimal(10, 4), false),
+            (text(Some(10)), text(None), true),
+            (text(Some(10)), text(Some(9)), false),
+            (text(None), text(Some(9)), false),
+            (DataType::Float { bytes: 8 }, int(8, false), false),
+            (DataType::Date, DataType::Timestamp { precision: 6, zone: false }, false),
+        ] {
+            assert_eq!(widens(&old, &new), wanted, "{old:?} to {new:?}");
+        }
     }
 }

@@ -95,7 +95,10 @@ async fn switched(pair: Pair, form: Form) -> Result<()> {
         scene.exec("SET GLOBAL read_only = 1").await?;
     }
 
+    let (before, _) = scene.progress().await?;
     let done = cutover(&scene.drover, &["--json"]).await?.expect(0)?.json()?;
+    let (after, _) = scene.progress().await?;
+    ensure!(after > before, "epoch {before}, then {after}: who applied before could commit after the switch");
     ensure!(done["cut_over"] == true && done["equal"] == true && done["error"].is_null(), "{done:#}");
     ensure!(!postgres || done["sequences"].as_u64() >= Some(3), "{done:#}");
     ensure!(done["position"].is_string(), "{done:#}");

@@ -36,9 +36,13 @@ async fn a_file_leads_to_the_process_that_works_on_it() -> Result<()> {
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;
 
-    let view = verb(&scene.drover, "show", &["--json"]).await?.expect(0)?.json()?;
+    // There is no lag to tell before a first transaction was applied.
+    let view = wait::until("a lag is shown", SOON, || async {
+        let view = verb(&scene.drover, "show", &["--json"]).await?.expect(0)?.json()?;
+        Ok(view["stages"]["incremental"]["lag_seconds"].is_number().then_some(view))
+    })
+    .await?;
     ensure!(at_work(&view) && view["name"] == scene.drover.name.as_str(), "{view:#}");
-    ensure!(view["stages"]["incremental"]["lag_seconds"].is_number(), "{view:#}");
     let second = scene.drover.call(&["run", &file]).await?.expect(2)?;
     ensure!(second.stderr.contains("another drover process works in"), "{}", second.stderr);
     let refused = scene.drover.call(&["cleanup", &file]).await?.expect(2)?;

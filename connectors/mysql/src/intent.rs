@@ -192,6 +192,10 @@ impl Run<'_> {
         }
         match session.query_drop(made.sql.as_str()).await {
             Ok(()) => {}
+            // No such index or key.
+            Err(mysql_async::Error::Server(e)) if made.drops && matches!(e.code, 1091 | 1176) => {
+                tracing::warn!(statement = made.sql, why = e.message, "the destination has no such index or key");
+            }
             Err(mysql_async::Error::Server(e)) if made.lenient => {
                 tracing::error!(
                     statement = made.sql,

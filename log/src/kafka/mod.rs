@@ -20,7 +20,7 @@ mod topics;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -100,14 +100,46 @@ impl KafkaOptions {
     }
 }
 
+/// A client that all share until it fails: a client whose view of the cluster has gone astray fails for good, another one may not
+/// (librdkafka issue 5430: a partition that was without a leader for a moment can stay so for this client).
+struct Kept<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Kept(Mutex::new(None))
+    }
+}
+
+impl<T> Kept<T> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        let mut kept = self.lock();
+        if let Some(client) = kept.as_ref() {
+            return Ok(client.clone());
+        }
+        Ok(kept.insert(Arc::new(make()?)).clone())
+    }
+
+    /// The next one to ask gets another.
+    fn forget(&self, client: &Arc<T>) {
+        let mut kept = self.lock();
+        if kept.as_ref().is_some_and(|k| Arc::ptr_eq(k, client)) {
+            *kept = None;
+        }
+    }
+}
+
 /// What all parts share.
 struct Shared {
     options: KafkaOptions,
     /// Messages and bytes seen, for estimates.
     seen: [(AtomicU64, AtomicU64); 2],
     /// Clients cost connections and threads, so one asks, one rules, and consumers that have done their work wait for more.
-    asker: OnceLock<Arc<BaseConsumer>>,
-    admin: OnceLock<Arc<AdminClient<DefaultClientContext>>>,
+    asker: Kept<BaseConsumer>,
+    admin: Kept<AdminClient<DefaultClientContext>>,
     idle: Mutex<Vec<StreamConsumer<reader::Quiet>>>,
     /// Bulk partitions that `open` has seen to, plus one; zero before.
     opened: AtomicU32,
@@ -242,8 +274,8 @@ impl KafkaLog {
         let shared = Arc::new(Shared {
             options,
             seen: Default::default(),
-            asker: OnceLock::new(),
-            admin: OnceLock::new(),
+            asker: Kept::default(),
+            admin: Kept::default(),
             idle: Mutex::default(),
             opened: AtomicU32::new(0),
         });

@@ -16,6 +16,8 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::Offset as KafkaOffset;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::{HEADER, Kind, MESSAGE, PART, REQUEST, Shared, blocking, kafka_error, lost, never, topics};
 use crate::{Offset, Reader, Span, Stream};
@@ -73,11 +75,29 @@ struct Got {
 }
 
 /// A consumer on partitions of a topic.
+///
+/// librdkafka can lose sight of a partition that was without a leader for a moment, and then delivers nothing of it for good, without an error
+/// (its issue 5430). So silence is looked into: where the log has more, another consumer reads on.
 struct Fetch {
     shared: Arc<Shared>,
     topic: String,
     consumer: Option<StreamConsumer<Quiet>>,
+    /// The next message of each partition.
+    at: Vec<(Stream, Offset)>,
+    /// When the last message came, or the consumer, or an answer.
+    heard: Instant,
+    patience: Duration,
+    /// Where the partitions end.
+    asking: Option<JoinHandle<Result<Vec<Span>>>>,
+    /// When it last complained, if ever.
+    complained: Option<Instant>,
 }
+
+/// So much silence is looked into; twice as much of the next consumer, while nothing comes.
+const PATIENCE: Duration = Duration::from_secs(5);
+const MOST_PATIENCE: Duration = Duration::from_secs(60);
+/// Complaints come in swarms.
+const COMPLAIN: Duration = Duration::from_secs(5);
 
 /// Before another consumer reads what one could not.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -88,8 +108,9 @@ const IDLE: usize = 4;
 impl Drop for Fetch {
     fn drop(&mut self) {
         let Some(consumer) = self.consumer.take() else { return };
-        // What it had fetched is thrown away with the assignment; a consumer that cannot even do that is not kept.
-        if consumer.unassign().is_ok() {
+        // What it had fetched is thrown away with the assignment. One that cannot even do that is not kept, nor one that complained: it may
+        // complain again to the next reader.
+        if self.complained.is_none() && consumer.unassign().is_ok() {
             let mut idle = self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.len() < IDLE {
                 idle.push(consumer);
@@ -112,17 +133,35 @@ impl Fetch {
         let Some((stream, _)) = at.first() else { return Err(Error::internal("nothing to read")) };
         let topic = shared.topic(*stream);
         let idle = shared.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let consumer = match idle {
+        let mut fetch = Fetch {
+            shared,
+            topic,
+            consumer: None,
+            at: at.to_vec(),
+            heard: Instant::now(),
+            patience: PATIENCE,
+            asking: None,
+            complained: None,
+        };
+        fetch.assign(idle)?;
+        Ok(fetch)
+    }
+
+    /// Reads on with this consumer or a new one.
+    fn assign(&mut self, consumer: Option<StreamConsumer<Quiet>>) -> Result<()> {
+        let consumer = match consumer {
             Some(consumer) => consumer,
-            None => Fetch::consumer(&shared)?,
+            None => Fetch::consumer(&self.shared)?,
         };
         let mut list = TopicPartitionList::new();
-        for (stream, offset) in at {
-            list.add_partition_offset(&topic, Shared::partition(*stream), KafkaOffset::Offset(*offset as i64))
+        for (stream, offset) in &self.at {
+            list.add_partition_offset(&self.topic, Shared::partition(*stream), KafkaOffset::Offset(*offset as i64))
                 .map_err(|e| kafka_error("cannot read from Kafka", e))?;
         }
         consumer.assign(&list).map_err(|e| kafka_error("cannot read from Kafka", e))?;
-        Ok(Fetch { shared, topic, consumer: Some(consumer) })
+        self.consumer = Some(consumer);
+        self.heard = Instant::now();
+        Ok(())
     }
 
     /// Its consumer is of no use to later readers either.
@@ -130,6 +169,40 @@ impl Fetch {
         if let Some(consumer) = self.consumer.take() {
             close(consumer);
         }
+    }
+
+    fn ask(&self) -> JoinHandle<Result<Vec<Span>>> {
+        let (shared, streams) = (self.shared.clone(), self.at.iter().map(|a| a.0).collect::<Vec<_>>());
+        tokio::task::spawn_blocking(move || topics::spans(&shared, &streams))
+    }
+
+    /// What the answer says of the silence: another consumer, where there is more to read.
+    fn answered(&mut self, ends: Result<Vec<Span>>) -> Result<()> {
+        // A message came meanwhile: all is well.
+        if self.heard.elapsed() < self.patience {
+            return Ok(());
+        }
+        self.heard = Instant::now();
+        let ends = match ends {
+            Ok(ends) => ends,
+            // Brokers that do not answer this either are waited for.
+            Err(error) => {
+                tracing::debug!(%error, topic = self.topic, "the brokers do not say where the topic ends");
+                return Ok(());
+            }
+        };
+        let more = self.at.iter().zip(&ends).find(|((_, at), span)| span.next > *at);
+        let Some(((stream, at), span)) = more else { return Ok(()) };
+        tracing::warn!(
+            topic = self.topic,
+            ?stream,
+            at,
+            end = span.next,
+            "the Kafka client does not deliver what the broker has: another one reads on"
+        );
+        self.patience = (self.patience * 2).min(MOST_PATIENCE);
+        self.give_up();
+        self.assign(None)
     }
 
     fn consumer(shared: &Shared) -> Result<StreamConsumer<Quiet>> {
@@ -159,37 +232,65 @@ impl Fetch {
 
     /// The next message of any partition. `None`: librdkafka says that the place cannot be read, ask for the ends. Cancel-safe.
     async fn next(&mut self, kind: Stream) -> Result<Option<Got>> {
-        let Some(consumer) = &self.consumer else { return Err(Error::internal("a closed Kafka consumer")) };
         loop {
-            match consumer.recv().await {
-                Ok(message) => return self.accept(kind, &message).map(Some),
-                Err(error) => {
-                    use RDKafkaErrorCode as E;
-                    match error.rdkafka_error_code() {
-                        Some(
-                            E::OffsetOutOfRange
-                            | E::AutoOffsetReset
-                            | E::UnknownTopicOrPartition
-                            | E::UnknownTopic
-                            | E::UnknownPartition,
-                        ) => {
-                            return Ok(None);
-                        }
-                        Some(
-                            E::TopicAuthorizationFailed
-                            | E::GroupAuthorizationFailed
-                            | E::ClusterAuthorizationFailed
-                            | E::BadMessage
-                            | E::InvalidMessage,
-                        ) => {
-                            return Err(kafka_error(format!("cannot read the Kafka topic {}", self.topic), error));
-                        }
-                        _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
-                            return Err(kafka_error(format!("cannot read the Kafka topic {}", self.topic), error));
-                        }
-                        _ => tracing::warn!(%error, topic = self.topic, "reading goes on as soon as Kafka answers"),
-                    }
+            let Some(consumer) = &self.consumer else { return Err(Error::internal("a closed Kafka consumer")) };
+            let due = self.heard + self.patience;
+            let silent = self.asking.is_none();
+            let answer = async {
+                match self.asking.as_mut() {
+                    Some(asking) => asking.await,
+                    None => std::future::pending().await,
                 }
+            };
+            let error = tokio::select! {
+                biased;
+                message = consumer.recv() => match message {
+                    Ok(message) => {
+                        let got = self.accept(kind, &message)?;
+                        if let Some(place) = self.at.iter_mut().find(|(stream, _)| *stream == got.stream) {
+                            place.1 = got.offset + 1;
+                        }
+                        (self.heard, self.patience) = (Instant::now(), PATIENCE);
+                        return Ok(Some(got));
+                    }
+                    Err(error) => error,
+                },
+                ends = answer => {
+                    self.asking = None;
+                    let ends = ends.unwrap_or_else(|e| Err(Error::internal("work of the log ended early").cause(e)));
+                    self.answered(ends)?;
+                    continue;
+                }
+                () = tokio::time::sleep_until(due), if silent => {
+                    self.asking = Some(self.ask());
+                    continue;
+                }
+            };
+            let again = self.complained.is_none_or(|at| at.elapsed() > COMPLAIN);
+            if again {
+                self.complained = Some(Instant::now());
+            }
+            use RDKafkaErrorCode as E;
+            match error.rdkafka_error_code() {
+                Some(
+                    E::OffsetOutOfRange
+                    | E::AutoOffsetReset
+                    | E::UnknownTopicOrPartition
+                    | E::UnknownTopic
+                    | E::UnknownPartition,
+                ) => return Ok(None),
+                Some(
+                    E::TopicAuthorizationFailed
+                    | E::GroupAuthorizationFailed
+                    | E::ClusterAuthorizationFailed
+                    | E::BadMessage
+                    | E::InvalidMessage,
+                ) => return Err(kafka_error(format!("cannot read the Kafka topic {}", self.topic), error)),
+                _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+                    return Err(kafka_error(format!("cannot read the Kafka topic {}", self.topic), error));
+                }
+                _ if again => tracing::warn!(%error, topic = self.topic, "reading goes on as soon as Kafka answers"),
+                _ => {}
             }
         }
     }
@@ -456,3 +557,6 @@ pub(super) async fn last(shared: &Arc<Shared>, stream: Stream, span: Span) -> Re
         back = back.saturating_mul(4).max(4);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,12 +19,9 @@ use crate::{Offset, Span, Stream};
 const APPEARS: Duration = Duration::from_secs(30);
 
 pub(super) fn admin(shared: &Shared) -> Result<Arc<AdminClient<DefaultClientContext>>> {
-    if let Some(client) = shared.admin.get() {
-        return Ok(client.clone());
-    }
-    let client = shared.config().create();
-    let client = client.map_err(|e| kafka_error("cannot make a Kafka client of the [log] options", e))?;
-    Ok(shared.admin.get_or_init(|| Arc::new(client)).clone())
+    shared
+        .admin
+        .get(|| shared.config().create().map_err(|e| kafka_error("cannot make a Kafka client of the [log] options", e)))
 }
 
 fn options() -> AdminOptions {
@@ -33,11 +30,7 @@ fn options() -> AdminOptions {
 
 /// A client that asks and never reads.
 fn asker(shared: &Shared) -> Result<Arc<BaseConsumer>> {
-    if let Some(client) = shared.asker.get() {
-        return Ok(client.clone());
-    }
-    let client = shared.config().create().map_err(|e| kafka_error("cannot make a Kafka client", e))?;
-    Ok(shared.asker.get_or_init(|| Arc::new(client)).clone())
+    shared.asker.get(|| shared.config().create().map_err(|e| kafka_error("cannot make a Kafka client", e)))
 }
 
 /// Topics by name: replicas of each partition.
@@ -47,9 +40,10 @@ fn known(shared: &Shared) -> Result<(usize, HashMap<String, Vec<usize>>)> {
     let mut out = HashMap::new();
     let mut brokers = 0;
     for name in names {
-        let metadata = client
-            .fetch_metadata(Some(&name), REQUEST)
-            .map_err(|e| kafka_error(format!("cannot ask the Kafka brokers {:?}", shared.options.brokers), e))?;
+        let metadata = client.fetch_metadata(Some(&name), REQUEST).map_err(|e| {
+            shared.asker.forget(&client);
+            kafka_error(format!("cannot ask the Kafka brokers {:?}", shared.options.brokers), e)
+        })?;
         brokers = metadata.brokers().len();
         for topic in metadata.topics() {
             if topic.error().is_none() && !topic.partitions().is_empty() {
@@ -185,6 +179,7 @@ pub(super) fn spans(shared: &Shared, streams: &[Stream]) -> Result<Vec<Span>> {
             match client.fetch_watermarks(&topic, Shared::partition(*stream), REQUEST) {
                 Ok((low, high)) => return Ok(Span { first: low.max(0) as Offset, next: high.max(0) as Offset }),
                 Err(e) if Instant::now() > deadline || passes(&e).is_none() => {
+                    shared.asker.forget(&client);
                     return Err(kafka_error(format!("cannot ask for the ends of the Kafka topic {topic}"), e));
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(100)),
@@ -220,7 +215,16 @@ pub(super) async fn delete_before(shared: &Shared, stream: Stream, before: Offse
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&topic, Shared::partition(stream), KafkaOffset::Offset(before as i64))
         .map_err(|e| kafka_error(what(), e))?;
-    let told = admin(shared)?.delete_records(&list, &options()).await.map_err(|e| kafka_error(what(), e))?;
+    let client = admin(shared)?;
+    let told = match client.delete_records(&list, &options()).await {
+        Ok(told) => told,
+        Err(error) => {
+            shared.admin.forget(&client);
+            // Its end waits for its threads.
+            blocking(move || drop(client)).await?;
+            return Err(kafka_error(what(), error));
+        }
+    };
     for element in told.elements() {
         element.error().map_err(|e| kafka_error(what(), e))?;
     }

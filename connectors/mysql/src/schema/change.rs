@@ -18,21 +18,6 @@ use drover_model::schema::{Object, Table, TableName};
 use drover_model::{Error, Fault, Result, Retry};
 use std::collections::BTreeSet;
 
-/// Whether tables keep their columns, as they are here: then rows are written as before.
-fn same_columns(shift: &Shift<'_>) -> bool {
-    let of = |plans: &[TablePlan], id: u32| {
-        let plan = plans.iter().find(|p| p.id == id && !p.is_gone())?;
-        let columns =
-            plan.columns.iter().map(|c| (c.source.clone(), c.destination.clone(), c.destination_type.clone()));
-        Some((columns.collect::<Vec<_>>(), plan.key.clone()))
-    };
-    let acting = shift.change.tables.iter().filter(|c| !c.apart && c.stopped.is_none());
-    acting.filter_map(|c| c.id).all(|id| {
-        let (before, after) = (of(&shift.before.plans, id), of(&shift.after.plans, id));
-        before.is_some() && before == after
-    })
-}
-
 /// One statement, and the tables by which it can be told whether it was executed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
@@ -42,11 +27,13 @@ pub struct Made {
     pub database: Option<String>,
     /// What the server says against it is a warning: as when the schema was created, what it cannot take is left out.
     pub lenient: bool,
+    /// It takes an index or a key away: one that is not there is gone already.
+    pub drops: bool,
 }
 
 impl Made {
-    fn new(sql: String, tables: Vec<TableName>) -> Made {
-        Made { sql, tables, database: None, lenient: false }
+    pub(super) fn new(sql: String, tables: Vec<TableName>) -> Made {
+        Made { sql, tables, database: None, lenient: false, drops: false }
     }
 }
 
@@ -70,14 +57,7 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
             .remedy("undo the change at the source, or migrate the table again");
         table.map_or(error.clone(), |t| error.table(t))
     };
-    let Some((mut was, mut is)) = works else {
-        if same_columns(shift) {
-            let what = shift.change.statement.as_deref().unwrap_or(&shift.change.verb);
-            tracing::warn!(what, "a schema change that leaves columns alone is not carried over from another family");
-            return Ok(Vec::new());
-        }
-        return Err(refused(shift.change.table(), "schema changes of another family are not carried over here".into()));
-    };
+    let Some((mut was, mut is)) = works else { return super::foreign::change::statements(shift, known) };
     let mut pairs = Vec::new();
     for change in shift.change.tables.iter().filter(|c| !c.apart && c.stopped.is_none()) {
         let Some(id) = change.id else { continue };
@@ -98,7 +78,8 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
     for database in databases.difference(&there) {
         out.push(Made::new(is.database(database).sql, Vec::new()));
     }
-    out.extend(renames(&pairs));
+    let moved = |p: &Pair<'_>| Some((p.before?.0.destination.clone(), p.after?.0.destination.clone()));
+    out.extend(renames(pairs.iter().filter_map(moved).collect()));
     for pair in &pairs {
         let (Some(old), Some(new)) = (pair.before, pair.after) else { continue };
         // What goes with the table's name has gone with it.
@@ -159,7 +140,7 @@ fn object_statements(work: &Work<'_>, object: &Object) -> Option<Vec<Made>> {
     let tail = &text[t.get(at)?.at..];
     let to = work.renames.of(&TableName::new(object.schema.clone(), object.name.clone()));
     let name = sql::qualified(&to);
-    let made = |sql: String| Made { sql, tables: Vec::new(), database: Some(to.schema.clone()), lenient: true };
+    let made = |sql: String| Made { database: Some(to.schema.clone()), lenient: true, ..Made::new(sql, Vec::new()) };
     if object.kind == "view" {
         let tail = rewrite::dialect(tail, work.known);
         return Some(vec![made(format!("CREATE OR REPLACE SQL SECURITY INVOKER VIEW {name} {tail}"))]);
@@ -195,13 +176,9 @@ fn create(work: &mut Work<'_>, plan: &TablePlan, table: &Table) -> Vec<Made> {
     out
 }
 
-/// Tables under other names, all in one statement; names may be exchanged.
-fn renames(pairs: &[Pair<'_>]) -> Option<Made> {
-    let mut open: Vec<(TableName, TableName)> = pairs
-        .iter()
-        .filter_map(|p| Some((p.before?.0.destination.clone(), p.after?.0.destination.clone())))
-        .filter(|(from, to)| from != to)
-        .collect();
+/// Tables under other names (from, to), all in one statement; names may be exchanged.
+pub(super) fn renames(mut open: Vec<(TableName, TableName)>) -> Option<Made> {
+    open.retain(|(from, to)| from != to);
     if open.is_empty() {
         return None;
     }

@@ -1,6 +1,8 @@
 //! The schema of another kind of database, compiled purely from what the catalogue says in no dialect: tables with columns, keys, indexes, foreign
 //! keys, counters and plain defaults. Guarantee: what is in the source's own language is not guessed at; it is left out and named.
 
+pub(super) mod change;
+
 use super::table::Added;
 use super::work::{LeftOut, Statement, statement};
 use crate::encode::Encoder;
@@ -49,13 +51,14 @@ impl<'a> Foreign<'a> {
         self.left_out.push(LeftOut { kind: format!("attribute {what}"), name, reason: why.into() });
     }
 
+    fn database(&self, name: &str) -> String {
+        let charset = format!("CHARACTER SET utf8mb4 COLLATE {}", binary_collation("utf8mb4", self.known));
+        format!("CREATE DATABASE IF NOT EXISTS {} {charset}", sql::name(name))
+    }
+
     /// Databases and tables with the key that rows are found by.
     pub fn base(&mut self) -> Vec<Statement> {
-        let charset = format!(" CHARACTER SET utf8mb4 COLLATE {}", binary_collation("utf8mb4", self.known));
-        let database = |name: &String| {
-            let sql = format!("CREATE DATABASE IF NOT EXISTS {}{charset}", sql::name(name));
-            statement("database", TableName::new(name, name), None, sql)
-        };
+        let database = |name: &String| statement("database", TableName::new(name, name), None, self.database(name));
         let mut out: Vec<Statement> = self.databases().iter().map(database).collect();
         for (plan, table) in self.tables.clone() {
             let sql = self.create_table(plan, table);
@@ -112,7 +115,8 @@ impl<'a> Foreign<'a> {
         let mut lines = Vec::new();
         for column in &plan.columns {
             if let Some(source) = table.column(&column.source) {
-                lines.push(self.column_line(plan, column, source, counter == Some(column.source.as_str())));
+                let definition = self.definition(plan, column, source, counter == Some(column.source.as_str()));
+                lines.push(format!("{} {}", sql::name(&column.destination), definition.text()));
             }
         }
         let keys = self.base_keys(plan, table);
@@ -133,39 +137,33 @@ impl<'a> Foreign<'a> {
         )
     }
 
-    fn column_line(&mut self, plan: &TablePlan, column: &PlanColumn, source: &Column, counts: bool) -> String {
+    /// What stands behind a column's name.
+    fn definition(&mut self, plan: &TablePlan, column: &PlanColumn, source: &Column, counts: bool) -> Definition {
         let text = &column.destination_type;
         let my_type = MyType::parse(text);
-        let mut out = format!("{} ", sql::name(&column.destination));
-        match my_type.as_ref().and_then(|t| t.charset.as_deref()) {
+        let kind = match my_type.as_ref().and_then(|t| t.charset.as_deref()) {
             Some(charset) => {
-                out.push_str(&text[..text.rfind(" character set ").unwrap_or(text.len())]);
-                let collation = binary_collation(charset, self.known);
-                out.push_str(&format!(" CHARACTER SET {charset} COLLATE {collation}"));
+                let bare = &text[..text.rfind(" character set ").unwrap_or(text.len())];
+                format!("{bare} CHARACTER SET {charset} COLLATE {}", binary_collation(charset, self.known))
             }
-            None => out.push_str(text),
-        }
-        if !source.nullable && column.misfit != plan::Misfit::Null {
-            out.push_str(" NOT NULL");
-        }
+            None => text.clone(),
+        };
+        let mut default = None;
         if counts {
-            out.push_str(" AUTO_INCREMENT");
         } else if source.identity.is_some() {
             self.note(plan, &source.name, "identity", "a table has one counter here, of a type of whole numbers");
-        } else if let Some(default) = &source.default {
+        } else if let Some(theirs) = &source.default {
             let made = match (&source.plain_default, &my_type) {
                 (Some(plain), Some(t)) => self.default(column, plain, t),
                 _ => Err("it is an expression of the source's own".to_owned()),
             };
             match made {
-                Ok(made) => out.push_str(&format!(" DEFAULT {made}")),
-                Err(why) => self.note(plan, &source.name, &format!("DEFAULT {default}"), &why),
+                Ok(made) => default = Some(made),
+                Err(why) => self.note(plan, &source.name, &format!("DEFAULT {theirs}"), &why),
             }
         }
-        if let Some(comment) = &source.comment {
-            out.push_str(&format!(" COMMENT {}", sql::text(comment)));
-        }
-        out
+        let not_null = !source.nullable && column.misfit != plan::Misfit::Null;
+        Definition { kind, not_null, counts, default, comment: source.comment.clone() }
     }
 
     /// A default as it is written here.
@@ -191,23 +189,10 @@ impl<'a> Foreign<'a> {
             }
             PlainDefault::Value(value) => value,
         };
-        let wide = matches!(to.kind, Kind::Text { .. } | Kind::Blob { .. } | Kind::Json);
-        if wide && !expressions {
+        if wide(to) && !expressions {
             return Err(no_expressions());
         }
-        let mut literal = Vec::new();
-        if matches!(column.data_type, DataType::Bytes { .. }) {
-            if !value.len().is_multiple_of(2) || !value.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err("it is no row of bytes".to_owned());
-            }
-            literal.extend_from_slice(format!("X'{value}'").as_bytes());
-        } else {
-            let encoder = Encoder::new(column, &plan::RowFormat::Canonical, to);
-            let put = encoder.put_value(&mut literal, Cell::Value(value.as_bytes()));
-            put.map_err(|e| e.message.clone())?;
-        }
-        let literal = String::from_utf8(literal).map_err(|_| "it is no text".to_owned())?;
-        Ok(if wide || literal.starts_with("CONVERT(") { format!("({literal})") } else { literal })
+        literal(column, value, to).map(|literal| as_default(literal, to))
     }
 
     /// The primary key or else the key that identifies rows, with its columns' names at the source.
@@ -325,6 +310,57 @@ impl<'a> Foreign<'a> {
         }
         Ok(format!("FOREIGN KEY ({own}) REFERENCES {} ({theirs}){actions}", sql::qualified(&parent.destination)))
     }
+}
+
+/// What stands behind a column's name, in parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Definition {
+    kind: String,
+    not_null: bool,
+    /// It is the table's counter.
+    counts: bool,
+    default: Option<String>,
+    comment: Option<String>,
+}
+
+impl Definition {
+    fn text(&self) -> String {
+        let mut out = self.kind.clone();
+        out.push_str(if self.not_null { " NOT NULL" } else { "" });
+        out.push_str(if self.counts { " AUTO_INCREMENT" } else { "" });
+        out.extend(self.default.iter().map(|d| format!(" DEFAULT {d}")));
+        out.extend(self.comment.iter().map(|c| format!(" COMMENT {}", sql::text(c))));
+        out
+    }
+}
+
+/// Types whose default is an expression, if they may have one.
+fn wide(to: &MyType) -> bool {
+    matches!(to.kind, Kind::Text { .. } | Kind::Blob { .. } | Kind::Json)
+}
+
+/// A canonical value as a literal for a column of this type; bytes come as hexadecimal digits.
+///
+/// # Errors
+/// Why there is none.
+fn literal(column: &PlanColumn, value: &str, to: &MyType) -> Result<String, String> {
+    let mut literal = Vec::new();
+    if matches!(column.data_type, DataType::Bytes { .. }) {
+        if !value.len().is_multiple_of(2) || !value.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err("it is no row of bytes".to_owned());
+        }
+        literal.extend_from_slice(format!("X'{value}'").as_bytes());
+    } else {
+        let encoder = Encoder::new(column, &plan::RowFormat::Canonical, to);
+        let put = encoder.put_value(&mut literal, Cell::Value(value.as_bytes()));
+        put.map_err(|e| e.message.clone())?;
+    }
+    String::from_utf8(literal).map_err(|_| "it is no text".to_owned())
+}
+
+/// A literal as it stands behind DEFAULT.
+fn as_default(literal: String, to: &MyType) -> String {
+    if wide(to) || literal.starts_with("CONVERT(") { format!("({literal})") } else { literal }
 }
 
 /// Which column of a table takes its values from which counter (`schema.name`), by the table's options `counter:<column>`.

@@ -10,7 +10,7 @@ use crate::catalog::{NUMBERS, OID};
 use crate::schema::rewrite;
 use crate::typemap;
 use drover_model::TablePlan;
-use drover_model::ddl::{SchemaChange, Schemas, TableChange};
+use drover_model::ddl::{SchemaChange, Schemas, TableChange, keeps_values};
 use drover_model::plan::RowFormat;
 use drover_model::schema::{Column, DataType, Object, PlainDefault, Table, TableName};
 use drover_model::selection::Selection;
@@ -45,6 +45,8 @@ struct Pair<'a> {
     told: &'a Told,
     /// Why its rows were written anew.
     rewritten: i32,
+    /// The rows go to another kind of database.
+    canonical: bool,
 }
 
 /// The columns of a pair, put together.
@@ -99,7 +101,8 @@ impl Follower {
                 return Err(refused(format!("{} was renamed to {}", before.name, after.name)));
             }
             let why = oid.parse().ok().and_then(|oid: u32| rewritten.get(&oid)).copied().unwrap_or(0);
-            let pair = Pair { before, after: kept_parts(after, before, told), told, rewritten: why };
+            let canonical = plan.format == RowFormat::Canonical;
+            let pair = Pair { before, after: kept_parts(after, before, told), told, rewritten: why, canonical };
             if let Some((change, is_deep)) = self.changed(plan, pair).map_err(refused)? {
                 deep |= is_deep;
                 tables.push(change);
@@ -173,7 +176,7 @@ impl Follower {
 
     fn changed(&self, plan: &TablePlan, pair: Pair<'_>) -> Result<Option<(TableChange, bool)>, String> {
         let columns = columns(&pair)?;
-        let Pair { before, after, rewritten, told } = pair;
+        let Pair { before, after, rewritten, told, .. } = pair;
         if rewritten & BY_TYPE != 0 && !told.plain {
             return Err("its rows were written anew by an expression that the log does not tell".into());
         }
@@ -300,7 +303,7 @@ fn kept_parts(mut after: Table, before: &Table, told: &Told) -> Table {
 
 /// Puts the columns of both sides together.
 fn columns(pair: &Pair<'_>) -> Result<Columns, String> {
-    let Pair { before, after, told, rewritten } = pair;
+    let Pair { before, after, told, rewritten, canonical } = pair;
     let numbers = |t: &Table| -> Vec<i16> {
         t.options.get(NUMBERS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
     };
@@ -337,6 +340,12 @@ fn columns(pair: &Pair<'_>) -> Result<Columns, String> {
             if rewritten & BY_TYPE != 0 && !converts(&old.data_type, &new.data_type) {
                 return Err(format!(
                     "column {} was converted from {} to {}: what became of its values depends on the session",
+                    new.name, old.origin_type, new.origin_type
+                ));
+            }
+            if *canonical && !keeps_values(old, new) {
+                return Err(format!(
+                    "column {} was converted from {} to {}: what became of its values is not told to another kind of database",
                     new.name, old.origin_type, new.origin_type
                 ));
             }

@@ -10,7 +10,7 @@ use super::work::{Statement, Work, on_itself};
 use crate::sql::{ident, literal, qualified, table};
 use drover_connectors_api::Shift;
 use drover_model::TablePlan;
-use drover_model::ddl::{Schemas, TableChange};
+use drover_model::ddl::{Schemas, TableChange, widens};
 use drover_model::error::codes;
 use drover_model::schema::{Column, DataType, PlainDefault, Table, TableName};
 use drover_model::{Error, Fault, Result, Retry};
@@ -239,7 +239,15 @@ fn alteration(
     let own = table(&pair.plan.destination);
     let (before, after) = (lines(was, pair.old_plan, pair.old), lines(is, pair.plan, pair.new));
     let (old_parts, new_parts) = (parts(was, pair.old_plan, pair.old), parts(is, pair.plan, pair.new));
-    for part in old_parts.iter().filter(|s| !new_parts.contains(s)) {
+    // A name that was changed in it may be quoted otherwise than the server writes it.
+    let normal = |s: &Statement| {
+        let then = s.then.as_deref().map(rewrite::normal);
+        Statement { sql: rewrite::normal(&s.sql), then, ..s.clone() }
+    };
+    let had: Vec<Statement> = old_parts.iter().map(normal).collect();
+    let has: Vec<Statement> = new_parts.iter().map(normal).collect();
+    let come: Vec<&Statement> = new_parts.iter().filter(|s| !had.contains(&normal(s))).collect();
+    for part in old_parts.iter().filter(|s| !has.contains(&normal(s))) {
         let out = if part.kind == "foreign key" { &mut *steps.first } else { &mut *steps.then };
         match part.kind.as_str() {
             "index" => out.push(format!("DROP INDEX IF EXISTS {}", table(&part.name))),
@@ -274,14 +282,14 @@ fn alteration(
     }
     if is.same_kind {
         let known: BTreeSet<(&str, &str)> = partitions(pair.old).collect();
-        let come: BTreeSet<TableName> =
+        let fresh: BTreeSet<TableName> =
             partitions(pair.new).filter(|p| !known.contains(p)).map(|(schema, name)| is.target(schema, name)).collect();
-        out.extend(is.partitions(pair.plan, pair.new).into_iter().filter(|s| come.contains(&s.name)).map(|s| s.sql));
+        out.extend(is.partitions(pair.plan, pair.new).into_iter().filter(|s| fresh.contains(&s.name)).map(|s| s.sql));
         // Their indexes come from those of the table.
-        let on_known = |s: &&Statement| s.on.as_ref().is_none_or(|on| !come.contains(on));
-        new_parts.iter().filter(|s| !old_parts.contains(s)).filter(on_known).for_each(|s| add_part(s, steps));
+        let on_known = |s: &&&Statement| s.on.as_ref().is_none_or(|on| !fresh.contains(on));
+        come.iter().filter(on_known).for_each(|s| add_part(s, steps));
     } else {
-        new_parts.iter().filter(|s| !old_parts.contains(s)).for_each(|s| add_part(s, steps));
+        come.iter().for_each(|s| add_part(s, steps));
     }
     Ok(())
 }
@@ -430,7 +438,7 @@ fn alter(
         let cast = if same_kind { String::new() } else { format!(" USING {name}::{}", bare_type(&new.kind)) };
         out.push(format!("ALTER TABLE {own} ALTER COLUMN {name} TYPE {}{cast}", new.kind));
     }
-    if old.computed != new.computed {
+    if old.computed.as_deref().map(rewrite::normal) != new.computed.as_deref().map(rewrite::normal) {
         return Err(format!("the clause that computes column {} was changed", new.source));
     }
     if fed != new.default {
@@ -448,38 +456,3 @@ fn alter(
 fn fixed(column: &Column) -> bool {
     matches!(column.data_type, DataType::Bytes { .. }) && column.origin_type.to_ascii_lowercase().starts_with("binary")
 }
-
-/// Whether every value of a type of another kind is the same value in the second.
-fn widens(old: &DataType, new: &DataType) -> bool {
-    use DataType::{Bytes, Decimal, Enum, Float, Int, Text, Time, Timestamp};
-    let digits = |bytes: u8| [0, 3, 5, 8, 10, 13, 15, 17, 20][usize::from(bytes.min(8))];
-    match (old, new) {
-        _ if old == new => true,
-        (Int { bytes: a, unsigned: ua }, Int { bytes: b, unsigned: ub }) => {
-            if ua == ub {
-                a <= b
-            } else {
-                *ua && a < b
-            }
-        }
-        (Int { bytes, .. }, Decimal { precision, scale }) => {
-            precision.is_none_or(|p| i64::from(p) - i64::from(scale.unwrap_or(0)) >= digits(*bytes))
-        }
-        (Decimal { precision: Some(p), scale }, Decimal { precision, scale: wider }) => {
-            let (s, w) = (scale.unwrap_or(0), wider.unwrap_or(0));
-            precision.is_none_or(|q| w >= s && i64::from(q) - i64::from(w) >= i64::from(*p) - i64::from(s))
-        }
-        (Float { bytes: a }, Float { bytes: b }) => a <= b,
-        (Text { max: a, padded: false }, Text { max: b, padded: false }) => b.is_none_or(|b| a.is_some_and(|a| a <= b)),
-        (Text { max: a, padded: true }, Text { max: b, padded: true }) => b.is_none_or(|b| a.is_some_and(|a| a <= b)),
-        (Bytes { max: a }, Bytes { max: b }) => b.is_none_or(|b| a.is_some_and(|a| a <= b)),
-        (Time { precision: a, zone: x }, Time { precision: b, zone: y }) => x == y && a <= b,
-        (Timestamp { precision: a, zone: x }, Timestamp { precision: b, zone: y }) => x == y && a <= b,
-        (Enum { labels: a }, Enum { labels: b }) => b.starts_with(a),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-#[path = "change_tests.rs"]
-mod tests;

@@ -230,6 +230,12 @@ pub fn columns(definition: &str, renamed: &BTreeMap<String, String>) -> Result<S
     Ok(out)
 }
 
+/// A definition for comparisons: with all of its names quoted, however they were written.
+pub fn normal(definition: &str) -> String {
+    let quoted = |t: &Token<'_>| t.name().map_or_else(|| t.text.to_owned(), |name| ident(&name));
+    tokens(definition).iter().map(quoted).collect()
+}
+
 /// Whether one of these names stands in the definition as an identifier.
 pub fn mentions<'a>(definition: &str, names: impl IntoIterator<Item = &'a String>) -> Option<String> {
     let found: Vec<String> = tokens(definition).iter().filter_map(Token::name).collect();
