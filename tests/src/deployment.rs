@@ -200,6 +200,21 @@ impl Deployment {
         }
     }
 
+    /// Starts `run`, which ends itself when it comes to this failpoint (`name`, or `name:N` for the N-th time), and waits until it has.
+    pub async fn dies_at(&mut self, failpoint: &str) -> Result<()> {
+        ensure!(self.form == Form::InProcess, "a cluster has many processes, which come to it in any order");
+        self.start_with(&[("DROVER_FAILPOINT", failpoint)]).await?;
+        self.main()?.expect_abort(PATIENCE).await.with_context(|| failpoint.to_owned())
+    }
+
+    /// Waits until the only worker of a role has ended itself at a failpoint that it was started with; the role has none then.
+    pub async fn died(&mut self, role: Role, failpoint: &str) -> Result<()> {
+        let only = self.workers(role)?;
+        ensure!(only.len() == 1, "{} workers", only.len());
+        let ended = only.remove(0).expect_abort(PATIENCE).await;
+        ended.with_context(|| format!("{failpoint}\n{}", self.tails(20)))
+    }
+
     /// `migration create`; done by [`Deployment::start`] where that is used.
     pub async fn create(&mut self) -> Result<()> {
         self.call(&["migration", "create", &self.file()]).await?.expect(0)?;

@@ -9,7 +9,7 @@
 //!   fills the two large tables that all measurements use.
 //! - [`compare`] compares two databases row by row, both ways.
 //! - [`deployment`] runs drover in either form from one description; [`scene`] puts servers, workload and it
-//!   together; [`observer`] reads the invariant at the destination meanwhile.
+//!   together, [`trial`] servers with tables of a test's own and it; [`observer`] reads the invariant at the destination meanwhile.
 //! - [`chaos`] is the matrix of faults and carries runs of it out; [`relay`] cuts connections for it.
 //! - [`wait`] is the only place that may sleep: everything else waits for a condition, with a deadline.
 //!
@@ -36,6 +36,7 @@ pub mod scene;
 pub mod schemas;
 pub mod scripts;
 pub mod server;
+pub mod trial;
 pub mod wait;
 pub mod workload;
 
@@ -52,3 +53,4 @@ pub use random::Random;
 pub use relay::Relay;
 pub use scene::Scene;
 pub use server::{Dialect, Engine, Server, Session};
+pub use trial::Trial;

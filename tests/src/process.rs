@@ -4,6 +4,7 @@
 //! started them ends. A test's thread ends with the test, so one thread that lasts as long as the process starts them all.
 
 use std::fs::OpenOptions;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -109,6 +110,15 @@ impl Process {
         let status = self.wait_exit(within).await?;
         if status.code() != Some(code) {
             bail!("{} ended with {status} in place of {code}\n{}", self.name, self.tail(30));
+        }
+        Ok(())
+    }
+
+    /// Waits for its end by SIGABRT, as at a failpoint; any other is an error that carries the end of its output.
+    pub async fn expect_abort(&mut self, within: Duration) -> Result<()> {
+        let status = self.wait_exit(within).await?;
+        if status.signal() != Some(Signal::ABORT.as_raw()) {
+            bail!("{} ended with {status} in place of SIGABRT\n{}", self.name, self.tail(30));
         }
         Ok(())
     }

@@ -1,14 +1,11 @@
 //! Schema changes of the source while its changes are followed: each is made at the destination at its place, once, whatever is killed around it; what
 //! cannot be carried over stops the migration by name, and nothing behind it is applied.
 
-use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use drover_tests::deployment::PATIENCE;
-use drover_tests::{Deployment, Engine, Form, Pair, Release, Scene, Server, compare, scene};
+use anyhow::{Result, ensure};
+use drover_tests::{Engine, Form, Pair, Release, Scene, Trial};
 
-const SIGABRT: i32 = 6;
 const SOON: Duration = Duration::from_secs(60);
 
 const MYSQL: Pair = Pair { source: Engine::MySql(Release::MySql9), destination: Engine::MySql(Release::MySql9) };
@@ -46,65 +43,14 @@ const LIST: &str = "
     ALTER TABLE t PARTITION BY KEY (id) PARTITIONS 3; INSERT INTO t (id, f) VALUES (16, 'a');
     CREATE TEMPORARY TABLE gone (a INT); DROP TEMPORARY TABLE gone; ALTER TABLE t REMOVE PARTITIONING;";
 
-struct Bench {
-    source: Server,
-    destination: Server,
-    drover: Deployment,
-    database: &'static str,
-}
-
-impl Bench {
-    async fn new(pair: Pair, form: Form, tables: &str, migrate: &str, more: &str) -> Result<Bench> {
-        let (source, destination) = scene::servers(pair).await?;
-        let database = pair.source.database();
-        source.exec(database, tables).await?;
-        let drover = Deployment::new(form, &source, &destination, migrate, more).await?;
-        Ok(Bench { source, destination, drover, database })
-    }
-
-    /// The same with drover running, all rows copied.
-    async fn running(pair: Pair, form: Form, tables: &str, more: &str) -> Result<Bench> {
-        let mut bench = Bench::new(pair, form, tables, "", more).await?;
-        bench.drover.start().await?;
-        bench.drover.wait_consistent().await?;
-        Ok(bench)
-    }
-
-    async fn exec(&self, sql: &str) -> Result<()> {
-        self.source.exec(self.database, sql).await.with_context(|| sql.to_owned())
-    }
-
-    async fn equal(&mut self) -> Result<()> {
-        self.drover.wait_caught_up().await?;
-        let mut from = self.source.connect(self.database).await?;
-        let mut to = self.destination.connect(self.database).await?;
-        compare::expect_equal(&mut from, &mut to).await.with_context(|| self.drover.tails(15))?;
-        Ok(())
-    }
-
-    async fn same_structure(&self) -> Result<()> {
-        let mut from = self.source.connect(self.database).await?;
-        let mut to = self.destination.connect(self.database).await?;
-        compare::same_structure_but(&mut from, &mut to, "trigger").await
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_column_is_added() -> Result<()> {
-    let mut bench = Bench::running(MYSQL, Form::InProcess, TABLES, "").await?;
-    bench.exec("INSERT INTO t (id, v) VALUES (10, 'before'); ALTER TABLE t ADD COLUMN c INT; INSERT INTO t (id, v, c) VALUES (11, 'x', 5)").await?;
-    bench.equal().await?;
-    bench.same_structure().await
-}
-
 async fn whole_list(pair: Pair, form: Form) -> Result<()> {
-    let mut bench = Bench::running(pair, form, TABLES, "").await?;
-    bench.exec(LIST).await?;
-    bench.equal().await?;
+    let mut trial = Trial::running(pair, form, TABLES, "").await?;
+    trial.exec(LIST).await?;
+    trial.equal().await?;
     if pair.same() {
-        bench.same_structure().await?;
+        trial.same_structure().await?;
     }
-    let left = bench.destination.admin().await?.number("SELECT count(*) FROM drover.drover_intent").await?;
+    let left = trial.destination.admin().await?.number("SELECT count(*) FROM drover.drover_intent").await?;
     ensure!(left == 0, "{left} intents are left");
     Ok(())
 }
@@ -131,8 +77,8 @@ async fn all_statements_in_a_cluster() -> Result<()> {
 
 /// Killed ahead of, in and behind each statement.
 async fn killed(pair: Pair) -> Result<()> {
-    let mut bench = Bench::running(pair, Form::InProcess, TABLES, "").await?;
-    bench.drover.kill9_all()?;
+    let mut trial = Trial::running(pair, Form::InProcess, TABLES, "").await?;
+    trial.drover.kill9_all()?;
     let points = [
         "schema-change-stored:1",
         "schema-intent-written:1",
@@ -142,21 +88,19 @@ async fn killed(pair: Pair) -> Result<()> {
         "schema-intent-written:2",
     ];
     for (round, point) in points.into_iter().enumerate() {
-        bench
+        trial
             .exec(&format!(
                 "INSERT INTO t (id, v) VALUES ({round}00 + 20, 'before'); ALTER TABLE t ADD COLUMN c{round} INT DEFAULT {round};
                  INSERT INTO t (id, v, c{round}) VALUES ({round}00 + 21, 'between', 77); CREATE TABLE n{round} (a INT PRIMARY KEY, b INT, KEY (b));
                  INSERT INTO n{round} VALUES (1, 2); ALTER TABLE t MODIFY c{round} BIGINT FIRST; UPDATE t SET c{round} = c{round} + 1"
             ))
             .await?;
-        bench.drover.start_with(&[("DROVER_FAILPOINT", point)]).await?;
-        let status = bench.drover.main()?.wait_exit(PATIENCE).await.with_context(|| point.to_owned())?;
-        ensure!(status.signal() == Some(SIGABRT), "{point}: {status}\n{}", bench.drover.tails(20));
+        trial.drover.dies_at(point).await?;
     }
-    bench.drover.start().await?;
-    bench.drover.wait_consistent().await?;
-    bench.equal().await?;
-    bench.same_structure().await
+    trial.drover.start().await?;
+    trial.drover.wait_consistent().await?;
+    trial.equal().await?;
+    trial.same_structure().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,8 +117,8 @@ async fn kills_around_statements_of_mariadb() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn online_tools_are_recognised() -> Result<()> {
     let tables = "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20), n INT NOT NULL DEFAULT 1); INSERT INTO t (id, v) VALUES (1, 'one'), (2, 'two'), (3, 'three')";
-    let mut bench = Bench::running(MYSQL, Form::InProcess, tables, "").await?;
-    bench
+    let mut trial = Trial::running(MYSQL, Form::InProcess, tables, "").await?;
+    trial
         .exec(
             "CREATE TABLE _t_gho LIKE t; CREATE TABLE _t_ghc (id BIGINT AUTO_INCREMENT PRIMARY KEY, hint VARCHAR(64), UNIQUE KEY (hint));
              INSERT INTO _t_ghc (hint) VALUES ('state'); ALTER TABLE _t_gho ADD COLUMN extra INT DEFAULT 4, MODIFY v VARCHAR(99);
@@ -182,14 +126,14 @@ async fn online_tools_are_recognised() -> Result<()> {
              SET foreign_key_checks = 0; RENAME TABLE t TO _t_del, _t_gho TO t; SET foreign_key_checks = 1; INSERT INTO t (id, v, extra) VALUES (21, 'behind', 9); DROP TABLE _t_ghc",
         )
         .await?;
-    bench.drover.wait_caught_up().await?;
-    let mut to = bench.destination.connect(bench.database).await?;
+    trial.drover.wait_caught_up().await?;
+    let mut to = trial.to().await?;
     let rows = to.number("SELECT count(*) FROM t WHERE extra IS NOT NULL").await?;
     ensure!(rows == 5, "{rows} rows at the destination");
     let strays = to.number("SELECT count(*) FROM information_schema.tables WHERE table_schema = database() AND table_name LIKE '\\_t\\_%'").await?;
     ensure!(strays == 0, "the tool's tables came along");
-    bench.exec("DROP TABLE _t_del").await?;
-    bench.equal().await
+    trial.exec("DROP TABLE _t_del").await?;
+    trial.equal().await
 }
 
 /// Names and columns of the file hold for schema changes, too.
@@ -202,15 +146,15 @@ async fn mapped_names_hold() -> Result<()> {
          [[objects]]\ninclude = \"{database}.u\"\noperations = [\"insert\", \"update\", \"delete\"]\n"
     );
     let tables = "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20), n INT); CREATE TABLE u (id INT PRIMARY KEY, a INT, b INT); INSERT INTO t VALUES (1, 'x', 2); INSERT INTO u VALUES (1, 2, 3)";
-    let mut bench = Bench::running(MYSQL, Form::InProcess, tables, &more).await?;
-    bench
+    let mut trial = Trial::running(MYSQL, Form::InProcess, tables, &more).await?;
+    trial
         .exec(
             "ALTER TABLE t ADD c BIGINT AS (n + 1) STORED, MODIFY n BIGINT, ADD KEY by_n (n), DROP v; INSERT INTO t (id, n) VALUES (2, 5000000000);
              ALTER TABLE u ADD c INT DEFAULT 5, DROP b; INSERT INTO u VALUES (2, 3, 4)",
         )
         .await?;
-    bench.drover.wait_caught_up().await?;
-    let mut to = bench.destination.connect(bench.database).await?;
+    trial.drover.wait_caught_up().await?;
+    let mut to = trial.to().await?;
     let rows = to.rows("SELECT id, number, c FROM client ORDER BY id").await?;
     ensure!(format!("{rows:?}").contains("5000000001"), "{rows:?}");
     let rows = to.rows("SELECT id, a, b FROM u ORDER BY id").await?;
@@ -221,14 +165,14 @@ async fn mapped_names_hold() -> Result<()> {
 /// What cannot be carried over stops there; with `stop_table` the others go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_carried_over_stops() -> Result<()> {
-    let mut bench = Bench::running(MYSQL, Form::InProcess, TABLES, "").await?;
-    bench.exec("INSERT INTO t (id, v) VALUES (30, 'x'); ALTER TABLE t DISCARD TABLESPACE").await.err();
-    bench.exec("CREATE TABLE filled AS SELECT * FROM t; INSERT INTO u (t) VALUES (3)").await?;
-    let status = bench.drover.main()?.wait_exit(SOON).await?;
-    let log = bench.drover.log();
+    let mut trial = Trial::running(MYSQL, Form::InProcess, TABLES, "").await?;
+    trial.exec("INSERT INTO t (id, v) VALUES (30, 'x'); ALTER TABLE t DISCARD TABLESPACE").await.err();
+    trial.exec("CREATE TABLE filled AS SELECT * FROM t; INSERT INTO u (t) VALUES (3)").await?;
+    let status = trial.drover.main()?.wait_exit(SOON).await?;
+    let log = trial.drover.log();
     ensure!(status.code() == Some(1) && log.contains("DR0009") && log.contains("filled"), "{status}\n{log}");
-    let seen = bench.destination.connect(bench.database).await?.number("SELECT count(*) FROM t WHERE id = 30").await?;
-    let behind = bench.destination.connect(bench.database).await?.number("SELECT count(*) FROM u WHERE t = 3").await?;
+    let seen = trial.number("SELECT count(*) FROM t WHERE id = 30").await?;
+    let behind = trial.number("SELECT count(*) FROM u WHERE t = 3").await?;
     ensure!((seen, behind) == (1, 0), "{seen} {behind}");
     Ok(())
 }

@@ -1,15 +1,12 @@
 //! Schema changes of a PostgreSQL source while its changes are followed: each is made at the destination at its place in its transaction, once, whatever
 //! is killed around it; what cannot be carried over stops the migration by name, and nothing behind it is applied.
 
-use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use drover_tests::deployment::PATIENCE;
+use anyhow::{Result, ensure};
 use drover_tests::deployment::Plan;
-use drover_tests::{Deployment, Engine, Form, Pair, Release, Server, compare, scene};
+use drover_tests::{Engine, Form, Pair, Release, Trial};
 
-const SIGABRT: i32 = 6;
 const SOON: Duration = Duration::from_secs(60);
 
 const TABLES: &str = "
@@ -46,69 +43,23 @@ const LIST: [&str; 24] = [
     "DROP TABLE other; INSERT INTO t (id) VALUES (20)",
 ];
 
-struct Bench {
-    source: Server,
-    destination: Server,
-    drover: Deployment,
-    database: &'static str,
-}
-
-impl Bench {
-    async fn new(pair: Pair, form: Form, tables: &str, more: &str) -> Result<Bench> {
-        let (source, destination) = scene::servers(pair).await?;
-        let database = pair.source.database();
-        source.exec(database, tables).await?;
-        let drover = Deployment::new(form, &source, &destination, "", more).await?;
-        Ok(Bench { source, destination, drover, database })
-    }
-
-    /// The same with drover running, all rows copied.
-    async fn running(form: Form, tables: &str, more: &str) -> Result<Bench> {
-        let mut bench = Bench::new(Pair::POSTGRES, form, tables, more).await?;
-        bench.drover.start().await?;
-        bench.drover.wait_consistent().await?;
-        Ok(bench)
-    }
-
-    async fn exec(&self, sql: &str) -> Result<()> {
-        self.source.exec(self.database, sql).await.with_context(|| sql.to_owned())
-    }
-
-    async fn number(&self, sql: &str) -> Result<i64> {
-        self.destination.connect(scene::there(&self.source, &self.destination)).await?.number(sql).await
-    }
-
-    async fn equal(&mut self) -> Result<()> {
-        if let Err(error) = self.drover.wait_caught_up().await {
-            return Err(error.context(self.drover.log()));
-        }
-        scene::equal(&self.source, &self.destination, &mut self.drover).await
-    }
-
-    async fn same_structure(&self) -> Result<()> {
-        let mut from = self.source.connect(self.database).await?;
-        let mut to = self.destination.connect(self.database).await?;
-        compare::same_structure_but(&mut from, &mut to, "trigger").await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_statements() -> Result<()> {
-    let mut bench = Bench::running(Form::InProcess, TABLES, "").await?;
+    let mut trial = Trial::running(Pair::POSTGRES, Form::InProcess, TABLES, "").await?;
     for statements in LIST {
-        bench.exec(statements).await?;
+        trial.exec(statements).await?;
     }
-    bench.equal().await?;
-    ensure!(bench.number("SELECT count(*) FROM pg_class WHERE relname IN ('other', 'aside')").await? == 0);
-    bench
+    trial.equal().await?;
+    ensure!(trial.number("SELECT count(*) FROM pg_class WHERE relname IN ('other', 'aside')").await? == 0);
+    trial
         .exec(
             "COMMENT ON TABLE t IS NULL; ALTER TABLE t RESET (fillfactor); ALTER TABLE t ALTER word SET STATISTICS -1",
         )
         .await?;
-    bench.same_structure().await?;
+    trial.same_structure().await?;
     // Nothing stays at the source.
-    bench.drover.cleanup().await?;
-    let mut source = bench.source.connect(bench.database).await?;
+    trial.drover.cleanup().await?;
+    let mut source = trial.from().await?;
     let left = "SELECT (SELECT count(*) FROM pg_event_trigger) + (SELECT count(*) FROM pg_proc WHERE proname LIKE 'tell%') \
         + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'drover%') + (SELECT count(*) FROM pg_publication)";
     ensure!(source.number(left).await? == 0, "something is left at the source");
@@ -118,8 +69,8 @@ async fn all_statements() -> Result<()> {
 /// Killed ahead of, in and behind statements among rows of one transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_around_statements() -> Result<()> {
-    let mut bench = Bench::running(Form::InProcess, TABLES, "").await?;
-    bench.drover.kill9_all()?;
+    let mut trial = Trial::running(Pair::POSTGRES, Form::InProcess, TABLES, "").await?;
+    trial.drover.kill9_all()?;
     let points = [
         "schema-change-stored:1",
         "schema-executed:1",
@@ -128,44 +79,42 @@ async fn kills_around_statements() -> Result<()> {
         "schema-executed:2",
     ];
     for (round, point) in points.into_iter().enumerate() {
-        bench
+        trial
             .exec(&format!(
                 "BEGIN; INSERT INTO t (id, v) VALUES ({round}00 + 20, 'before'); ALTER TABLE t ADD COLUMN c{round} int DEFAULT {round};
                  INSERT INTO t (id, v, c{round}) VALUES ({round}00 + 21, 'between', 77); UPDATE other SET v = 'other {round}';
                  ALTER TABLE t ALTER c{round} TYPE bigint; UPDATE t SET c{round} = c{round} + 1; COMMIT; DELETE FROM t WHERE id = {round}00 + 20"
             ))
             .await?;
-        bench.drover.start_with(&[("DROVER_FAILPOINT", point)]).await?;
-        let status = bench.drover.main()?.wait_exit(PATIENCE).await.with_context(|| point.to_owned())?;
-        ensure!(status.signal() == Some(SIGABRT), "{point}: {status}\n{}", bench.drover.tails(20));
+        trial.drover.dies_at(point).await?;
     }
-    bench.drover.start().await?;
-    bench.drover.wait_consistent().await?;
-    bench.equal().await?;
-    bench.same_structure().await
+    trial.drover.start().await?;
+    trial.drover.wait_consistent().await?;
+    trial.equal().await?;
+    trial.same_structure().await
 }
 
 /// Statements that are rolled back do nothing; large transactions that the server streams before their end are followed as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rolled_back_and_streamed() -> Result<()> {
-    let mut bench = Bench::new(Pair::POSTGRES, Form::InProcess, TABLES, "").await?;
-    bench.exec("ALTER SYSTEM SET logical_decoding_work_mem = '64kB'").await?;
-    bench.exec("SELECT pg_reload_conf()").await?;
-    bench.drover.start().await?;
-    bench.drover.wait_consistent().await?;
+    let mut trial = Trial::new(Pair::POSTGRES, Form::InProcess, TABLES, "", "").await?;
+    trial.exec("ALTER SYSTEM SET logical_decoding_work_mem = '64kB'").await?;
+    trial.exec("SELECT pg_reload_conf()").await?;
+    trial.drover.start().await?;
+    trial.drover.wait_consistent().await?;
     let rows = |from: u32, columns: &str, values: &str| {
         format!("INSERT INTO t (id, v{columns}) SELECT i, 'row'{values} FROM generate_series({from}, {from} + 2999) i;")
     };
     let (plain, wide) = (rows(1000, "", ""), rows(5000, ", c", ", i"));
-    bench.exec(&format!("BEGIN; {plain} ALTER TABLE t ADD c int; {wide} ROLLBACK")).await?;
-    bench.exec(&format!("BEGIN; {plain} SAVEPOINT a; ALTER TABLE t ADD c text; ROLLBACK TO a; ALTER TABLE t ADD c int; {wide} COMMIT")).await?;
-    bench.exec("INSERT INTO t (id, c) VALUES (20000, 3)").await?;
+    trial.exec(&format!("BEGIN; {plain} ALTER TABLE t ADD c int; {wide} ROLLBACK")).await?;
+    trial.exec(&format!("BEGIN; {plain} SAVEPOINT a; ALTER TABLE t ADD c text; ROLLBACK TO a; ALTER TABLE t ADD c int; {wide} COMMIT")).await?;
+    trial.exec("INSERT INTO t (id, c) VALUES (20000, 3)").await?;
     // A savepoint around the statement, rows right behind it.
-    bench
+    trial
         .exec("BEGIN; SAVEPOINT a; ALTER TABLE t ADD d int; RELEASE a; INSERT INTO t (id, d) VALUES (20001, 4); COMMIT")
         .await?;
-    bench.equal().await?;
-    bench.same_structure().await
+    trial.equal().await?;
+    trial.same_structure().await
 }
 
 /// What cannot be carried over stops there, by name.
@@ -176,13 +125,13 @@ async fn what_cannot_be_carried_over_stops() -> Result<()> {
         ("ALTER TABLE t ADD r float8 DEFAULT random()", "a value of its own for each row"),
         ("ALTER TABLE t RENAME TO renamed", "was renamed to public.renamed"),
     ] {
-        let mut bench = Bench::running(Form::InProcess, TABLES, "").await?;
-        bench.exec(&format!("INSERT INTO t (id) VALUES (30); {statement}")).await?;
-        bench.exec("INSERT INTO other VALUES (3, 'behind')").await?;
-        let status = bench.drover.main()?.wait_exit(SOON).await?;
-        let log = bench.drover.log();
+        let mut trial = Trial::running(Pair::POSTGRES, Form::InProcess, TABLES, "").await?;
+        trial.exec(&format!("INSERT INTO t (id) VALUES (30); {statement}")).await?;
+        trial.exec("INSERT INTO other VALUES (3, 'behind')").await?;
+        let status = trial.drover.main()?.wait_exit(SOON).await?;
+        let log = trial.drover.log();
         ensure!(status.code() == Some(1) && log.contains("DR0009") && log.contains(why), "{status}\n{log}");
-        ensure!(bench.number("SELECT count(*) FROM other WHERE id = 3").await? == 0, "went on");
+        ensure!(trial.number("SELECT count(*) FROM other WHERE id = 3").await? == 0, "went on");
     }
     Ok(())
 }
@@ -190,21 +139,23 @@ async fn what_cannot_be_carried_over_stops() -> Result<()> {
 /// With `stop_table` the others go on; with `stop` nothing does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_hold() -> Result<()> {
-    let mut bench = Bench::running(Form::InProcess, TABLES, "[schema_changes]\npolicy = \"stop_table\"\n").await?;
-    bench
+    let mut trial =
+        Trial::running(Pair::POSTGRES, Form::InProcess, TABLES, "[schema_changes]\npolicy = \"stop_table\"\n").await?;
+    trial
         .exec("INSERT INTO t (id) VALUES (30); ALTER TABLE t ALTER n TYPE bigint USING n * 2; INSERT INTO t (id) VALUES (31); INSERT INTO other VALUES (2, 'b')")
         .await?;
-    bench.exec("ALTER TABLE other ADD c int DEFAULT 4; INSERT INTO other VALUES (3, 'c', 5)").await?;
-    bench.drover.wait_caught_up().await?;
-    ensure!(bench.number("SELECT sum(c) FROM other").await? == 13, "the other table goes on");
-    ensure!(bench.number("SELECT count(*) FROM t WHERE id > 29").await? <= 1, "the table stopped");
-    let mut bench = Bench::running(Form::InProcess, TABLES, "[schema_changes]\npolicy = \"stop\"\n").await?;
-    bench.exec("CREATE INDEX i ON t (v)").await?;
-    bench.exec("ALTER TABLE t ADD c int").await?;
-    let status = bench.drover.main()?.wait_exit(SOON).await?;
-    let log = bench.drover.log();
+    trial.exec("ALTER TABLE other ADD c int DEFAULT 4; INSERT INTO other VALUES (3, 'c', 5)").await?;
+    trial.drover.wait_caught_up().await?;
+    ensure!(trial.number("SELECT sum(c) FROM other").await? == 13, "the other table goes on");
+    ensure!(trial.number("SELECT count(*) FROM t WHERE id > 29").await? <= 1, "the table stopped");
+    let mut trial =
+        Trial::running(Pair::POSTGRES, Form::InProcess, TABLES, "[schema_changes]\npolicy = \"stop\"\n").await?;
+    trial.exec("CREATE INDEX i ON t (v)").await?;
+    trial.exec("ALTER TABLE t ADD c int").await?;
+    let status = trial.drover.main()?.wait_exit(SOON).await?;
+    let log = trial.drover.log();
     ensure!(status.code() == Some(1) && log.contains("DR0009") && log.contains("ADD c int"), "{status}\n{log}");
-    ensure!(bench.number("SELECT count(*) FROM pg_class WHERE relname = 'i'").await? == 1, "the index came before");
+    ensure!(trial.number("SELECT count(*) FROM pg_class WHERE relname = 'i'").await? == 1, "the index came before");
     Ok(())
 }
 
@@ -212,35 +163,32 @@ async fn policies_hold() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_event_triggers_a_changed_table_stops() -> Result<()> {
     for (policy, code) in [("replicate", Some(1)), ("stop_table", None)] {
-        let (source, destination) = scene::servers(Pair::POSTGRES).await?;
-        let database = Pair::POSTGRES.source.database();
-        source.exec(database, TABLES).await?;
         let role = "CREATE ROLE plain LOGIN REPLICATION; GRANT CREATE ON DATABASE drover TO plain; ALTER TABLE t OWNER TO plain; \
             ALTER TABLE u OWNER TO plain; ALTER TABLE other OWNER TO plain";
-        source.exec(database, role).await?;
         let more = format!("[schema_changes]\npolicy = \"{policy}\"\n");
-        let mut plan = Plan::between(&source, &destination, "", &more);
-        plan.source.1 = plan.source.1.replace("drover@", "plain@");
-        let drover = Deployment::with(Form::InProcess, plan).await?;
-        let mut bench = Bench { source, destination, drover, database };
-        bench.drover.start().await?;
-        bench.drover.wait_consistent().await?;
-        bench
+        let as_plain = |mut plan: Plan| {
+            plan.source.1 = plan.source.1.replace("drover@", "plain@");
+            plan
+        };
+        let tables = format!("{TABLES} {role}");
+        let trial = Trial::with(Pair::POSTGRES, Form::InProcess, &tables, "", &more, as_plain).await?;
+        let mut trial = trial.begun().await?;
+        trial
             .exec("ALTER TABLE t ADD c int; INSERT INTO t (id, c) VALUES (30, 1); INSERT INTO other VALUES (2, 'b')")
             .await?;
         match code {
             Some(code) => {
-                let status = bench.drover.main()?.wait_exit(SOON).await?;
-                let log = bench.drover.log();
+                let status = trial.drover.main()?.wait_exit(SOON).await?;
+                let log = trial.drover.log();
                 ensure!(
                     status.code() == Some(code) && log.contains("DR0009") && log.contains("event triggers"),
                     "{status}\n{log}"
                 );
             }
             None => {
-                bench.drover.wait_caught_up().await?;
-                ensure!(bench.number("SELECT count(*) FROM other").await? == 2, "the other table goes on");
-                ensure!(bench.number("SELECT count(*) FROM t").await? == 3, "the table stopped");
+                trial.drover.wait_caught_up().await?;
+                ensure!(trial.number("SELECT count(*) FROM other").await? == 2, "the other table goes on");
+                ensure!(trial.number("SELECT count(*) FROM t").await? == 3, "the table stopped");
             }
         }
     }
@@ -250,7 +198,7 @@ async fn without_event_triggers_a_changed_table_stops() -> Result<()> {
 /// A sequence of schema changes as they fall, with rows between them, in transactions of several statements.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn as_they_fall() -> Result<()> {
-    let mut bench = Bench::running(Form::InProcess, TABLES, "").await?;
+    let mut trial = Trial::running(Pair::POSTGRES, Form::InProcess, TABLES, "").await?;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = |below: usize| {
         state ^= state << 13;
@@ -302,10 +250,10 @@ async fn as_they_fall() -> Result<()> {
             ));
         }
         sql.push_str(if next(5) == 0 { "COMMIT; BEGIN; ALTER TABLE t ADD never int; ROLLBACK" } else { "COMMIT" });
-        bench.exec(&sql).await?;
+        trial.exec(&sql).await?;
     }
-    bench.equal().await?;
-    bench.same_structure().await
+    trial.equal().await?;
+    trial.same_structure().await
 }
 
 /// Between kinds: the same structures, in the destination's own statements.
@@ -314,10 +262,8 @@ async fn from_mysql() -> Result<()> {
     let pair = Pair { source: Engine::MySql(Release::MySql9), destination: Engine::Postgres(15) };
     let tables = "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20), n INT NOT NULL DEFAULT 1); CREATE TABLE u (id INT PRIMARY KEY, w VARCHAR(9));
         INSERT INTO t VALUES (1, 'one', 1), (2, 'two', 2); INSERT INTO u VALUES (1, 'x')";
-    let mut bench = Bench::new(pair, Form::InProcess, tables, "").await?;
-    bench.drover.start().await?;
-    bench.drover.wait_consistent().await?;
-    bench
+    let mut trial = Trial::running(pair, Form::InProcess, tables, "").await?;
+    trial
         .exec(
             "INSERT INTO t (id, v) VALUES (10, 'before'); ALTER TABLE t ADD c INT; INSERT INTO t (id, v, c) VALUES (11, 'after', 5);
              ALTER TABLE t ADD d VARCHAR(10) NOT NULL DEFAULT 'it''s' AFTER id, ADD e INT NOT NULL, ADD f VARCHAR(3) NOT NULL; INSERT INTO t (id, e, f) VALUES (12, 3, 'f');
@@ -328,15 +274,15 @@ async fn from_mysql() -> Result<()> {
              CREATE TABLE fresh (a INT PRIMARY KEY, b TEXT); INSERT INTO fresh VALUES (1, 'x'); ALTER TABLE t MODIFY n BIGINT NULL; INSERT INTO t (id, n, f) VALUES (14, NULL, 'h')",
         )
         .await?;
-    bench.equal().await?;
-    let left = bench.number("SELECT count(*) FROM pg_indexes WHERE indexname IN ('u_k', 't_w')").await?;
+    trial.equal().await?;
+    let left = trial.number("SELECT count(*) FROM pg_indexes WHERE indexname IN ('u_k', 't_w')").await?;
     ensure!(left == 1, "{left} indexes");
     // What could change values stops.
-    bench.drover.start().await?;
-    bench.exec("ALTER TABLE t MODIFY n INT").await.err();
-    bench.exec("UPDATE t SET n = 1; ALTER TABLE t MODIFY n INT").await?;
-    let status = bench.drover.main()?.wait_exit(SOON).await?;
-    let log = bench.drover.log();
+    trial.drover.start().await?;
+    trial.exec("ALTER TABLE t MODIFY n INT").await.err();
+    trial.exec("UPDATE t SET n = 1; ALTER TABLE t MODIFY n INT").await?;
+    let status = trial.drover.main()?.wait_exit(SOON).await?;
+    let log = trial.drover.log();
     ensure!(status.code() == Some(1) && log.contains("was converted from"), "{status}\n{log}");
     Ok(())
 }

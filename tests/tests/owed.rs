@@ -2,14 +2,9 @@
 //! are in no log: neither the chunks read before the move nor those read after it have them. They are fetched from the source, whoever is
 //! killed meanwhile, and both sides end equal.
 
-use std::os::unix::process::ExitStatusExt;
-
-use anyhow::{Context, Result, ensure};
-use drover_tests::deployment::PATIENCE;
+use anyhow::{Result, ensure};
 use drover_tests::owed::{TABLES, moves};
 use drover_tests::{Form, Role, Scene, scene};
-
-const SIGABRT: i32 = 6;
 
 /// Half of the large tables is loaded when every snapshot dies.
 async fn half_loaded(form: Form) -> Result<Scene> {
@@ -68,9 +63,7 @@ async fn killed_while_it_owes_in_process() -> Result<()> {
     ];
     for (round, name) in points.into_iter().enumerate() {
         moves(&scene, round as i64).await?;
-        scene.drover.start_with(&[("DROVER_FAILPOINT", name)]).await?;
-        let status = scene.drover.main()?.wait_exit(PATIENCE).await.with_context(|| name.to_owned())?;
-        ensure!(status.signal() == Some(SIGABRT), "{name}: {status}\n{}", scene.drover.tails(20));
+        scene.drover.dies_at(name).await?;
         ensure!(!scene.drover.log().contains("the destination is consistent"), "{name}: rows are still owed");
     }
     scene.drover.start().await?;
@@ -89,28 +82,20 @@ async fn killed_while_it_owes_in_a_cluster() -> Result<()> {
     // One after the other: the snapshot dies with each; the applier dies of the answer that the second one gives.
     for (round, name) in ["owed-not-fetched", "fetched-not-reported"].into_iter().enumerate() {
         scene.drover.start_role(Role::Extractor, &point(name)).await?;
-        died(&mut scene, Role::Extractor, name).await?;
+        scene.drover.died(Role::Extractor, name).await?;
         moves(&scene, round as i64 + 1).await?;
     }
-    died(&mut scene, Role::Applier, "owed-not-paid").await?;
+    scene.drover.died(Role::Applier, "owed-not-paid").await?;
     // One of two extractors dies and the snapshot lives on; appliers die around the commit of what was owed.
     scene.drover.start_role(Role::Extractor, &[]).await?;
     scene.drover.start_role(Role::Extractor, &[]).await?;
     for name in ["before-commit", "committed-not-reported"] {
         scene.drover.start_role(Role::Applier, &point(name)).await?;
-        died(&mut scene, Role::Applier, name).await?;
+        scene.drover.died(Role::Applier, name).await?;
         scene.drover.kill9(Role::Extractor, 0)?;
         scene.drover.start_role(Role::Extractor, &[]).await?;
     }
     scene.drover.start().await?;
     scene.drover.wait_consistent().await?;
     scene.finish().await
-}
-
-/// The only worker of the role dies at its failpoint.
-async fn died(scene: &mut Scene, role: Role, name: &str) -> Result<()> {
-    let status = scene.drover.workers(role)?[0].wait_exit(PATIENCE).await.with_context(|| name.to_owned())?;
-    ensure!(status.signal() == Some(SIGABRT), "{name}: {status}\n{}", scene.drover.tails(20));
-    scene.drover.workers(role)?.clear();
-    Ok(())
 }
