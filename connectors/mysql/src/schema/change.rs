@@ -5,7 +5,7 @@
 //! from those after, with the rows as the source's statement left them. Each statement is done wholly or not at all.
 
 use super::rewrite;
-use super::work::Work;
+use super::work::{LeftOut, Work};
 use crate::catalog::create::PartKind;
 use crate::catalog::lex;
 use crate::sql;
@@ -116,14 +116,7 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
             }
         }
     }
-    for left in &is.left_out {
-        tracing::warn!(
-            kind = left.kind,
-            name = left.name,
-            why = left.reason,
-            "a schema change is carried over without this"
-        );
-    }
+    is.left_out.iter().for_each(LeftOut::tell);
     Ok(out)
 }
 

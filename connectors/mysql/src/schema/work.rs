@@ -35,6 +35,14 @@ pub struct LeftOut {
     pub reason: String,
 }
 
+impl LeftOut {
+    /// Says so, of a schema change that is carried over.
+    pub fn tell(&self) {
+        let (kind, name, why) = (&self.kind, &self.name, &self.reason);
+        tracing::warn!(kind, name, why, "a schema change is carried over without this");
+    }
+}
+
 /// A table's columns at the destination. Keys are in lower case: names of columns are compared so on every server.
 #[derive(Debug, Clone, Default)]
 pub struct Columns {

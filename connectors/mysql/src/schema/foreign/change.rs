@@ -127,14 +127,7 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
     was.objects_left_out();
     is.objects_left_out();
     let known: Vec<&LeftOut> = was.left_out.iter().collect();
-    for left in is.left_out.iter().filter(|l| !known.contains(l)) {
-        tracing::warn!(
-            kind = left.kind,
-            name = left.name,
-            why = left.reason,
-            "a schema change is carried over without this"
-        );
-    }
+    is.left_out.iter().filter(|l| !known.contains(l)).for_each(|l| l.tell());
     Ok(out)
 }
 
