@@ -136,6 +136,31 @@ async fn what_cannot_be_carried_over_stops() -> Result<()> {
     Ok(())
 }
 
+/// Partitions that come while changes are followed: made as such, or attached; one that brings rows along stops the migration, since nothing tells them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions() -> Result<()> {
+    let tables = "CREATE TABLE p (id int, d int, PRIMARY KEY (id, d)) PARTITION BY LIST (d);
+        CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); INSERT INTO p VALUES (1, 1);";
+    let mut trial = Trial::running(Pair::POSTGRES, Form::InProcess, tables, "").await?;
+    trial.exec("CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2); INSERT INTO p VALUES (2, 2)").await?;
+    let apart = |n: u32| format!("CREATE TABLE p{n} (id int NOT NULL, d int NOT NULL)");
+    let attach = |n: u32| format!("ALTER TABLE p ATTACH PARTITION p{n} FOR VALUES IN ({n})");
+    trial
+        .exec(&format!("{}; {}; INSERT INTO p VALUES (3, 3); UPDATE p SET id = 30 WHERE d = 3", apart(3), attach(3)))
+        .await?;
+    trial.equal().await?;
+    trial.same_structure().await?;
+    trial.drover.start().await?;
+    trial.exec(&format!("{}; INSERT INTO p4 VALUES (4, 4); {}", apart(4), attach(4))).await?;
+    let status = trial.drover.main()?.wait_exit(SOON).await?;
+    let log = trial.drover.log();
+    ensure!(
+        status.code() == Some(1) && log.contains("DR0009") && log.contains("p4 was attached with rows in it"),
+        "{status}\n{log}"
+    );
+    Ok(())
+}
+
 /// With `stop_table` the others go on; with `stop` nothing does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_hold() -> Result<()> {

@@ -100,9 +100,12 @@ impl Follower {
             if before.name != after.name {
                 return Err(refused(format!("{} was renamed to {}", before.name, after.name)));
             }
+            if let Some(why) = self.brought_along(&after, before, told) {
+                return Err(refused(why));
+            }
             let why = oid.parse().ok().and_then(|oid: u32| rewritten.get(&oid)).copied().unwrap_or(0);
             let canonical = plan.format == RowFormat::Canonical;
-            let pair = Pair { before, after: kept_parts(after, before, told), told, rewritten: why, canonical };
+            let pair = Pair { before, after: kept_parts(after, before), told, rewritten: why, canonical };
             if let Some((change, is_deep)) = self.changed(plan, pair).map_err(refused)? {
                 deep |= is_deep;
                 tables.push(change);
@@ -172,6 +175,19 @@ impl Follower {
         change.plan = self.plan(plan, &after, &[]).ok();
         change.after = Some(after);
         Some(change)
+    }
+
+    /// Why the rows of a new partition cannot be followed: it had some before it was one.
+    fn brought_along(&self, after: &Table, before: &Table, told: &Told) -> Option<String> {
+        let is_new = |p: &&Object| p.kind == "partition" && !before.parts.iter().any(|b| same_object(b, p));
+        after.parts.iter().filter(is_new).find_map(|p| {
+            let name = TableName::new(p.schema.clone(), p.name.clone());
+            if told.filled.iter().any(|f| f.schema == p.schema && f.name == p.name) {
+                return Some(format!("its partition {name} was attached with rows in it: the log does not tell them"));
+            }
+            let own = self.schemas.catalog.tables.iter().any(|t| t.name == name);
+            own.then(|| format!("its partition {name} was a table of its own before"))
+        })
     }
 
     fn changed(&self, plan: &TablePlan, pair: Pair<'_>) -> Result<Option<(TableChange, bool)>, String> {
@@ -270,16 +286,12 @@ fn has_partition(table: &Table, name: &TableName) -> bool {
     table.parts.iter().any(|p| p.kind == "partition" && p.schema == name.schema && p.name == name.name)
 }
 
-/// The table as told, with what is told by other queries as it was. Partitions come by CREATE TABLE only: one that is attached has rows that the
-/// log does not tell, and is the operator's.
-fn kept_parts(mut after: Table, before: &Table, told: &Told) -> Table {
+/// The table as told, with what is told by other queries as it was.
+fn kept_parts(mut after: Table, before: &Table) -> Table {
     after.physical.clone_from(&before.physical);
     (after.rows, after.bytes) = (before.rows, before.bytes);
     let others = before.parts.iter().filter(|p| p.kind == "trigger" || p.kind == "identity" || p.kind == "column");
-    after.parts.retain(|p| {
-        !matches!(p.kind.as_str(), "trigger" | "identity" | "column")
-            && (p.kind != "partition" || told.tag == "CREATE TABLE" || before.parts.iter().any(|b| same_object(b, p)))
-    });
+    after.parts.retain(|p| !matches!(p.kind.as_str(), "trigger" | "identity" | "column"));
     // Parts of partitions that do not come along.
     let on_known = |p: &Object| match (p.options.get("on_schema"), p.options.get("on_name")) {
         (Some(schema), Some(name)) => {

@@ -24,6 +24,8 @@ pub struct Told {
     pub relids: Vec<u32>,
     pub dropped: Vec<Dropped>,
     pub missing: Vec<Missing>,
+    /// Partitions of these tables that hold rows.
+    pub filled: Vec<Partition>,
     /// Nothing else stands in the message then: rows of a table are being written anew.
     pub rewritten: Option<Rewritten>,
     /// It could not be told, and why.
@@ -36,6 +38,12 @@ pub struct Dropped {
     /// `table` or `index`.
     pub kind: String,
     pub oid: u32,
+    pub schema: String,
+    pub name: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Partition {
     pub schema: String,
     pub name: String,
 }

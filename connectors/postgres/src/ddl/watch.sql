@@ -47,6 +47,11 @@ BEGIN
       'tag', tg_tag, 'ended', tg_event = 'ddl_command_end', 'statement', left(d_text, 2000), 'dropped', coalesce(d_gone, '[]'),
       -- Called by no function, and without an expression that values are computed by: then the statement is all that there is.
       'plain', strpos(d_where, E'\n') = 0 AND d_text !~* '\yusing\y',
+      -- Partitions that hold rows: what one that is attached brings along is in no log.
+      'filled', (SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('schema', n.nspname, 'name', c.relname)), '[]')
+                   FROM unnest(d_ids) i(oid) CROSS JOIN LATERAL pg_partition_tree(i.oid) t JOIN pg_class c ON c.oid = t.relid
+                   JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE tg_tag = 'ALTER TABLE' AND t.isleaf AND t.level > 0 AND pg_relation_size(t.relid) > 0),
       'relids', (SELECT coalesce(jsonb_agg(i.oid::bigint), '[]') FROM unnest(d_ids) i(oid)),
       -- What rows from before have in columns that were added.
       'missing', (SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('relid', i.oid::bigint, 'name', a.attname, 'value',
