@@ -142,6 +142,13 @@ fn moments(change: &TableChange, written: &Written, zone: Option<&str>) -> Vec<(
     .collect()
 }
 
+/// Rows that are written without a word of this column need not agree in it.
+fn computed(column: &Column) -> bool {
+    let expression = column.default.as_ref().is_some_and(|d| !d.eq_ignore_ascii_case("null"))
+        && !matches!(column.plain_default, Some(PlainDefault::Value(_)));
+    column.identity.is_some() || column.generated.is_none() && expression
+}
+
 /// Seconds of a zone that is written as `+02:00`.
 fn offset(zone: &str) -> Option<i64> {
     let (sign, digits) = match zone.strip_prefix('-') {
@@ -438,6 +445,13 @@ impl Follower {
                 return Err(format!(
                     "{} takes the place of {name} with columns under other names: whether their values came along is not told",
                     scene.tables[helper].before.as_ref().map_or(&name, |b| &b.name)
+                ));
+            }
+            if let Some(column) = new.columns.iter().find(|c| before.column(&c.name).is_none() && computed(c)) {
+                return Err(format!(
+                    "{} takes the place of {name} with the new column {}, whose values were computed row by row: they are not told",
+                    scene.tables[helper].before.as_ref().map_or(&name, |b| &b.name),
+                    column.name
                 ));
             }
             new.options.remove("auto_increment");
