@@ -53,6 +53,7 @@ pub async fn source(
         settings::long_transactions(client, &mut items).await.map_err(at)?;
     }
     tables::filters(client, plans, &mut items).await.map_err(at)?;
+    tables::large_objects(client, &mut items).await.map_err(at)?;
     let mut hint = CheckItem::passed("K57", "load");
     hint.cause =
         "the copy reads and writes with all its sessions: below 30 % CPU on both sides is a good time for it".into();

@@ -94,11 +94,13 @@ async fn tables_that_cannot_be_followed() {
         .exec(
             "drover",
             "CREATE TABLE none (a int); CREATE UNLOGGED TABLE un (id int PRIMARY KEY); CREATE TABLE bits (id int PRIMARY KEY, b bit(3), v varbit(3));
-             CREATE TABLE p (id int, d int) PARTITION BY LIST (d); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)",
+             CREATE TABLE p (id int, d int) PARTITION BY LIST (d); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); SELECT lo_from_bytea(0, 'x')",
         )
         .await
         .unwrap();
     let items = source(&server, "drover", &migration(ALL, ""), &[]).await;
+    let item = find(&items, "K18", "large objects");
+    assert!(item.result == Outcome::Warning && item.cause.contains("holds 1 large"), "{item:?}");
     let item = find(&items, "K31", "public.none");
     assert!(item.result == Outcome::Failed && item.remedy.contains("REPLICA IDENTITY FULL"), "{item:?}");
     assert_eq!(find(&items, "K31", "public.un").result, Outcome::Failed);
