@@ -2,7 +2,7 @@
 //!
 //! The form is that of canonical cells (see the crate's head): text in UTF-8, numbers without padding, floating point numbers by their
 //! shortest text. JSON is taken apart and written anew, with keys in order and numbers by their value, wherever one of the two sides has a type of
-//! its own for it: that side does not keep the text.
+//! its own for it: that side does not keep the text. Within the family `-0` is `0`: the servers take them for equal, and MariaDB 10.11 does not keep the sign.
 
 use crate::chunks::range::{key_columns, within};
 use crate::connect::Dialer;
@@ -74,8 +74,8 @@ impl MyRows {
             format!("SELECT {} FROM {}{}", column_list(own, texts), sql::qualified(table), filtered(own, condition));
         let statement = self.wire.prepare(&select, READING).await.map_err(|e| e.table(table))?;
         let decoders = decoders(own, &statement.columns)?;
-        let json: Vec<bool> = plan.columns.iter().map(is_json).collect();
-        let any_json = json.contains(&true);
+        let anew: Vec<Anew> = plan.columns.iter().map(anew).collect();
+        let any = anew.iter().any(|a| *a != Anew::Nothing);
         let kinds: Option<Vec<&DataType>> =
             (plan.format == RowFormat::Canonical).then(|| plan.columns.iter().map(|c| &c.data_type).collect());
         self.wire.execute(&statement, READING).await.map_err(|e| e.table(table))?;
@@ -85,7 +85,7 @@ impl MyRows {
                 rows += 1;
                 let put = match &kinds {
                     Some(kinds) => put_canonical(row, &decoders, kinds, &mut scratch, &mut block),
-                    None => put_normal(row, &decoders, any_json.then_some(&json[..]), &mut scratch, &mut block),
+                    None => put_normal(row, &decoders, any.then_some(&anew[..]), &mut scratch, &mut block),
                 };
                 put.ok_or_else(|| Error::internal("the server sent a damaged row"))
             };
@@ -101,21 +101,38 @@ impl MyRows {
     }
 }
 
-/// A row with its JSON written anew.
+/// What of a column is written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Anew {
+    Nothing,
+    Json,
+    Zero,
+}
+
+fn anew(column: &PlanColumn) -> Anew {
+    match column.data_type {
+        DataType::Float { .. } => Anew::Zero,
+        _ if is_json(column) => Anew::Json,
+        _ => Anew::Nothing,
+    }
+}
+
+/// A row with its JSON and its zeros written anew.
 fn put_normal(
     row: &[u8],
     decoders: &[Decoder],
-    json: Option<&[bool]>,
+    anew: Option<&[Anew]>,
     scratch: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) -> Option<()> {
-    let Some(json) = json else { return put_row(row, decoders, out) };
+    let Some(anew) = anew else { return put_row(row, decoders, out) };
     scratch.clear();
     put_row(row, decoders, scratch)?;
     let mut rest = &scratch[..];
-    for is_json in json {
+    for anew in anew {
         match take_cell(&mut rest)? {
-            Cell::Value(text) if *is_json => match canonical::json(text) {
+            Cell::Value(b"-0") if *anew == Anew::Zero => put_cell(out, Cell::Value(b"0")),
+            Cell::Value(text) if *anew == Anew::Json => match canonical::json(text) {
                 Some(normal) => put_cell(out, Cell::Value(normal.as_bytes())),
                 // Whatever it is, it is the same on both sides or it is not.
                 None => put_cell(out, Cell::Value(text)),
