@@ -9,7 +9,7 @@
 
 use crate::plan::TablePlan;
 use crate::position::Position;
-use crate::schema::{Catalog, Column, DataType, Object, Table, TableName};
+use crate::schema::{Catalog, Column, DataType, Object, PlainForeignKey, Table, TableName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -138,22 +138,36 @@ impl Schemas {
 
     /// Foreign keys of the tables that are there follow the names of what they refer to.
     pub fn refer(&mut self, changes: &[TableChange]) {
-        let both = |c: &'_ TableChange| Some((c.before.as_ref()?.name.clone(), c.after.as_ref()?.name.clone()));
-        for key in self.catalog.tables.iter_mut().flat_map(|t| &mut t.plain_foreign_keys) {
-            let found = changes.iter().find_map(|c| both(c).filter(|(old, _)| *old == key.parent).zip(Some(c)));
-            let Some(((_, name), change)) = found else { continue };
-            key.parent = name;
-            for column in &mut key.references {
-                if let Some((_, new)) = change.renamed.iter().find(|(old, _)| old == column) {
-                    column.clone_from(new);
-                }
-            }
-        }
+        let moves = Moves::of(changes);
+        self.catalog.tables.iter_mut().flat_map(|t| &mut t.plain_foreign_keys).for_each(|key| moves.refer(key));
     }
 
     /// The plans of the tables that are there.
     pub fn live(&self) -> Vec<TablePlan> {
         self.plans.iter().filter(|p| !p.is_gone()).cloned().collect()
+    }
+}
+
+/// Names of tables before and after, and of those of their columns that got others.
+pub struct Moves(Vec<(TableName, TableName, Vec<(String, String)>)>);
+
+impl Moves {
+    pub fn of(changes: &[TableChange]) -> Moves {
+        let of = |c: &TableChange| {
+            Some((c.before.as_ref()?.name.clone(), c.after.as_ref()?.name.clone(), c.renamed.clone()))
+        };
+        Moves(changes.iter().filter_map(of).collect())
+    }
+
+    /// The key follows the names of what it refers to.
+    pub fn refer(&self, key: &mut PlainForeignKey) {
+        let Some((_, name, renamed)) = self.0.iter().find(|(old, ..)| *old == key.parent) else { return };
+        key.parent.clone_from(name);
+        for column in &mut key.references {
+            if let Some((_, new)) = renamed.iter().find(|(old, _)| old == column) {
+                column.clone_from(new);
+            }
+        }
     }
 }
 
@@ -205,30 +219,30 @@ pub fn widens(old: &DataType, new: &DataType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Operations, PlanColumn, RowFormat};
-    use crate::schema::{Action, OldImage, PlainForeignKey};
+    use crate::plan::PlanColumn;
+    use crate::schema::{Action, OldImage};
 
     fn table(name: &str) -> Table {
         Table::new(TableName::new("d", name), vec![], OldImage::Full)
     }
 
+    fn catalog(tables: Vec<Table>) -> Catalog {
+        Catalog {
+            origin: "x".into(),
+            version: 1,
+            version_text: String::new(),
+            database: "d".into(),
+            scope: None,
+            home: None,
+            identity: String::new(),
+            tables,
+            objects: vec![],
+        }
+    }
+
     fn plan(id: u32, name: &str, version: u32) -> TablePlan {
         let column = PlanColumn::new("a", DataType::Other, "");
-        TablePlan {
-            id,
-            version,
-            source: TableName::new("d", name),
-            destination: TableName::new("d", name),
-            columns: vec![column],
-            left_out: vec![],
-            key: vec![],
-            filter: None,
-            operations: Operations::ALL,
-            format: RowFormat::Canonical,
-            physical: String::new(),
-            rows: 0,
-            bytes: 0,
-        }
+        TablePlan { version, ..TablePlan::new(id, TableName::new("d", name), vec![column]) }
     }
 
     fn change(tables: Vec<TableChange>) -> SchemaChange {
@@ -260,17 +274,7 @@ mod tests {
     #[test]
     fn changes_are_folded_up_to_a_position() {
         let at = |n: u8| Position { lineage: 0, order: vec![n], resume: vec![], text: n.to_string() };
-        let catalog = Catalog {
-            origin: "x".into(),
-            version: 1,
-            version_text: String::new(),
-            database: "d".into(),
-            scope: None,
-            home: None,
-            identity: String::new(),
-            tables: vec![table("t"), table("u")],
-            objects: vec![],
-        };
+        let catalog = catalog(vec![table("t"), table("u")]);
         let base = Schemas::new(catalog, vec![plan(0, "t", 1), plan(1, "u", 1)]);
         let changes = [
             Dated { position: at(1), change: change(vec![one(Some(2), None, Some("v"), Some(plan(2, "v", 1)))]) },
@@ -306,17 +310,7 @@ mod tests {
                 on_update: Action::Restrict,
             })
             .to_vec();
-        let catalog = Catalog {
-            origin: "x".into(),
-            version: 1,
-            version_text: String::new(),
-            database: "d".into(),
-            scope: None,
-            home: None,
-            identity: String::new(),
-            tables: vec![table("t"), table("u"), child],
-            objects: vec![],
-        };
+        let catalog = catalog(vec![table("t"), table("u"), child]);
         let mut schemas = Schemas::new(catalog, vec![plan(0, "t", 1), plan(1, "u", 1)]);
         // The two exchange their names, and one of them has another column.
         let mut first = one(Some(0), Some("t"), Some("u"), Some(plan(0, "u", 2)));

@@ -121,6 +121,25 @@ pub struct TablePlan {
 }
 
 impl TablePlan {
+    /// All rows and changes of a table that is called the same on both sides, in the first version, without a key.
+    pub fn new(id: u32, name: TableName, columns: Vec<PlanColumn>) -> TablePlan {
+        TablePlan {
+            id,
+            version: 1,
+            source: name.clone(),
+            destination: name,
+            columns,
+            left_out: Vec::new(),
+            key: Vec::new(),
+            filter: None,
+            operations: Operations::ALL,
+            format: RowFormat::Canonical,
+            physical: String::new(),
+            rows: 0,
+            bytes: 0,
+        }
+    }
+
     pub fn column_index(&self, source: &str) -> Option<u16> {
         self.columns.iter().position(|c| c.source == source).map(|i| i as u16)
     }

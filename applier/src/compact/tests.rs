@@ -5,7 +5,7 @@ use super::*;
 use crate::windows::Mode;
 use drover_connectors_api::{Norm, Step, UniqueColumns};
 use drover_model::change::{OldKind, put_begin, put_delete, put_end, put_insert, put_truncate, put_update};
-use drover_model::plan::{Operations, PlanColumn, RowFormat};
+use drover_model::plan::PlanColumn;
 use drover_model::row::{Cell, cells, put_cell, take_row};
 use drover_model::schema::{DataType, TableName};
 use drover_model::{Position, TablePlan};
@@ -19,19 +19,9 @@ const NULL: i32 = -1;
 pub(crate) fn plan(id: u32, width: usize, key: &[u16]) -> TablePlan {
     let column = |i: usize| PlanColumn::new(format!("c{i}"), DataType::Text { max: None, padded: false }, "text");
     TablePlan {
-        id,
-        version: 1,
-        source: TableName::new("s", format!("t{id}")),
         destination: TableName::new("d", format!("t{id}")),
-        columns: (0..width).map(column).collect(),
         key: key.to_vec(),
-        filter: None,
-        operations: Operations::ALL,
-        format: RowFormat::Canonical,
-        physical: String::new(),
-        rows: 0,
-        bytes: 0,
-        left_out: Vec::new(),
+        ..TablePlan::new(id, TableName::new("s", format!("t{id}")), (0..width).map(column).collect())
     }
 }
 

@@ -292,26 +292,12 @@ pub fn changed(plan: &TablePlan, how: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drover_model::plan::{Operations, PlanColumn, RowFormat};
+    use drover_model::plan::PlanColumn;
     use drover_model::schema::{DataType, TableName};
 
     fn plan(t: &str) -> TablePlan {
         let column = PlanColumn::new("k", DataType::Other, t);
-        TablePlan {
-            id: 0,
-            version: 0,
-            source: TableName::new("a", "b"),
-            destination: TableName::new("a", "b"),
-            columns: vec![column],
-            left_out: Vec::new(),
-            key: vec![0],
-            filter: None,
-            operations: Operations::ALL,
-            format: RowFormat::Canonical,
-            physical: String::new(),
-            rows: 0,
-            bytes: 0,
-        }
+        TablePlan { key: vec![0], ..TablePlan::new(0, TableName::new("a", "b"), vec![column]) }
     }
 
     #[test]

@@ -209,3 +209,24 @@ impl Rows for MyRows {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zero_has_no_sign() {
+        let row = |value: f64| [&[0][..], &value.to_le_bytes()].concat();
+        let put = |value: f64| {
+            let mut out = Vec::new();
+            put_normal(&row(value), &[Decoder::Double], Some(&[Anew::Zero]), &mut Vec::new(), &mut out).unwrap();
+            out
+        };
+        assert_eq!(put(-0.0), put(0.0));
+        assert_ne!(put(-1.0), put(1.0));
+        for kind in ["double", "float"] {
+            let column = PlanColumn::new("c", MyType::parse(kind).unwrap().data_type(), kind);
+            assert_eq!(anew(&column), Anew::Zero, "{kind}");
+        }
+    }
+}

@@ -194,24 +194,9 @@ mod tests {
 
     #[test]
     fn tables_tied_by_foreign_keys_stand_together() {
-        use crate::plan::{Operations, RowFormat};
         use crate::schema::{Effect, OldImage, TableName, Unlogged};
         let name = |id: u32| TableName::new("s", format!("t{id}"));
-        let plan = |id: u32| TablePlan {
-            id,
-            version: 1,
-            source: name(id),
-            destination: name(id),
-            columns: vec![],
-            left_out: vec![],
-            key: vec![0],
-            filter: None,
-            operations: Operations::ALL,
-            format: RowFormat::Canonical,
-            physical: String::new(),
-            rows: 0,
-            bytes: 0,
-        };
+        let plan = |id: u32| TablePlan { key: vec![0], ..TablePlan::new(id, name(id), vec![]) };
         let parents = |id: u32| match id {
             1 => vec![0],
             4 => vec![3],

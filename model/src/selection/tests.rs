@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::{PlanColumn, RowFormat};
+use crate::plan::PlanColumn;
 use crate::schema::DataType;
 
 fn block(include: &[&str]) -> ObjectRule {
@@ -259,25 +259,20 @@ fn columns_stay_as_they_move() {
         ..PlanColumn::new(source, DataType::Other, "")
     };
     let before = TablePlan {
-        id: 0,
-        version: 1,
-        source: TableName::new("s", "t"),
         destination: TableName::new("d", "t"),
-        columns: vec![
-            moves("a", "a", Misfit::Fail),
-            moves("b", "x", Misfit::Null),
-            moves("gone", "gone", Misfit::Fail),
-            moves("p", "p", Misfit::Clamp),
-            moves("q", "q", Misfit::Text),
-        ],
         left_out: vec!["left".into()],
         key: vec![0],
-        filter: None,
-        operations: Operations::ALL,
-        format: RowFormat::Canonical,
-        physical: String::new(),
-        rows: 0,
-        bytes: 0,
+        ..TablePlan::new(
+            0,
+            TableName::new("s", "t"),
+            vec![
+                moves("a", "a", Misfit::Fail),
+                moves("b", "x", Misfit::Null),
+                moves("gone", "gone", Misfit::Fail),
+                moves("p", "p", Misfit::Clamp),
+                moves("q", "q", Misfit::Text),
+            ],
+        )
     };
     // One is new, one was left out, one has another name, and two have exchanged theirs.
     let names = ["new", "a", "left", "c", "p", "q"];

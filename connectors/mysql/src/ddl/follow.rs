@@ -14,7 +14,7 @@ use crate::cells;
 use crate::typemap;
 use crate::types::MyType;
 use drover_model::TablePlan;
-use drover_model::ddl::{SchemaChange, Schemas, TableChange, widens};
+use drover_model::ddl::{Moves, SchemaChange, Schemas, TableChange, widens};
 use drover_model::plan::RowFormat;
 use drover_model::row;
 use drover_model::schema::{Column, DataType, Object, Phase, PlainDefault, PlainForeignKey, Table, TableName};
@@ -100,22 +100,14 @@ fn keeps(change: &TableChange, plan: &TablePlan, now: &Table) -> Result<(), Stri
 
 /// Foreign keys that tables keep follow the names of what they refer to.
 fn refer(changes: &mut [TableChange]) {
-    let both = |c: &TableChange| Some((c.before.as_ref()?.name.clone(), c.after.as_ref()?.name.clone()));
-    let moved: Vec<_> = changes.iter().filter_map(|c| Some((both(c)?, c.renamed.clone()))).collect();
+    let moves = Moves::of(changes);
     for change in changes {
         let (Some(before), Some(after)) = (&change.before, &mut change.after) else { continue };
         for key in &mut after.plain_foreign_keys {
             let same =
                 |k: &PlainForeignKey| (&k.name, &k.parent, &k.references) == (&key.name, &key.parent, &key.references);
-            if !before.plain_foreign_keys.iter().any(same) {
-                continue;
-            }
-            let Some(((_, name), renamed)) = moved.iter().find(|((old, _), _)| *old == key.parent) else { continue };
-            key.parent.clone_from(name);
-            for column in &mut key.references {
-                if let Some((_, new)) = renamed.iter().find(|(old, _)| old == column) {
-                    column.clone_from(new);
-                }
+            if before.plain_foreign_keys.iter().any(same) {
+                moves.refer(key);
             }
         }
     }

@@ -41,18 +41,22 @@ fn follower() -> Follower {
     Follower::new(Schemas::new(catalog, Vec::new()), selection, env, false)
 }
 
+fn query_of(text: &str) -> Query<'_> {
+    Query {
+        database: b"d",
+        text: text.as_bytes(),
+        ansi_quotes: false,
+        no_backslash: false,
+        mode: 0,
+        zone: None,
+        micros: None,
+        collation: None,
+    }
+}
+
 impl Follower {
     fn run(&mut self, text: &str) -> Result<Option<SchemaChange>, Refused> {
-        let query = Query {
-            database: b"d",
-            text: text.as_bytes(),
-            ansi_quotes: false,
-            no_backslash: false,
-            mode: 0,
-            zone: None,
-            micros: None,
-            collation: None,
-        };
+        let query = query_of(text);
         let query::Statement::Schema(change) = query::classify(&query, "d", text) else { panic!("{text}") };
         let followed = self.follow(&change, &Written::default())?;
         if let Some(change) = &followed {
@@ -142,16 +146,7 @@ fn the_present_moment_is_the_statements() {
     let mut f = follower();
     f.run("create table t (id int primary key)").unwrap();
     let text = "alter table t add a datetime(3) default now(3), add b timestamp default current_timestamp, add c datetime, add d int default 1";
-    let query = Query {
-        database: b"d",
-        text: text.as_bytes(),
-        ansi_quotes: false,
-        no_backslash: false,
-        mode: 0,
-        zone: None,
-        micros: None,
-        collation: None,
-    };
+    let query = query_of(text);
     let query::Statement::Schema(change) = query::classify(&query, "d", text) else { panic!("{text}") };
     let mut written =
         Written { seconds: 1_700_000_000, micros: 123_456, zone: Some("-01:30".into()), ..Written::default() };

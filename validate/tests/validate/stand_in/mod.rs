@@ -10,7 +10,7 @@ use drover_connectors_api::{
 use drover_model::check::CheckItem;
 use drover_model::chunk::Bounds;
 use drover_model::migration::Migration;
-use drover_model::plan::{Operations, PlanColumn, RowFormat, SnapshotRef};
+use drover_model::plan::{PlanColumn, SnapshotRef};
 use drover_model::row::{Cell, put_cell};
 use drover_model::schema::{Catalog, DataType, Object, Table, TableName};
 use drover_model::selection::TableChoice;
@@ -33,19 +33,9 @@ pub fn plan(id: u32, name: &str, columns: &[(&str, DataType)], key: &[u16]) -> T
         ..PlanColumn::new(*name, data_type.clone(), "")
     };
     TablePlan {
-        id,
-        version: 1,
-        source: TableName::new("public", name),
         destination: TableName::new("crm", name),
-        columns: columns.iter().map(column).collect(),
-        left_out: Vec::new(),
         key: key.to_vec(),
-        filter: None,
-        operations: Operations::ALL,
-        format: RowFormat::Canonical,
-        physical: String::new(),
-        rows: 0,
-        bytes: 0,
+        ..TablePlan::new(id, TableName::new("public", name), columns.iter().map(column).collect())
     }
 }
 
