@@ -115,39 +115,66 @@ async fn check(
     topics: &HashMap<String, Vec<usize>>,
     replicas: usize,
 ) -> Result<()> {
-    let names = [shared.topic(Stream::Changes), shared.topic(Stream::Bulk(0))];
-    let asked: Vec<_> = names.iter().map(|n| ResourceSpecifier::Topic(n)).collect();
-    let told = admin
-        .describe_configs(&asked, &options())
-        .await
-        .map_err(|e| kafka_error("cannot read the configuration of the Kafka topics", e))?;
-    for (name, config) in names.iter().zip(told) {
-        let config = config.map_err(|e| {
-            kafka_error(format!("cannot read the configuration of the Kafka topic {name}"), KafkaError::AdminOp(e))
-        })?;
-        let least = topics.get(name).and_then(|p| p.iter().min()).copied().unwrap_or(0);
+    for name in [shared.topic(Stream::Changes), shared.topic(Stream::Bulk(0))] {
+        let least = topics.get(&name).and_then(|p| p.iter().min()).copied().unwrap_or(0);
         if least < replicas {
             tracing::warn!(topic = name, replicas = least, "the topic has fewer replicas than the cluster allows");
         }
-        let number = |value: &str| value.parse::<i64>().unwrap_or(i64::MIN);
-        let in_sync = if least >= 3 { 2 } else { 1 };
-        let rules: [(&str, String, &dyn Fn(&str) -> bool); 5] = [
-            ("retention.ms", "-1".into(), &|v| v == "-1"),
-            ("retention.bytes", "-1".into(), &|v| v == "-1"),
-            ("cleanup.policy", "delete".into(), &|v| v == "delete"),
-            ("max.message.bytes", TOPIC_MESSAGE.to_string(), &|v| number(v) >= TOPIC_MESSAGE as i64),
-            ("min.insync.replicas", in_sync.to_string(), &|v| number(v) >= in_sync),
-        ];
-        for (key, wanted, holds) in rules {
-            let value = config.get(key).and_then(|e| e.value.as_deref()).unwrap_or("");
-            if !holds(value) {
-                return Err(never(format!(
-                    "the Kafka topic {name} has {key}={value}; records could be lost or refused"
-                ))
+        suits(&name, least, &configuration(admin, &name, APPEARS).await?)?;
+    }
+    Ok(())
+}
+
+/// The settings of a topic, by name.
+///
+/// A broker that has just started may not know the topic yet. It says so with a code that the client library drops
+/// (<https://github.com/fede1024/rust-rdkafka>, `DescribeConfigsFuture`): what is left is an answer without any setting, and that
+/// is asked for again until `patience` ends.
+async fn configuration(
+    admin: &AdminClient<DefaultClientContext>,
+    name: &str,
+    patience: Duration,
+) -> Result<HashMap<String, String>> {
+    let what = || format!("cannot read the configuration of the Kafka topic {name}");
+    let deadline = Instant::now() + patience;
+    loop {
+        let told = admin
+            .describe_configs([&ResourceSpecifier::Topic(name)], &options())
+            .await
+            .map_err(|e| kafka_error(what(), e))?;
+        let mut settings = HashMap::new();
+        for config in told {
+            let config = config.map_err(|e| kafka_error(what(), KafkaError::AdminOp(e)))?;
+            settings.extend(config.entries.into_iter().filter_map(|e| Some((e.name, e.value?))));
+        }
+        if !settings.is_empty() {
+            return Ok(settings);
+        }
+        if Instant::now() > deadline {
+            return Err(kafka_error(what(), KafkaError::Global(RDKafkaErrorCode::UnknownTopicOrPartition)));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Whether a topic with `least` replicas keeps what is published.
+fn suits(name: &str, least: usize, settings: &HashMap<String, String>) -> Result<()> {
+    let number = |value: &str| value.parse::<i64>().unwrap_or(i64::MIN);
+    let in_sync = if least >= 3 { 2 } else { 1 };
+    let rules: [(&str, String, &dyn Fn(&str) -> bool); 5] = [
+        ("retention.ms", "-1".into(), &|v| v == "-1"),
+        ("retention.bytes", "-1".into(), &|v| v == "-1"),
+        ("cleanup.policy", "delete".into(), &|v| v == "delete"),
+        ("max.message.bytes", TOPIC_MESSAGE.to_string(), &|v| number(v) >= TOPIC_MESSAGE as i64),
+        ("min.insync.replicas", in_sync.to_string(), &|v| number(v) >= in_sync),
+    ];
+    for (key, wanted, holds) in rules {
+        let value = settings.get(key).map_or("", String::as_str);
+        if !holds(value) {
+            return Err(never(format!("the Kafka topic {name} has {key}={value}; records could be lost or refused"))
                 .remedy(format!(
                     "set {key}={wanted} on the topic, and find out who changed it: records may be missing already"
                 )));
-            }
         }
     }
     Ok(())
@@ -238,3 +265,6 @@ pub(super) async fn delete(shared: &Shared) -> Result<()> {
     outcome(done, RDKafkaErrorCode::UnknownTopicOrPartition, || "cannot delete the Kafka topics".into())
         .map_err(|e: Error| e.remedy(format!("delete {} by hand", names.join(" and "))))
 }
+
+#[cfg(test)]
+mod tests;
