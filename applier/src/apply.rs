@@ -350,7 +350,10 @@ impl Run<'_> {
     /// Takes a record in.
     fn record(&mut self, (offset, record): (Offset, Record)) -> Result<()> {
         let Record { head, admitted, payload } = record;
-        self.trail.note(offset, &admitted.to, head.commit_micros, payload.len());
+        // What does not count must not decide what is kept: the log has to begin with a record of the newest epoch that was let in.
+        if admitted.verdict != Verdict::Drop {
+            self.trail.note(offset, &admitted.to, head.commit_micros, payload.len());
+        }
         if admitted.discard
             && let Some(huge) = &mut self.huge
         {

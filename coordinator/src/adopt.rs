@@ -84,6 +84,7 @@ impl State {
             Event::AdoptedAnew { .. } => {
                 self.adoption = Some(Adoption::Anew);
                 self.stream_start = None;
+                self.opening = None;
                 self.base_done = false;
                 self.final_done = false;
                 self.consistent = false;

@@ -85,16 +85,16 @@ impl State {
                 one(Event::SchemaDone { step: Step::Table { id: *table }, what })
             }
             (OrderKey::Forget, Outcome::Forgotten { generation }) => one(Event::Forgotten { generation }),
-            (OrderKey::Stream, Outcome::StreamOpened { start, snapshot, first }) => {
-                let adopted = self.on_adopted_stream(first.as_ref().unwrap_or(&start));
+            (OrderKey::Stream, Outcome::StreamOpened { opening, snapshot, first }) => {
+                let adopted = self.on_adopted_stream(first.as_ref().unwrap_or(&opening.start));
                 if let Some(anew @ Event::AdoptedAnew { .. }) = adopted {
                     return one(anew);
                 }
                 // What was stored and did not come into the log is met again.
-                let void = self.schema_changes.iter().any(|d| d.position > start);
+                let void = self.schema_changes.iter().any(|d| d.position > opening.start);
                 let mut events = Vec::new();
-                events.extend(void.then(|| Event::SchemaChangesVoid { after: start.clone() }));
-                events.push(Event::StreamOpened { start });
+                events.extend(void.then(|| Event::SchemaChangesVoid { after: opening.start.clone() }));
+                events.push(Event::StreamOpened(opening));
                 if let Some(snapshot) = snapshot
                     && self.snapshot.is_none()
                     && self.settings.full

@@ -12,7 +12,7 @@ use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
 pub use drover_proto::order::Side;
-use drover_proto::order::{Extent, Held, Owes, Step};
+use drover_proto::order::{Extent, Held, Opening, Owes, Step};
 use serde::{Deserialize, Serialize};
 
 /// An event. New kinds may be added; the fields of a kind never change their meaning, and new fields have defaults.
@@ -54,9 +54,7 @@ pub enum Event {
         step: Step,
         what: Vec<String>,
     },
-    StreamOpened {
-        start: Position,
-    },
+    StreamOpened(Opening),
     /// Of an adopted migration: changes go on from the destination's position.
     Adopted {
         position: Position,

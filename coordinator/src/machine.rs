@@ -13,7 +13,7 @@ use drover_model::ddl::{Dated, Schemas};
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, TablePlan};
-use drover_proto::order::{Held, Owes, Step, Window};
+use drover_proto::order::{Held, Opening, Owes, Step, Window};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -130,6 +130,8 @@ pub struct State {
     pub base_done: bool,
     pub final_done: bool,
     pub stream_start: Option<Position>,
+    /// How the stream was opened last.
+    pub opening: Option<Opening>,
     pub snapshot: Option<Snap>,
     pub next_snapshot: u32,
     pub tables: Vec<TableState>,
@@ -180,6 +182,7 @@ impl State {
             base_done: false,
             final_done: false,
             stream_start: None,
+            opening: None,
             snapshot: None,
             next_snapshot: 0,
             tables: Vec::new(),
@@ -406,8 +409,9 @@ impl State {
                     t.stage = TableStage::Done;
                 }
             }
-            Event::StreamOpened { start } => {
-                self.stream_start.get_or_insert_with(|| start.clone());
+            Event::StreamOpened(opening) => {
+                self.stream_start.get_or_insert_with(|| opening.start.clone());
+                self.opening = Some(opening.clone());
             }
             Event::SchemaChanged { dated } => self.apply_schema_change(dated),
             Event::SchemaChangesVoid { after } => {

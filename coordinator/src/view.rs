@@ -250,7 +250,7 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::SchemaDone { step: Step::Final, what } => {
             info(format!("rest of the schema made: {} objects", what.len()))
         }
-        Event::StreamOpened { start } => info(format!("change stream open from {start}")),
+        Event::StreamOpened(o) => info(format!("change stream open from {}", o.start)),
         Event::Adopted { position } => info(format!("adopted: changes go on from {position}")),
         Event::AdoptedAnew { why } => Some(("warning", format!("adopted, but all tables begin again: {why}"))),
         Event::Forgotten { .. } => Some(("warning", "adopted: all tables are emptied and copied again".into())),

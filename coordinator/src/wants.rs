@@ -88,7 +88,7 @@ impl State {
         out.push(OrderKey::SchemaBase, || Order::Schema { step: Step::Base });
         out.push(OrderKey::Stream, || {
             let start = self.stream_start.clone();
-            Order::Stream { resume: start.is_some(), start }
+            Order::Stream { resume: start.is_some(), start, last: self.opening.clone() }
         });
         let number = self.next_snapshot;
         out.push(OrderKey::Snapshot { number }, || Order::Snapshot { number });

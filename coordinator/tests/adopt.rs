@@ -13,7 +13,7 @@ use drover_coordinator::settings::Settings;
 use drover_coordinator::wants::{Budget, View};
 use drover_model::Position;
 use drover_model::error::codes;
-use drover_proto::order::{Held, Order, Outcome, Step};
+use drover_proto::order::{Held, Opening, Order, Outcome, Step};
 
 fn fold(state: &mut State, events: Vec<Event>) {
     for event in events {
@@ -48,7 +48,8 @@ fn report(state: &mut State, key: OrderKey, outcome: Outcome) {
 }
 
 fn opened(start: u64, first: Option<Position>) -> Outcome {
-    Outcome::StreamOpened { start: at(start), snapshot: None, first }
+    let opening = Opening { start: at(start), epoch: 0, offset: 0 };
+    Outcome::StreamOpened { opening, snapshot: None, first }
 }
 
 /// The position is forgotten, the schema seen to, and every table emptied under a generation that nobody has used.
@@ -58,7 +59,7 @@ fn begins_again(mut state: State) {
     assert_eq!(wants(&state), [(OrderKey::SchemaBase, Order::Schema { step: Step::Base })]);
     report(&mut state, OrderKey::SchemaBase, Outcome::Done { what: Vec::new() });
     let all = wants(&state);
-    assert!(all.contains(&(OrderKey::Stream, Order::Stream { resume: false, start: None })));
+    assert!(all.contains(&(OrderKey::Stream, Order::Stream { resume: false, start: None, last: None })));
     for table in 0..TABLES {
         assert!(all.contains(&(OrderKey::Restart { table, generation: 4 }, Order::Restart { table, generation: 4 })));
     }
@@ -69,7 +70,7 @@ fn a_consistent_position_is_gone_on_from_if_what_came_after_is_still_there() {
     for (first, goes_on) in [(Some(5), true), (Some(10), true), (Some(11), false), (None, false)] {
         let mut state = adopted(Some(10), Some(10), false);
         let all = wants(&state);
-        assert!(all.contains(&(OrderKey::Stream, Order::Stream { resume: true, start: Some(at(10)) })));
+        assert!(all.contains(&(OrderKey::Stream, Order::Stream { resume: true, start: Some(at(10)), last: None })));
         assert!(all.iter().any(|(k, _)| *k == OrderKey::SchemaFinal), "it may have been missing");
         assert!(!all.iter().any(|(k, _)| matches!(k, OrderKey::Restart { .. } | OrderKey::Forget)));
         report(&mut state, OrderKey::Stream, opened(20, first.map(at)));

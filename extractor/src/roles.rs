@@ -4,17 +4,17 @@ use crate::copy::{Attempt, copy};
 use crate::fetch::fetch;
 use crate::inspect;
 use crate::readers::Readers;
-use crate::stream::{self, Publisher, Register, begin_of_log, end_of_log};
+use crate::stream::{self, Publisher, Register, begin_of_log, end_of_log, seen_in_log};
 use async_trait::async_trait;
 use drover_connectors_api::{Followed, Hold, Side, Source, StreamSpec};
-use drover_log::LogFactory;
+use drover_log::{LogFactory, Stream};
 use drover_model::ddl::SchemaChange;
 use drover_model::error::codes;
 use drover_model::migration::{IncrementalLimits, Stage};
 use drover_model::plan::SnapshotRef;
 use drover_model::selection::Selection;
 use drover_model::{Error, MigrationId, Position, Result, TablePlan};
-use drover_proto::order::{Description, Order, Outcome, Owes, Progress, Share};
+use drover_proto::order::{Description, Opening, Order, Outcome, Owes, Progress, Share};
 use drover_runtime::CancellationToken;
 use drover_runtime::rate::{Amount, Limits};
 use drover_runtime::worker::{Handler, Job, News};
@@ -104,12 +104,20 @@ impl Extractor {
         Ok(Outcome::Checked { items: source.check(&d.migration, &d.plans, catalog).await? })
     }
 
-    async fn stream(&self, job: &Job, resume: bool, start: Option<&Position>) -> Result<Option<Outcome>> {
+    async fn stream(
+        &self,
+        job: &Job,
+        resume: bool,
+        start: Option<&Position>,
+        last: Option<&Opening>,
+    ) -> Result<Option<Outcome>> {
         let d = &*job.description;
         let source = self.source(d).await?;
         let log = self.logs.log(d).await?;
         log.open(d.bulk_partitions).await?;
-        let ended = if resume { end_of_log(&*log).await? } else { None };
+        // Whatever this order publishes comes behind it.
+        let offset = log.span(Stream::Changes).await?.next;
+        let ended = if resume { end_of_log(&*log, last).await? } else { None };
         let mut first = None;
         if resume && d.adopted {
             first = begin_of_log(&*log).await?;
@@ -118,9 +126,8 @@ impl Extractor {
                 && let (Some(wanted), Some(kept)) = (start, source.kept_from(d.id).await?)
                 && kept > *wanted
             {
-                job.news
-                    .outcome(&Outcome::StreamOpened { start: kept, snapshot: None, first: None }, &job.cancel)
-                    .await;
+                let opening = Opening { start: kept, epoch: job.lease.epoch, offset };
+                job.news.outcome(&Outcome::StreamOpened { opening, snapshot: None, first: None }, &job.cancel).await;
                 return Ok(None);
             }
         }
@@ -156,7 +163,8 @@ impl Extractor {
             self.keep_hold(d.id, hold);
         }
         let start = opened.start;
-        if !job.news.outcome(&Outcome::StreamOpened { start: start.clone(), snapshot, first }, &job.cancel).await {
+        let opening = Opening { start: start.clone(), epoch: job.lease.epoch, offset };
+        if !job.news.outcome(&Outcome::StreamOpened { opening, snapshot, first }, &job.cancel).await {
             self.drop_hold(d.id);
             return Ok(None);
         }
@@ -276,12 +284,12 @@ impl Extractor {
         match &job.order {
             Order::Inspect => self.inspect(job).await.map(Some),
             Order::CheckSource => self.check(job).await.map(Some),
-            Order::Stream { resume, start } => self.stream(job, *resume, start.as_ref()).await,
+            Order::Stream { resume, start, last } => self.stream(job, *resume, start.as_ref(), last.as_ref()).await,
             Order::Snapshot { .. } => {
                 let source = self.source(d).await?;
                 let live = d.schemas(None)?.live();
                 let hold = if d.migration.has(Stage::Incremental) {
-                    let seen = end_of_log(&*self.logs.log(d).await?).await?;
+                    let seen = seen_in_log(&*self.logs.log(d).await?).await?;
                     source.snapshot_beside(&live, seen.as_ref()).await?
                 } else {
                     source.new_snapshot(&live).await?
@@ -300,7 +308,7 @@ impl Extractor {
             Order::Copy { .. } => self.copy(job).await,
             Order::Fetch { owes, snapshot } => self.fetch(job, owes, snapshot).await,
             Order::Mark => {
-                let seen = end_of_log(&*self.logs.log(d).await?).await?;
+                let seen = seen_in_log(&*self.logs.log(d).await?).await?;
                 let position = self.source(d).await?.mark_beside(seen.as_ref()).await?;
                 drover_runtime::failpoint("marked-not-reported");
                 Ok(Some(Outcome::Marked { position }))

@@ -9,6 +9,7 @@ use drover_log::{Appender, Log, Offset, Stream};
 use drover_model::ddl::SchemaChange;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
+use drover_proto::order::Opening;
 use drover_proto::record::{frame, parse};
 use drover_proto::v1::{ChangesHead, Compression};
 use drover_runtime::rate::{Amount, Pair};
@@ -33,7 +34,7 @@ pub struct News {
 
 /// Where the records of a log end, as the applier's gate takes them: those of an older epoch than one before them do not count. They are
 /// late ones, of an extractor that stood still and came back after its work had gone to another.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct End {
     newest: u64,
     end: Option<Position>,
@@ -61,34 +62,57 @@ impl End {
     }
 }
 
-/// Records that may lie between the newest end and a late record behind it: more than an extractor has on its way.
-const LATE: Offset = 64;
+/// So many records are read at first to find where the log ends, and [`MORE`] times as many each time they do not tell.
+const BACK: Offset = 64;
+const MORE: Offset = 16;
 
-/// Where the log ends: the position from which the stream has to go on, `None` for an empty log.
-pub async fn end_of_log(log: &dyn Log) -> Result<Option<Position>> {
-    end_from(log, LATE).await
+/// Where the log ends: the position from which the stream has to go on, `None` for an empty log. `last` tells how the stream was opened
+/// last. Late records of extractors before that one may lie behind its own, any number of them: the search goes back until it meets one
+/// of its own, or has seen all that can be. Without `last` the whole log is read.
+pub async fn end_of_log(log: &dyn Log, last: Option<&Opening>) -> Result<Option<Position>> {
+    let Some(opening) = last else { return newest_end(log).await };
+    let mut back = BACK;
+    loop {
+        let span = log.span(Stream::Changes).await?;
+        if span.next < opening.offset {
+            // Not the log that the stream was opened over: it was lost, and made anew.
+            return newest_end(log).await;
+        }
+        let least = End { newest: opening.epoch, end: None };
+        let all = back >= span.next.saturating_sub(opening.offset.max(span.first));
+        match end_from(log, back, least).await? {
+            Some(end) => return Ok(Some(end)),
+            None if !all => back = back.saturating_mul(MORE),
+            // It has published nothing.
+            None => return Ok(log.last(Stream::Changes).await?.map(|_| opening.start.clone())),
+        }
+    }
 }
 
-/// The same from all records: heads and bodies of the whole log are read.
+/// A position near the end of the log, to know the source's history by.
+pub async fn seen_in_log(log: &dyn Log) -> Result<Option<Position>> {
+    end_from(log, BACK, End::default()).await
+}
+
+/// The end by all records: heads and bodies of the whole log are read.
 async fn newest_end(log: &dyn Log) -> Result<Option<Position>> {
-    end_from(log, Offset::MAX).await
+    end_from(log, Offset::MAX, End::default()).await
 }
 
-/// From so many records before the last one on.
-async fn end_from(log: &dyn Log, back: Offset) -> Result<Option<Position>> {
+/// By those from so many records before the last one on that count for `least`.
+async fn end_from(log: &dyn Log, back: Offset, least: End) -> Result<Option<Position>> {
     loop {
         let first = log.span(Stream::Changes).await?.first;
-        let read = read_end(log, first, back).await;
+        let read = read_end(log, first, back, least.clone()).await;
         if !trimmed_meanwhile(log, first, &read).await? {
             return read;
         }
     }
 }
 
-async fn read_end(log: &dyn Log, first: Offset, back: Offset) -> Result<Option<Position>> {
+async fn read_end(log: &dyn Log, first: Offset, back: Offset, mut end: End) -> Result<Option<Position>> {
     let Some((last, _)) = log.last(Stream::Changes).await? else { return Ok(None) };
     let mut reader = log.reader(Stream::Changes, last.saturating_sub(back).max(first)).await?;
-    let mut end = End::default();
     loop {
         let (offset, record) = reader.next().await?;
         let (head, _) = parse::<ChangesHead>(record).map_err(|e| unreadable(&e))?;

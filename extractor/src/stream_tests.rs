@@ -8,6 +8,7 @@ use drover_log::{Appender, Log, Offset, Reader, Span, Stream};
 use drover_model::ddl::SchemaChange;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
+use drover_proto::order::Opening;
 use drover_proto::record::frame;
 use drover_proto::v1::ChangesHead;
 use drover_runtime::CancellationToken;
@@ -230,10 +231,17 @@ async fn a_transaction_in_pieces_is_told_of_before_it_is_complete() {
     assert_eq!(told.into_inner().unwrap(), Some((at(0), Some(at(1000)))));
 }
 
-/// A log of five records, which the applier trims down to its last while somebody looks for its end, once.
-struct Overtaken {
+/// A log as it is, which the applier (`overtakes`) trims down to its last record while somebody looks for its end, once.
+struct Given {
     records: Vec<Bytes>,
+    overtakes: bool,
     first: AtomicU64,
+}
+
+impl Given {
+    fn new(records: impl IntoIterator<Item = Bytes>, overtakes: bool) -> Given {
+        Given { records: records.into_iter().collect(), overtakes, first: AtomicU64::new(0) }
+    }
 }
 
 struct From(Vec<Bytes>, Offset);
@@ -247,7 +255,7 @@ impl Reader for From {
 }
 
 #[async_trait]
-impl Log for Overtaken {
+impl Log for Given {
     async fn open(&self, _: u32) -> Result<()> {
         Ok(())
     }
@@ -265,7 +273,9 @@ impl Log for Overtaken {
     }
     async fn last(&self, _: Stream) -> Result<Option<(Offset, Bytes)>> {
         let last = self.records.len() - 1;
-        self.first.store(last as u64, SeqCst);
+        if self.overtakes {
+            self.first.store(last as u64, SeqCst);
+        }
         Ok(Some((last as Offset, self.records[last].clone())))
     }
     async fn trim(&self, _: Stream, _: Offset) -> Result<()> {
@@ -279,19 +289,43 @@ impl Log for Overtaken {
     }
 }
 
+fn record(epoch: u64, from: u64, to: u64) -> Bytes {
+    let head = ChangesHead {
+        version: 1,
+        epoch,
+        from: at(from).to_bytes().into(),
+        to: at(to).to_bytes().into(),
+        ..Default::default()
+    };
+    frame(&head, b"")
+}
+
 #[tokio::test]
 async fn ends_of_a_log_that_is_trimmed_meanwhile_are_found() {
-    let record = |n: u64| {
-        let head = ChangesHead {
-            version: 1,
-            epoch: 1,
-            from: at(n).to_bytes().into(),
-            to: at(n + 1).to_bytes().into(),
-            ..Default::default()
-        };
-        frame(&head, b"")
-    };
-    let log = || Overtaken { records: (0..5).map(record).collect(), first: AtomicU64::new(0) };
-    assert_eq!(end_of_log(&log()).await.unwrap(), Some(at(5)));
+    let log = || Given::new((0..5).map(|n| record(1, n, n + 1)), true);
+    assert_eq!(end_of_log(&log(), None).await.unwrap(), Some(at(5)));
+    let opening = Opening { start: at(0), epoch: 1, offset: 0 };
+    assert_eq!(end_of_log(&log(), Some(&opening)).await.unwrap(), Some(at(5)));
     assert_eq!(begin_of_log(&log()).await.unwrap(), Some(at(4)));
+}
+
+/// An extractor that stood still comes back and hands over everything it has still got, more than anybody would look back for: the
+/// applier's gate drops that, so whoever goes on from there leaves a gap.
+#[tokio::test]
+async fn many_late_records_do_not_hide_the_end() {
+    let old = (0..20).map(|n| record(1, n, n + 1));
+    let late = (5..3_000).map(|n| record(1, n, n + 1));
+    let log = |own: u64| {
+        let own = (20..20 + own).map(|n| record(2, n, n + 1));
+        Given::new(old.clone().chain(own).chain(late.clone()), false)
+    };
+    let opening = Opening { start: at(20), epoch: 2, offset: 20 };
+    assert_eq!(end_of_log(&log(3), Some(&opening)).await.unwrap(), Some(at(23)));
+    // Opened, and nothing published yet.
+    assert_eq!(end_of_log(&log(0), Some(&opening)).await.unwrap(), Some(at(20)));
+    // Who knows nothing reads everything.
+    assert_eq!(end_of_log(&log(3), None).await.unwrap(), Some(at(23)));
+    // A log that has been lost and made anew has nothing to do with what was opened.
+    let anew = Opening { start: at(20), epoch: 2, offset: 1_000_000 };
+    assert_eq!(end_of_log(&log(0), Some(&anew)).await.unwrap(), Some(at(3_000)));
 }

@@ -103,6 +103,20 @@ pub struct Owes {
     pub keys: Extent,
 }
 
+/// A change stream as an extractor opened it. Known before its first record is published, so whoever comes after can tell its records in the
+/// log from late ones of extractors before it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Opening {
+    /// Where it goes on: where the log ended then.
+    pub start: Position,
+    /// What its records carry.
+    #[serde(default)]
+    pub epoch: u64,
+    /// Its records lie at this offset of the log, or behind it.
+    #[serde(default)]
+    pub offset: u64,
+}
+
 /// An order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -118,11 +132,14 @@ pub enum Order {
         step: Step,
     },
     /// Extractor, long: open the change stream, anew or (`resume`) where the log ends, and publish to the log. Reports `StreamOpened` first.
-    /// `start`: where the stream began; it goes on there while the log is empty.
+    /// `start`: where the stream began; it goes on there while the log is empty. `last`: how it was opened last; nobody has published under
+    /// a higher epoch.
     Stream {
         resume: bool,
         #[serde(default)]
         start: Option<Position>,
+        #[serde(default)]
+        last: Option<Opening>,
     },
     /// Extractor, long: take a new exact snapshot and hold it. Reports `Snapshot` first.
     Snapshot {
@@ -234,9 +251,9 @@ pub enum Outcome {
     Done {
         what: Vec<String>,
     },
-    /// Not an end: the stream runs from `start`; `snapshot` if it was made now.
+    /// Not an end: the stream runs, and will publish; `snapshot` if it was made now.
     StreamOpened {
-        start: Position,
+        opening: Opening,
         snapshot: Option<SnapshotRef>,
         /// Of an adopted migration: from where on its log has the changes, if that is before `start`.
         #[serde(default)]

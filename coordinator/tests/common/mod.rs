@@ -7,7 +7,7 @@ use drover_model::migration::Migration;
 use drover_model::plan::{Operations, RowFormat, SnapshotRef};
 use drover_model::schema::{Catalog, OldImage, Table, TableName, UniqueKey};
 use drover_model::{Position, TablePlan};
-use drover_proto::order::{Extent, Order, Outcome, Owes};
+use drover_proto::order::{Extent, Opening, Order, Outcome, Owes};
 use std::path::Path;
 
 /// Tables of the paper database; the last one has no key.
@@ -91,7 +91,8 @@ pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: boo
         Order::Survey => Outcome::Surveyed { plans: plans(), objects: Vec::new(), items: Vec::new(), held: None },
         Order::CheckSource => Outcome::Checked { items: Vec::new() },
         Order::Stream { resume, .. } => {
-            Outcome::StreamOpened { start: at(time), snapshot: (!resume).then(snapshot), first: None }
+            let opening = Opening { start: at(time), epoch: 0, offset: 0 };
+            Outcome::StreamOpened { opening, snapshot: (!resume).then(snapshot), first: None }
         }
         Order::Snapshot { .. } => Outcome::SnapshotTaken { snapshot: snapshot() },
         Order::Hold { snapshot, .. } => {
