@@ -1,5 +1,7 @@
 //! What the buffers of this process hold, in one place. Guarantee: who takes bytes from an [`Account`] never gets more than its limit at once,
 //! and what it has not given back is seen in [`held`]. Every queue of bytes has an account; the accounts are what `/metrics` shows.
+//!
+//! One thing that is larger than a limit has to pass all the same: it takes all of the limit, so it passes alone, and is counted as that.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -51,6 +53,18 @@ impl Account {
         true
     }
 
+    /// Like [`Account::take`], as something to keep beside what the bytes are for.
+    pub async fn hold(self: &Arc<Self>, bytes: usize) -> Taken {
+        let bytes = self.take(bytes).await;
+        Taken { account: self.clone(), bytes }
+    }
+
+    /// So many bytes if they are free now, all of the limit if they are more.
+    pub fn try_hold(self: &Arc<Self>, bytes: usize) -> Option<Taken> {
+        let bytes = bytes.min(self.limit);
+        self.try_take(bytes).then(|| Taken { account: self.clone(), bytes })
+    }
+
     /// Gives bytes back that were taken.
     pub fn give(&self, bytes: usize) {
         self.free.add_permits(bytes);
@@ -63,6 +77,36 @@ impl Account {
 
     fn note(&self) {
         self.most.fetch_max(self.held(), Relaxed);
+    }
+}
+
+/// Bytes taken from an account; they go back with it.
+#[derive(Debug)]
+pub struct Taken {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Taken {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes as many more as are missing to `bytes`, if they are free now; more than the limit is as much as the limit.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let bytes = bytes.min(self.account.limit);
+        let more = bytes.saturating_sub(self.bytes);
+        let grown = more == 0 || self.account.try_take(more);
+        if grown {
+            self.bytes += more;
+        }
+        grown
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.account.give(self.bytes);
     }
 }
 
@@ -127,6 +171,21 @@ mod tests {
         assert_eq!(one("test: one").map(|h| (h.now, h.most, h.limit)), Some((4, 104, 110)));
         drop((account, other));
         assert_eq!(one("test: one"), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_goes_back_with_its_keeper() {
+        let account = Account::new("test: kept", 100);
+        let mut kept = account.hold(30).await;
+        assert!(kept.grow(20) && kept.bytes() == 30 && kept.grow(80) && account.held() == 80);
+        assert!(account.try_hold(21).is_none() && account.try_hold(500).is_none());
+        let other = account.try_hold(20);
+        assert!(other.is_some() && !kept.grow(81) && kept.bytes() == 80);
+        drop(other);
+        // All that there is counts for one that is larger than that.
+        assert!(kept.grow(1000) && kept.bytes() == 100);
+        drop(kept);
+        assert_eq!((account.held(), account.try_hold(500).map(|t| t.bytes())), (0, Some(100)));
     }
 
     #[test]
