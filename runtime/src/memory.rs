@@ -92,7 +92,7 @@ impl Taken {
         self.bytes
     }
 
-    /// Takes as many more as are missing to `bytes`, if they are free now; more than the limit is as much as the limit.
+    /// Takes as many more as are missing to `bytes`, the size of one thing, if they are free now; more than the limit is as much as the limit.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let bytes = bytes.min(self.account.limit);
         let more = bytes.saturating_sub(self.bytes);
@@ -101,6 +101,37 @@ impl Taken {
             self.bytes += more;
         }
         grown
+    }
+}
+
+impl Taken {
+    /// Sees that a buffer that grows to `bytes` is covered; takes in steps, so that it can be asked of each row. `taken` is what the buffer has.
+    pub fn cover(taken: &mut Option<Taken>, account: &Arc<Account>, bytes: usize) -> bool {
+        const STEP: usize = 64 << 10;
+        let step = bytes.next_multiple_of(STEP);
+        match taken {
+            Some(taken) => bytes <= taken.bytes || taken.grow(step) || taken.grow(bytes),
+            none => {
+                *none = account.try_hold(step).or_else(|| account.try_hold(bytes));
+                none.is_some()
+            }
+        }
+    }
+
+    /// Takes so many bytes more, for another thing, if they are free now.
+    pub fn add(&mut self, bytes: usize) -> bool {
+        let added = self.account.try_take(bytes);
+        if added {
+            self.bytes += bytes;
+        }
+        added
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.bytes -= less;
+        self.account.give(less);
     }
 }
 
@@ -184,8 +215,26 @@ mod tests {
         drop(other);
         // All that there is counts for one that is larger than that.
         assert!(kept.grow(1000) && kept.bytes() == 100);
+        kept.shrink(10);
+        assert!(!kept.add(91) && kept.add(60) && kept.bytes() == 70 && account.held() == 70);
         drop(kept);
         assert_eq!((account.held(), account.try_hold(500).map(|t| t.bytes())), (0, Some(100)));
+    }
+
+    #[test]
+    fn a_buffer_that_grows_is_covered_until_there_is_no_more() {
+        let account = Account::new("test: cover", 200 << 10);
+        let (mut one, mut two) = (None, None);
+        assert!(Taken::cover(&mut one, &account, 0) && account.held() == 0);
+        assert!(Taken::cover(&mut one, &account, 1) && account.held() == 64 << 10);
+        assert!(Taken::cover(&mut one, &account, 65 << 10) && account.held() == 128 << 10);
+        assert!(Taken::cover(&mut two, &account, 10) && !Taken::cover(&mut two, &account, 73 << 10));
+        // The last step may be short.
+        assert!(Taken::cover(&mut two, &account, 72 << 10) && account.held() == 200 << 10);
+        assert!(!Taken::cover(&mut one, &account, 129 << 10) && Taken::cover(&mut one, &account, 128 << 10));
+        drop(two);
+        // One that is larger than all there is has all of it.
+        assert!(Taken::cover(&mut one, &account, 1 << 20) && account.held() == 200 << 10);
     }
 
     #[test]
