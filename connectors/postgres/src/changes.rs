@@ -46,7 +46,7 @@ const PACE: [(usize, Duration); 2] = [(8 << 10, Duration::from_millis(5)), (256 
 const RUN_BYTES: usize = 256 << 10;
 
 /// Bytes of transactions that are gathered in memory, with those parts of one that wait for its commit; beyond it they go to a file.
-const GATHERED: usize = 8 << 20;
+const GATHERED: usize = 4 << 20;
 
 /// Messages with this prefix are drover's own marks: an otherwise empty stretch that ends in one is given out at once.
 pub const MARK_PREFIX: &str = "drover";
