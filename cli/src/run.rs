@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 
 /// How often the display is brought up to date and ends are looked for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -55,7 +56,7 @@ pub async fn run(
     let dir = StateDir::lock(&file::state_dir(path, &migration.name, state))?;
     // An address that cannot be used ends it before anything is begun.
     let listener = match http {
-        Some(address) => Some(Coordinator::bind(address, &Access::open()).await?),
+        Some(address) => Some(listen(address).await?),
         None => None,
     };
     let engine = Engine::start(dir, &migration, adopt).await?;
@@ -71,6 +72,19 @@ pub async fn run(
     misfits::tell(&migration).await;
     drop(signals);
     ended
+}
+
+/// Where numbers are served: to this machine only, for there is no encryption and no token.
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let wrong =
+        |what: &str| Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, format!("--http {address}: {what}"));
+    if !address.ip().is_loopback() {
+        return Err(
+            wrong("not an address of this machine alone").remedy("use 127.0.0.1 or ::1, and a proxy for others")
+        );
+    }
+    let refused = |e| wrong("cannot be listened at").cause(e).remedy("choose another port");
+    TcpListener::bind(address).await.map_err(refused)
 }
 
 /// All roles at work on one migration, and the socket by which verbs reach them.
