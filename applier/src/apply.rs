@@ -8,10 +8,12 @@
 //! equal that are not), and then ends the order: the coordinator decides about trying again. The progress at the destination,
 //! moved by each commit from the previous position to the next under our epoch, says what is done.
 
+mod feed;
 mod huge;
 mod setbacks;
 mod units;
 
+use self::feed::{Fed, feed};
 use self::huge::Huge;
 use self::units::{Unit, first_table, units};
 use crate::changed::Changed;
@@ -26,7 +28,7 @@ use crate::windows::Windows;
 use bytes::Bytes;
 use drover_connectors_api::apply::Canceller;
 use drover_connectors_api::{Committed, Destination, Shift};
-use drover_log::{Log, Offset, Stream};
+use drover_log::{Log, Stream};
 use drover_model::change::{Item, Reader};
 use drover_model::ddl::{SchemaChange, Schemas};
 use drover_model::error::codes;
@@ -48,6 +50,8 @@ pub struct Options {
     /// A batch is cut at this many bytes or changes, whichever comes first.
     pub batch_bytes: usize,
     pub batch_changes: u64,
+    /// Bytes of all batches that grow, wait or run; beyond it reading waits.
+    pub memory: usize,
     /// The head batch may wait so long while later ones hold transactions.
     pub patience: Duration,
     /// Commits are made durable at least so often.
@@ -78,6 +82,7 @@ impl Default for Options {
             sessions: 4,
             batch_bytes: 4 << 20,
             batch_changes: 20_000,
+            memory: 24 << 20,
             patience: Duration::from_secs(3),
             flush: Duration::from_secs(1),
             keep: Duration::from_secs(15 * 60),
@@ -151,8 +156,7 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
     let schemas = evolve::schemas_at(&*task.destination, &task.description, &have)?;
     let shapes = shapes(&*task.destination, &schemas).await?;
     let consumer = Consumer::open(&*task.log, id, have.clone()).await?;
-    let (feed, input) = mpsc::channel(4);
-    let _reader = task::spawn("changes reader", read(consumer, feed));
+    let (input, _reader) = feed(consumer, &task.options);
     let owing = Arc::new(Owing {
         log: task.log.clone(),
         migration: id,
@@ -225,16 +229,6 @@ async fn shapes(destination: &dyn Destination, schemas: &Schemas) -> Result<Arc<
     Ok(Arc::new(Shapes::new(plans, &keys).linked(Links::new(&schemas.catalog, plans))))
 }
 
-async fn read(mut consumer: Consumer, feed: mpsc::Sender<Result<(Offset, Record)>>) {
-    loop {
-        let next = consumer.next().await;
-        let end = next.is_err();
-        if feed.send(next).await.is_err() || end {
-            return;
-        }
-    }
-}
-
 /// A session at the destination and what it works on.
 struct Slot {
     commands: mpsc::Sender<Command>,
@@ -303,7 +297,7 @@ struct Barrier {
 impl Run<'_> {
     async fn run(
         &mut self,
-        mut input: mpsc::Receiver<Result<(Offset, Record)>>,
+        mut input: mpsc::Receiver<Result<Fed>>,
         mut answers: mpsc::UnboundedReceiver<(usize, Reply)>,
         cancel: CancellationToken,
     ) -> Result<()> {
@@ -339,7 +333,7 @@ impl Run<'_> {
         self.stopping.is_none()
             && self.barrier.is_none()
             && self.schedule.len() < 2 * self.options.sessions
-            && self.huge.as_ref().is_none_or(Huge::takes_more)
+            && self.huge.as_ref().is_none_or(|h| !h.complete)
             && self.open.as_ref().is_none_or(|o| !self.full(o))
     }
 
@@ -348,8 +342,8 @@ impl Run<'_> {
     }
 
     /// Takes a record in.
-    fn record(&mut self, (offset, record): (Offset, Record)) -> Result<()> {
-        let Record { head, admitted, payload } = record;
+    fn record(&mut self, fed: Fed) -> Result<()> {
+        let Fed { offset, record: Record { head, admitted, payload }, taken } = fed;
         // What does not count must not decide what is kept: the log has to begin with a record of the newest epoch that was let in.
         if admitted.verdict != Verdict::Drop {
             self.trail.note(offset, &admitted.to, head.commit_micros, payload.len());
@@ -376,7 +370,7 @@ impl Run<'_> {
                 }
                 let Some(huge) = &mut self.huge else { return Ok(()) };
                 self.kept.changed.note(first_table(&self.common.shapes, &payload)?.as_slice(), &admitted.to);
-                huge.push(&self.common.shapes, payload);
+                huge.push(&self.common.shapes, payload, taken);
                 if let Verdict::Piece { last: true, .. } = admitted.verdict {
                     huge.complete = true;
                     huge.next = admitted.to.clone();
@@ -396,6 +390,7 @@ impl Run<'_> {
                 if from == admitted.have && one_stretch {
                     let unit = Unit {
                         payload,
+                        taken,
                         end: admitted.to.clone(),
                         transactions: u64::from(head.transactions),
                         changes: head.changes,
@@ -403,12 +398,13 @@ impl Run<'_> {
                     };
                     return self.grow(unit);
                 }
-                for unit in units(&self.common.shapes, &payload, &admitted.have)? {
+                for unit in units(&self.common.shapes, &payload, &taken, &admitted.have)? {
                     self.grow(unit)?;
                 }
                 // Behind the last transaction there may be an empty stretch.
                 self.grow(Unit {
                     payload: Bytes::new(),
+                    taken,
                     end: admitted.to,
                     transactions: 0,
                     changes: 0,
@@ -518,6 +514,7 @@ impl Run<'_> {
                 stretch,
                 work: Work {
                     payloads: Vec::new(),
+                    taken: Vec::new(),
                     modes: Arc::new(self.windows.modes(&unit.end)),
                     previous: self.cut_to.clone(),
                     next: self.cut_to.clone(),
@@ -541,6 +538,7 @@ impl Run<'_> {
         open.work.next = unit.end;
         if !unit.payload.is_empty() {
             open.work.payloads.push(unit.payload);
+            open.work.taken.push(unit.taken);
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use drover_connectors_api::apply::Canceller;
 use drover_connectors_api::{ApplySession, Committed, Destination};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
+use drover_runtime::memory::Taken;
 use drover_runtime::{failpoint, task};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +21,8 @@ use tokio::sync::{OnceCell, mpsc};
 #[derive(Debug)]
 pub(crate) struct Work {
     pub payloads: Vec<Bytes>,
+    /// Their bytes of the account of batches.
+    pub taken: Vec<Arc<Taken>>,
     pub modes: Arc<Vec<Mode>>,
     pub previous: Position,
     pub next: Position,

@@ -20,6 +20,7 @@ mod verbs;
 use clap::{Parser, Subcommand, ValueEnum};
 use drover_runtime::telemetry::{self, LogFormat};
 use exit::Exit;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,6 +81,9 @@ enum Command {
         /// Where the state is kept (default: .drover/NAME beside the file).
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
+        /// A loopback address at which /metrics, /healthz and /readyz are served, for example 127.0.0.1:7441 (default: nowhere).
+        #[arg(long, value_name = "ADDRESS")]
+        http: Option<SocketAddr>,
         /// The state is lost: take id and position from the destination and go on from there. What cannot go on is emptied and
         /// copied again.
         #[arg(long)]
@@ -156,7 +160,7 @@ fn main() -> ExitCode {
     let exit = runtime.block_on(async {
         match cli.command {
             Command::Check { file, scan, json } => check::run(&file, scan, json, bars).await,
-            Command::Run { file, until, state, adopt } => run::run(&file, until, state, adopt, bars).await,
+            Command::Run { file, until, state, http, adopt } => run::run(&file, until, state, http, adopt, bars).await,
             Command::Misfits { file, json } => misfits::run(&file, json).await,
             Command::Validate { file, table, json } => validate::run(&file, &table, json, bars).await,
             Command::Cutover(args) => cutover::run(args).await,

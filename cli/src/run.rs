@@ -6,6 +6,7 @@ use crate::progress::{Bars, Display};
 use crate::state::StateDir;
 use crate::{Until, check, file, misfits};
 use drover_applier::Applier;
+use drover_coordinator::Access;
 use drover_coordinator::service::Coordinator;
 use drover_coordinator::view::SnapshotView;
 use drover_extractor::Extractor;
@@ -15,9 +16,11 @@ use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
 use drover_proto::v1::Role;
 use drover_runtime::worker::{self, Handler};
 use drover_runtime::{CancellationToken, task};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 
 /// How often the display is brought up to date and ends are looked for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -29,7 +32,14 @@ fn slots() -> u32 {
 }
 
 /// Carries the migration out.
-pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, adopt: bool, bars: Bars) -> Result<Exit> {
+pub async fn run(
+    path: &Path,
+    until: Option<Until>,
+    state: Option<PathBuf>,
+    http: Option<SocketAddr>,
+    adopt: bool,
+    bars: Bars,
+) -> Result<Exit> {
     // First of all: an interruption in the first moments is one like others.
     let shutdown = CancellationToken::new();
     let signals = crate::cluster::on_signal(shutdown.clone())?;
@@ -44,14 +54,37 @@ pub async fn run(path: &Path, until: Option<Until>, state: Option<PathBuf>, adop
         .remedy("use --until caught-up, or take \"incremental\" out of stages"));
     }
     let dir = StateDir::lock(&file::state_dir(path, &migration.name, state))?;
+    // An address that cannot be used ends it before anything is begun.
+    let listener = match http {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let engine = Engine::start(dir, &migration, adopt).await?;
+    let numbers = listener.map(|listener| {
+        let (coordinator, until) = (engine.coordinator.clone(), engine.stop.clone());
+        task::spawn("numbers", async move { coordinator.serve_http_on(listener, &Access::open(), until).await })
+    });
     let mut display = Display::new(bars);
     let ended = watch(&engine.coordinator, &migration, until, &mut display, &shutdown).await;
     display.end();
+    drop(numbers);
     engine.end().await;
     misfits::tell(&migration).await;
     drop(signals);
     ended
+}
+
+/// Where numbers are served: to this machine only, for there is no encryption and no token.
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let wrong =
+        |what: &str| Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, format!("--http {address}: {what}"));
+    if !address.ip().is_loopback() {
+        return Err(
+            wrong("not an address of this machine alone").remedy("use 127.0.0.1 or ::1, and a proxy for others")
+        );
+    }
+    let refused = |e| wrong("cannot be listened at").cause(e).remedy("choose another port");
+    TcpListener::bind(address).await.map_err(refused)
 }
 
 /// All roles at work on one migration, and the socket by which verbs reach them.

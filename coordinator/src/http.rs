@@ -59,6 +59,9 @@ pub(crate) async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let acceptor = access.http()?;
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "serves /metrics, /healthz and /readyz");
+    }
     let routes = routes(coordinator, access);
     let ended = shutdown.cancelled_owned();
     let served = match acceptor {

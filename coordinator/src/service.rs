@@ -311,9 +311,11 @@ impl Coordinator {
         }
     }
 
-    /// Metrics in the text form of Prometheus.
+    /// Metrics in the text form of Prometheus: of the migrations, and of this process's memory.
     pub fn metrics(&self) -> String {
-        view::metrics(&self.inner.desk(), self.inner.now().mono_ms)
+        let mut out = view::metrics(&self.inner.desk(), self.inner.now().mono_ms);
+        drover_runtime::http::put_memory(&mut out);
+        out
     }
 
     /// Whether the store still takes changes.

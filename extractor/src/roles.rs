@@ -1,6 +1,6 @@
 //! The extractor as a handler of work orders.
 
-use crate::copy::{Attempt, copy};
+use crate::copy::{Attempt, BLOCKS, copy};
 use crate::fetch::fetch;
 use crate::inspect;
 use crate::readers::Readers;
@@ -16,6 +16,7 @@ use drover_model::selection::Selection;
 use drover_model::{Error, MigrationId, Position, Result, TablePlan};
 use drover_proto::order::{Description, Opening, Order, Outcome, Owes, Progress, Share};
 use drover_runtime::CancellationToken;
+use drover_runtime::memory::Account;
 use drover_runtime::rate::{Amount, Limits};
 use drover_runtime::worker::{Handler, Job, News};
 use std::collections::HashMap;
@@ -37,6 +38,8 @@ pub struct Extractor {
     open: tokio::sync::Mutex<HashMap<MigrationId, Arc<dyn Source>>>,
     readers: Readers,
     limits: Limits,
+    /// Of the blocks of all copies.
+    blocks: Arc<Account>,
     /// The snapshot that came with a stream, until this worker's own hold has joined it (or the stream ends).
     made: Mutex<HashMap<MigrationId, Box<dyn Hold>>>,
 }
@@ -67,6 +70,7 @@ impl Extractor {
             open: tokio::sync::Mutex::default(),
             readers: Readers::default(),
             limits: Limits::default(),
+            blocks: Account::new("copy.blocks", BLOCKS),
             made: Mutex::default(),
         }
     }
@@ -253,7 +257,7 @@ impl Extractor {
         // A cancelled read leaves its session in the middle of a statement: the session is dropped with it.
         let (extent, physical) = tokio::select! {
             () = job.cancel.cancelled() => return Ok(None),
-            copied = copy(&*log, &mut *reader, &attempt, bounds, &limits.full, &news) => copied?,
+            copied = copy(&*log, &mut *reader, &attempt, bounds, &limits.full, &self.blocks, &news) => copied?,
         };
         self.readers.give(d.id, snapshot, reader);
         drover_runtime::failpoint("copied-not-reported");

@@ -1,5 +1,7 @@
 //! What the buffers of this process hold, in one place. Guarantee: who takes bytes from an [`Account`] never gets more than its limit at once,
 //! and what it has not given back is seen in [`held`]. Every queue of bytes has an account; the accounts are what `/metrics` shows.
+//!
+//! One thing that is larger than a limit has to pass all the same: it takes all of the limit, so it passes alone, and is counted as that.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -51,6 +53,18 @@ impl Account {
         true
     }
 
+    /// Like [`Account::take`], as something to keep beside what the bytes are for.
+    pub async fn hold(self: &Arc<Self>, bytes: usize) -> Taken {
+        let bytes = self.take(bytes).await;
+        Taken { account: self.clone(), bytes }
+    }
+
+    /// So many bytes if they are free now, all of the limit if they are more.
+    pub fn try_hold(self: &Arc<Self>, bytes: usize) -> Option<Taken> {
+        let bytes = bytes.min(self.limit);
+        self.try_take(bytes).then(|| Taken { account: self.clone(), bytes })
+    }
+
     /// Gives bytes back that were taken.
     pub fn give(&self, bytes: usize) {
         self.free.add_permits(bytes);
@@ -63,6 +77,67 @@ impl Account {
 
     fn note(&self) {
         self.most.fetch_max(self.held(), Relaxed);
+    }
+}
+
+/// Bytes taken from an account; they go back with it.
+#[derive(Debug)]
+pub struct Taken {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Taken {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes as many more as are missing to `bytes`, the size of one thing, if they are free now; more than the limit is as much as the limit.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let bytes = bytes.min(self.account.limit);
+        let more = bytes.saturating_sub(self.bytes);
+        let grown = more == 0 || self.account.try_take(more);
+        if grown {
+            self.bytes += more;
+        }
+        grown
+    }
+}
+
+impl Taken {
+    /// Sees that a buffer that grows to `bytes` is covered; takes in steps, so that it can be asked of each row. `taken` is what the buffer has.
+    pub fn cover(taken: &mut Option<Taken>, account: &Arc<Account>, bytes: usize) -> bool {
+        const STEP: usize = 64 << 10;
+        let step = bytes.next_multiple_of(STEP);
+        match taken {
+            Some(taken) => bytes <= taken.bytes || taken.grow(step) || taken.grow(bytes),
+            none => {
+                *none = account.try_hold(step).or_else(|| account.try_hold(bytes));
+                none.is_some()
+            }
+        }
+    }
+
+    /// Takes so many bytes more, for another thing, if they are free now.
+    pub fn add(&mut self, bytes: usize) -> bool {
+        let added = self.account.try_take(bytes);
+        if added {
+            self.bytes += bytes;
+        }
+        added
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.bytes -= less;
+        self.account.give(less);
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.account.give(self.bytes);
     }
 }
 
@@ -127,6 +202,39 @@ mod tests {
         assert_eq!(one("test: one").map(|h| (h.now, h.most, h.limit)), Some((4, 104, 110)));
         drop((account, other));
         assert_eq!(one("test: one"), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_goes_back_with_its_keeper() {
+        let account = Account::new("test: kept", 100);
+        let mut kept = account.hold(30).await;
+        assert!(kept.grow(20) && kept.bytes() == 30 && kept.grow(80) && account.held() == 80);
+        assert!(account.try_hold(21).is_none() && account.try_hold(500).is_none());
+        let other = account.try_hold(20);
+        assert!(other.is_some() && !kept.grow(81) && kept.bytes() == 80);
+        drop(other);
+        // All that there is counts for one that is larger than that.
+        assert!(kept.grow(1000) && kept.bytes() == 100);
+        kept.shrink(10);
+        assert!(!kept.add(91) && kept.add(60) && kept.bytes() == 70 && account.held() == 70);
+        drop(kept);
+        assert_eq!((account.held(), account.try_hold(500).map(|t| t.bytes())), (0, Some(100)));
+    }
+
+    #[test]
+    fn a_buffer_that_grows_is_covered_until_there_is_no_more() {
+        let account = Account::new("test: cover", 200 << 10);
+        let (mut one, mut two) = (None, None);
+        assert!(Taken::cover(&mut one, &account, 0) && account.held() == 0);
+        assert!(Taken::cover(&mut one, &account, 1) && account.held() == 64 << 10);
+        assert!(Taken::cover(&mut one, &account, 65 << 10) && account.held() == 128 << 10);
+        assert!(Taken::cover(&mut two, &account, 10) && !Taken::cover(&mut two, &account, 73 << 10));
+        // The last step may be short.
+        assert!(Taken::cover(&mut two, &account, 72 << 10) && account.held() == 200 << 10);
+        assert!(!Taken::cover(&mut one, &account, 129 << 10) && Taken::cover(&mut one, &account, 128 << 10));
+        drop(two);
+        // One that is larger than all there is has all of it.
+        assert!(Taken::cover(&mut one, &account, 1 << 20) && account.held() == 200 << 10);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Length, subtransaction and number of changes stand before each run.
 const HEAD: usize = 4 + 4 + 8;
+/// Small runs are gathered into writes of this size.
+const WRITE: usize = 64 << 10;
 
 struct Removed(PathBuf);
 
@@ -20,7 +22,10 @@ impl Drop for Removed {
 
 /// A transaction being written.
 pub struct Spill {
-    file: BufWriter<File>,
+    file: File,
+    /// What is not in the file yet.
+    buffer: Vec<u8>,
+    empty: bool,
     path: Removed,
 }
 
@@ -31,7 +36,7 @@ impl Spill {
             std::fs::create_dir_all(parent)?;
         }
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-        Ok(Spill { file: BufWriter::with_capacity(64 << 10, file), path: Removed(path.to_owned()) })
+        Ok(Spill { file, buffer: Vec::new(), empty: true, path: Removed(path.to_owned()) })
     }
 
     /// Adds a run of whole changes of one subtransaction.
@@ -40,18 +45,45 @@ impl Spill {
             return Ok(());
         }
         let length = u32::try_from(bytes.len()).map_err(|_| io::Error::other("a run of more than 4 GiB"))?;
-        self.file.write_all(&length.to_le_bytes())?;
-        self.file.write_all(&sub.to_le_bytes())?;
-        self.file.write_all(&changes.to_le_bytes())?;
+        self.empty = false;
+        if self.buffer.len() + HEAD > WRITE {
+            self.flush()?;
+        }
+        self.buffer.reserve_exact(WRITE.saturating_sub(self.buffer.len()));
+        self.buffer.extend_from_slice(&length.to_le_bytes());
+        self.buffer.extend_from_slice(&sub.to_le_bytes());
+        self.buffer.extend_from_slice(&changes.to_le_bytes());
+        if self.buffer.len() + bytes.len() <= WRITE {
+            self.buffer.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.flush()?;
         self.file.write_all(bytes)
+    }
+
+    /// Whether nothing was ever added.
+    pub fn is_empty(&self) -> bool {
+        self.empty
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Nothing is added for a while: no memory is kept for it. There may be many such transactions.
+    pub fn rest(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.buffer = Vec::new();
+        Ok(())
     }
 
     /// Turns to reading, from the first run.
     pub fn into_reader(mut self) -> io::Result<SpillReader> {
-        self.file.flush()?;
-        let mut file = self.file.into_inner().map_err(|e| e.into_error())?;
-        io::Seek::rewind(&mut file)?;
-        Ok(SpillReader { file: BufReader::with_capacity(256 << 10, file), _path: self.path })
+        self.flush()?;
+        io::Seek::rewind(&mut self.file)?;
+        Ok(SpillReader { file: BufReader::with_capacity(256 << 10, self.file), _path: self.path })
     }
 }
 
@@ -92,6 +124,28 @@ impl SpillReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_of_any_size_are_whole_and_one_that_rests_has_no_buffer() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spill = Spill::create(&dir.path().join("t")).unwrap();
+        let mut all = Vec::new();
+        spill.add(1, &[], 1).unwrap();
+        assert!(spill.is_empty());
+        for (n, size) in [1, WRITE - HEAD, WRITE, 10, WRITE - 2 * HEAD - 10, 1, 3 * WRITE, 0, 5].into_iter().enumerate()
+        {
+            let run = vec![n as u8; size];
+            spill.add(1, &run, 1).unwrap();
+            all.extend(run);
+            assert!(!spill.is_empty() && spill.buffer.capacity() <= WRITE);
+            if n % 3 == 2 {
+                spill.rest().unwrap();
+                assert_eq!(spill.buffer.capacity(), 0);
+            }
+        }
+        let mut reader = spill.into_reader().unwrap();
+        assert_eq!(reader.next_piece(1 << 20, &HashSet::new()).unwrap(), Some((all, 8)));
+    }
 
     #[test]
     fn runs_come_back_without_the_aborted_ones_and_the_file_goes() {

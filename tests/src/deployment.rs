@@ -226,7 +226,7 @@ impl Deployment {
     fn run(&mut self, environment: &[(&str, &str)], to_end: bool) -> Result<()> {
         self.retire()?;
         let file = self.file();
-        let mut arguments = vec!["run", &file];
+        let mut arguments = vec!["run", &file, "--http", "127.0.0.1:0"];
         if to_end {
             arguments.extend(["--until", "caught-up"]);
         }

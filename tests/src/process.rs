@@ -175,6 +175,21 @@ impl Process {
         read(&self.stderr)
     }
 
+    /// What it answers over HTTP at the address that it logs, status line and all.
+    pub async fn answer(&self, path: &str) -> Result<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let log = self.stderr();
+        let address = log.split("serves /metrics").nth(1).and_then(|rest| rest.split("address=").nth(1));
+        let address = address.and_then(|rest| rest.split_whitespace().next());
+        let address = address.with_context(|| format!("no address in {log}"))?;
+        let mut socket = tokio::net::TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
     /// The last `lines` lines of both outputs, for messages.
     pub fn tail(&self, lines: usize) -> String {
         let last = |kind: &str, text: String| {

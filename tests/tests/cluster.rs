@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use drover_tests::deployment::Plan;
 use drover_tests::scene::{self, SMALL_CHUNKS};
 use drover_tests::{Deployment, Form, Kafka, Pair, Role, Scene, suite, wait};
@@ -11,7 +11,6 @@ use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The promise: so long may the work of a dead or frozen worker lie.
 const MOVES_WITHIN: Duration = Duration::from_secs(15);
@@ -63,18 +62,6 @@ async fn a_frozen_applier_is_replaced_and_commits_nothing_when_it_comes_back(pai
     Ok(())
 }
 
-/// What a worker answers over HTTP, at the address that it logs.
-async fn asked(worker: &drover_tests::Process, path: &str) -> Result<String> {
-    let log = worker.stderr();
-    let address = log.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
-    let address = address.with_context(|| format!("no address in {log}"))?;
-    let mut socket = tokio::net::TcpStream::connect(address).await?;
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await?;
-    Ok(answer)
-}
-
 async fn the_work_of_dead_workers_moves(pair: Pair) -> Result<()> {
     let mut scene = one_and_one(pair).await?;
     let observer = scene.observe().await?;
@@ -95,7 +82,7 @@ async fn the_work_of_dead_workers_moves(pair: Pair) -> Result<()> {
             ("/metrics", "drover_worker_coordinator_silent_seconds "),
             ("/metrics", buffer),
         ] {
-            let answer = asked(worker, path).await?;
+            let answer = worker.answer(path).await?;
             ensure!(answer.starts_with("HTTP/1.1 200") && answer.contains(wanted), "{role:?} {path}: {answer}");
         }
     }
@@ -105,7 +92,7 @@ async fn the_work_of_dead_workers_moves(pair: Pair) -> Result<()> {
     ensure!(took < MOVES_WITHIN, "without a coordinator: {took:?}");
     let worker = &scene.drover.workers(Role::Applier)?[0];
     wait::until("a worker says that it is on its own", SOON, || async {
-        let answer = asked(worker, "/readyz").await?;
+        let answer = worker.answer("/readyz").await?;
         if answer.starts_with("HTTP/1.1 503") { Ok(Some(())) } else { Err(anyhow!(answer)) }
     })
     .await?;

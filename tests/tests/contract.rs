@@ -72,6 +72,11 @@ async fn wrong_files_and_usage_are_status_2() -> Result<()> {
     let done = call(&drover, "run", &["--until", "done"]).await?.expect(2)?;
     ensure!(done.stderr.contains("caught-up"), "{}", done.stderr);
     call(&drover, "run", &["--until", "whenever"]).await?.expect(2)?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    for (address, said) in [("0.0.0.0:0".to_owned(), "127.0.0.1"), (taken.local_addr()?.to_string(), "another port")] {
+        let done = call(&drover, "run", &["--http", &address]).await?.expect(2)?;
+        ensure!(done.stderr.contains(&address) && done.stderr.contains(said), "{}", done.stderr);
+    }
     drover.call(&["check", "no-such-file.toml"]).await?.expect(2)?;
     drover.call(&["gallop"]).await?.expect(2)?;
     Ok(())

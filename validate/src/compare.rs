@@ -7,6 +7,7 @@ use drover_connectors_api::{Destination, RowSink, Rows, Side, Source};
 use drover_model::chunk::Bounds;
 use drover_model::digest::{Digest, Sum};
 use drover_model::{Error, Result, TablePlan};
+use drover_runtime::memory::Account;
 use drover_runtime::task::{Owned, spawn};
 use futures::future::try_join;
 use std::sync::Arc;
@@ -69,13 +70,19 @@ fn lost() -> Error {
     Error::internal("a session for comparison was used after it had failed")
 }
 
+/// Memory for keys and hashes of rows: of all tables together, and the share that one of them reckons with.
+pub struct Room {
+    pub account: Arc<Account>,
+    pub share: usize,
+}
+
 /// Compares one table.
 pub async fn table(
     plan: &TablePlan,
     sessions: &mut Sessions,
     waiter: &Waiter<'_>,
     options: &Options,
-    memory: usize,
+    room: &Room,
     counters: &Counters,
 ) -> Result<TableReport> {
     let plan = Arc::new(plan.clone());
@@ -94,12 +101,13 @@ pub async fn table(
 
     let all = (a.digest.rows() + b.digest.rows()).max(1);
     let key = if plan.key.is_empty() { 0 } else { (a.key_bytes + b.key_bytes).div_ceil(all) };
-    let room = (memory as u64 / (ENTRY as u64 + key)).max(1);
+    let row = ENTRY as u64 + key;
+    let most = (room.share as u64 / row).max(1);
     let held: u64 = differing.iter().map(|&i| a.digest.buckets[i].rows + b.digest.buckets[i].rows).sum();
     let coarse = Wanted::buckets(&differing);
     tracing::debug!(table = %plan.source, buckets = differing.len(), rows = held, "a table differs at first sight");
-    let passes = if held <= room {
-        vec![coarse]
+    let passes = if held <= most {
+        vec![(coarse, held)]
     } else {
         let coarse = Arc::new(coarse);
         let refining = || Refining {
@@ -109,9 +117,11 @@ pub async fn table(
             rows: counters.again_rows.clone(),
         };
         let [a, b] = sessions.both(&plan, [refining(), refining()]).await?;
-        groups(&a.parts, &b.parts, room).iter().map(|parts| coarse.with_fine(parts)).collect()
+        let groups = groups(&a.parts, &b.parts, most);
+        groups.iter().map(|(parts, rows)| (coarse.with_fine(parts), *rows)).collect()
     };
-    for wanted in passes {
+    for (wanted, rows) in passes {
+        let _taken = room.account.hold(usize::try_from(rows * row).unwrap_or(usize::MAX)).await;
         let wanted = Arc::new(wanted);
         let keeping = || Keeping::new(&plan, wanted.clone(), counters.again_rows.clone());
         let [a, b] = sessions.both(&plan, [keeping(), keeping()]).await?;
@@ -122,21 +132,17 @@ pub async fn table(
     Ok(table.report)
 }
 
-/// Parts that differ, in groups of at most `room` rows (a part that is larger stands alone).
-fn groups(a: &[Sum], b: &[Sum], room: u64) -> Vec<Vec<usize>> {
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut rows = 0;
+/// Parts that differ, in groups of at most `room` rows (a part that is larger stands alone), with their rows.
+fn groups(a: &[Sum], b: &[Sum], room: u64) -> Vec<(Vec<usize>, u64)> {
+    let mut groups: Vec<(Vec<usize>, u64)> = Vec::new();
     for part in (0..a.len()).filter(|&i| a[i] != b[i]) {
         let more = a[part].rows + b[part].rows;
         match groups.last_mut() {
-            Some(group) if rows + more <= room => {
+            Some((group, rows)) if *rows + more <= room => {
                 group.push(part);
-                rows += more;
+                *rows += more;
             }
-            _ => {
-                groups.push(vec![part]);
-                rows = more;
-            }
+            _ => groups.push((vec![part], more)),
         }
     }
     groups
@@ -151,7 +157,7 @@ mod tests {
         let sums = |rows: &[u64]| rows.iter().map(|&rows| Sum { rows, sum: 0 }).collect::<Vec<_>>();
         let a = sums(&[1, 2, 3, 0, 9, 1]);
         let b = sums(&[0, 1, 3, 2, 0, 0]);
-        assert_eq!(groups(&a, &b, 4), [vec![0, 1], vec![3], vec![4], vec![5]]);
-        assert_eq!(groups(&a, &b, 100), [vec![0, 1, 3, 4, 5]]);
+        assert_eq!(groups(&a, &b, 4), [(vec![0, 1], 4), (vec![3], 2), (vec![4], 9), (vec![5], 1)]);
+        assert_eq!(groups(&a, &b, 100), [(vec![0, 1, 3, 4, 5], 16)]);
     }
 }

@@ -27,6 +27,7 @@ use drover_model::chunk::Bounds;
 use drover_model::digest::{Digest, row_hash};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
+use drover_runtime::memory::Account;
 use futures::future::try_join_all;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -112,7 +113,8 @@ pub async fn validate(
     let lost: Vec<Vec<String>> = plans.iter().map(TablePlan::not_compared).collect();
     let plans: Vec<TablePlan> = plans.iter().map(TablePlan::comparable).collect();
     let workers = options.parallel.clamp(1, plans.len().max(1));
-    let memory = options.memory / workers;
+    let room =
+        compare::Room { account: Account::new("validate.keys", options.memory), share: options.memory / workers };
     let waiter = settle::Waiter::new(source, destination, &options);
     let next = AtomicUsize::new(0);
     let worker = || async {
@@ -125,7 +127,7 @@ pub async fn validate(
                 Some(open) => open,
                 none => none.insert(compare::Sessions::open(source, destination).await?),
             };
-            let report = compare::table(plan, sessions, &waiter, &options, memory, &counters)
+            let report = compare::table(plan, sessions, &waiter, &options, &room, &counters)
                 .await
                 .map_err(|e| if e.table.is_none() { e.table(&plan.source) } else { e })?;
             counters.tables_done.fetch_add(1, Ordering::Relaxed);

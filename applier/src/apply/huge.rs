@@ -1,6 +1,6 @@
 //! A transaction too large for a batch, which comes in pieces. Guarantee: its pieces are executed one after the other, in order, in one
 //! transaction at the destination, beside which nothing else runs; what began to come and is discarded is rolled back before anything
-//! of the transaction is executed again; and no more than [`HELD`] bytes of pieces (or one piece) are in memory.
+//! of the transaction is executed again. How many of its pieces are in memory is bounded where they come in ([`super::feed`]).
 //!
 //! Folding a piece takes time in which the destination could work already. So pieces are folded as they come, each in a task of its own,
 //! and a session has the next one at hand when it has executed one.
@@ -12,12 +12,11 @@ use crate::session::{Command, mode_of};
 use crate::windows::Mode;
 use bytes::Bytes;
 use drover_model::{Position, Result};
+use drover_runtime::memory::Taken;
 use drover_runtime::task;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Bytes of pieces that are folded, or under way, at most; folded ones take several times as much.
-const HELD: usize = 4 << 20;
 /// Pieces given to the session: one that is executed, one that follows at once.
 const GIVEN: usize = 2;
 
@@ -34,15 +33,15 @@ pub(super) struct Huge {
     modes: Arc<Vec<Mode>>,
     in_order: bool,
     waiting: VecDeque<Piece>,
-    /// Bytes of the pieces that the session has.
-    given: VecDeque<usize>,
+    /// The bytes of the pieces that the session has.
+    given: VecDeque<Arc<Taken>>,
     /// All that was executed is to be rolled back before anything else.
     restart: bool,
     undoing: bool,
 }
 
 struct Piece {
-    bytes: usize,
+    taken: Arc<Taken>,
     folded: task::Owned<Result<Parts>>,
 }
 
@@ -73,18 +72,12 @@ impl Huge {
         }
     }
 
-    /// Whether there is room for another piece.
-    pub fn takes_more(&self) -> bool {
-        let held = self.waiting.iter().map(|p| p.bytes).chain(self.given.iter().copied()).sum::<usize>();
-        !self.complete && held < HELD
-    }
-
     /// Takes the next piece and begins to fold it.
-    pub fn push(&mut self, shapes: &Arc<Shapes>, payload: Bytes) {
-        let (bytes, shapes, modes, in_order) = (payload.len(), shapes.clone(), self.modes.clone(), self.in_order);
+    pub fn push(&mut self, shapes: &Arc<Shapes>, payload: Bytes, taken: Arc<Taken>) {
+        let (shapes, modes, in_order) = (shapes.clone(), self.modes.clone(), self.in_order);
         let folded =
             task::spawn("fold", async move { Parts::new(shapes, &[payload], |t| mode_of(&modes, t), in_order) });
-        self.waiting.push_back(Piece { bytes, folded });
+        self.waiting.push_back(Piece { taken, folded });
     }
 
     /// The pieces so far are void: the transaction comes anew.
@@ -122,9 +115,9 @@ impl Run<'_> {
         }
         while let Some(huge) = &mut self.huge
             && huge.given.len() < GIVEN
-            && let Some(Piece { bytes, folded }) = huge.waiting.pop_front()
+            && let Some(Piece { taken, folded }) = huge.waiting.pop_front()
         {
-            huge.given.push_back(bytes);
+            huge.given.push_back(taken);
             let modes = huge.modes.clone();
             self.send(slot, Command::Slice { id, folded, modes }).await?;
         }
@@ -145,43 +138,27 @@ mod tests {
     use super::*;
     use crate::fake::at;
     use crate::loop_tests::{insert, row, tx};
+    use drover_runtime::memory::Account;
 
-    fn huge() -> (Huge, Arc<Shapes>) {
+    #[tokio::test]
+    async fn folding_begins_before_anybody_asks_for_it_and_counts_until_it_is_executed() {
         let shapes = Arc::new(Shapes::new(&crate::loop_tests::description().plans, &[]));
-        (Huge::new(7, vec![Mode::Strict; 2], false, at(1), at(2), 0), shapes)
-    }
-
-    #[tokio::test]
-    async fn so_many_bytes_and_no_more_are_taken_until_some_are_executed() {
-        let (mut huge, shapes) = huge();
-        let (_, payload) = tx(2, |out| insert(out, 1, &row(1, "x".repeat(1 << 20))));
-        let mut taken = 0;
-        while huge.takes_more() {
-            huge.push(&shapes, payload.clone().into());
-            taken += 1;
-        }
-        assert_eq!(taken, HELD.div_ceil(payload.len()));
-        huge.given.extend(huge.waiting.pop_front().map(|p| p.bytes));
-        assert!(!huge.takes_more(), "what is executed counts");
-        huge.done(1);
-        assert!(huge.takes_more() && huge.rows == 1);
-        // One that is larger than everything that may be held is let in all the same.
-        huge.waiting.clear();
-        let (_, giant) = tx(2, |out| insert(out, 1, &row(1, "x".repeat(2 * HELD))));
-        assert!(huge.takes_more());
-        huge.push(&shapes, giant.into());
-        assert!(!huge.takes_more());
-    }
-
-    #[tokio::test]
-    async fn folding_begins_before_anybody_asks_for_it() {
-        let (mut huge, shapes) = huge();
+        let mut huge = Huge::new(7, vec![Mode::Strict; 2], false, at(1), at(2), 0);
+        let account = Account::new("test: pieces", 1000);
         let (_, payload) = tx(2, |out| (0..3).for_each(|i| insert(out, 1, &row(i, "x"))));
-        huge.push(&shapes, payload.into());
+        for _ in 0..2 {
+            huge.push(&shapes, payload.clone().into(), Arc::new(account.hold(400).await));
+        }
         // Nobody joins it, and it ends.
         while !huge.waiting[0].folded.is_finished() {
             tokio::task::yield_now().await;
         }
         assert_eq!(huge.waiting[0].folded.join().await.unwrap().unwrap().changes(), 3);
+        huge.given.extend(huge.waiting.pop_front().map(|p| p.taken));
+        assert_eq!(account.held(), 800, "what is executed counts");
+        huge.done(3);
+        assert_eq!((huge.rows, account.held()), (3, 400));
+        huge.discard();
+        assert_eq!(account.held(), 0);
     }
 }

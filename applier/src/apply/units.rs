@@ -4,10 +4,14 @@ use crate::compact::{Shapes, damaged};
 use bytes::Bytes;
 use drover_model::change::{Item, Reader};
 use drover_model::{Position, Result};
+use drover_runtime::memory::Taken;
+use std::sync::Arc;
 
 /// Whole transactions of one payload.
 pub(super) struct Unit {
     pub payload: Bytes,
+    /// Of the record that it is a part of.
+    pub taken: Arc<Taken>,
     pub end: Position,
     pub transactions: u64,
     pub changes: u64,
@@ -15,7 +19,7 @@ pub(super) struct Unit {
 }
 
 /// Cuts a payload into its transactions, without those up to `have`.
-pub(super) fn units(shapes: &Shapes, payload: &Bytes, have: &Position) -> Result<Vec<Unit>> {
+pub(super) fn units(shapes: &Shapes, payload: &Bytes, taken: &Arc<Taken>, have: &Position) -> Result<Vec<Unit>> {
     let mut reader = Reader::new(payload, shapes);
     let mut units = Vec::new();
     let (mut begin, mut start, mut changes) = (None, 0, 0);
@@ -28,6 +32,7 @@ pub(super) fn units(shapes: &Shapes, payload: &Bytes, have: &Position) -> Result
                 if let Some(b) = begin.take().filter(|b| b.position > *have) {
                     units.push(Unit {
                         payload: payload.slice(start..reader.offset()),
+                        taken: taken.clone(),
                         end: b.position,
                         transactions: 1,
                         changes,

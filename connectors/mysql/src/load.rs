@@ -23,6 +23,7 @@ use drover_model::error::codes;
 use drover_model::plan::RowFormat;
 use drover_model::row::take_cell;
 use drover_model::{Error, MigrationId, Result, Retry, TablePlan};
+use drover_runtime::memory::{Account, Taken};
 use drover_runtime::task;
 use futures::StreamExt;
 use mysql_async::prelude::Queryable;
@@ -31,15 +32,19 @@ use tokio::sync::{Mutex, mpsc};
 
 /// How often a lock of another attempt is waited for before it is given up.
 const TRIES: u32 = 6;
-/// Bytes of one piece on its way to the server, and how many pieces may wait.
+/// Bytes of one piece on its way to the server, and of all that may wait.
 const PIECE: usize = 256 << 10;
-const PIECES: usize = 4;
+const PIECES: usize = 4 * PIECE;
 /// Bytes of one INSERT, where LOAD DATA is forbidden; less where the server takes less.
 const STATEMENT: usize = 1 << 20;
 
+/// A piece of LOAD DATA, and its bytes of the loader's account until it is on the wire.
+type Fed = (Bytes, Taken);
+
 /// A load under way in a task of its own: rows are encoded here while others are on the wire.
 struct Infile {
-    feed: mpsc::Sender<Bytes>,
+    /// Bounded by the bytes of its pieces.
+    feed: mpsc::UnboundedSender<Fed>,
     task: task::Owned<(Session, Result<u64>)>,
 }
 
@@ -73,6 +78,7 @@ pub struct MyLoader {
     id: u64,
     infile: bool,
     max_packet: usize,
+    room: Arc<Account>,
     chunk: Option<Chunk>,
 }
 
@@ -91,6 +97,7 @@ impl MyLoader {
             id,
             infile,
             max_packet,
+            room: Account::new("load.pieces", PIECES),
             chunk: None,
         })
     }
@@ -264,23 +271,33 @@ pub(crate) fn packets(mut piece: Bytes, most: usize) -> impl Iterator<Item = Byt
 async fn fill(
     session: &mut Session,
     statement: String,
-    queue: mpsc::Receiver<Bytes>,
+    queue: mpsc::UnboundedReceiver<Fed>,
     shape: &Shape,
     most: usize,
 ) -> Result<u64> {
     let queue = Arc::new(Mutex::new(queue));
     let shared = queue.clone();
     session.set_infile_handler(async move {
-        let next = |queue: Arc<Mutex<mpsc::Receiver<Bytes>>>| async move {
+        let next = |queue: Arc<Mutex<mpsc::UnboundedReceiver<Fed>>>| async move {
             let piece = queue.lock().await.recv().await;
             piece.map(|b| (b, queue))
         };
         let pieces = futures::stream::unfold(shared, next);
-        Ok(pieces.flat_map(move |b| futures::stream::iter(packets(b, most).map(Ok))).boxed())
+        let sent = move |(piece, taken): Fed| {
+            futures::stream::iter(packets(piece, most).map(move |packet| {
+                let _until_the_last = &taken;
+                Ok(packet)
+            }))
+        };
+        Ok(pieces.flat_map(sent).boxed())
     });
     let loaded = session.query_drop(statement).await;
     // A handler that was not asked for stays in the session with its end of the queue: whoever feeds must not wait for it.
-    queue.lock().await.close();
+    {
+        let mut queue = queue.lock().await;
+        queue.close();
+        while queue.try_recv().is_ok() {}
+    }
     loaded.map_err(|e| classify(&e, session.fault, "cannot load rows"))?;
     let rows = session.affected_rows();
     if session.get_warnings() > 0 {
@@ -368,7 +385,7 @@ impl Loader for MyLoader {
             }
         };
         let way = if self.infile {
-            let (feed, queue) = mpsc::channel(PIECES);
+            let (feed, queue) = mpsc::unbounded_channel();
             let (statement, known, most) = (load_data(&shape), shape.clone(), PIECE.min(self.max_packet / 2));
             let Some(mut session) = self.session.take() else {
                 return Err(Error::internal("a load without a session"));
@@ -399,7 +416,12 @@ impl Loader for MyLoader {
                     }
                     if piece.len() >= PIECE || rows.is_empty() {
                         let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE + (PIECE >> 3)));
-                        if infile.feed.send(Bytes::from(full)).await.is_err() {
+                        // A load that has ended takes nothing more, and what it has not taken still counts.
+                        let taken = tokio::select! {
+                            taken = self.room.hold(full.len()) => taken,
+                            () = infile.feed.closed() => break,
+                        };
+                        if infile.feed.send((Bytes::from(full), taken)).is_err() {
                             break;
                         }
                     }

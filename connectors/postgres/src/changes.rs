@@ -20,6 +20,7 @@ use drover_connectors_api::{Batch, ChangeStream};
 use drover_model::change;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
+use drover_runtime::memory::Account;
 use drover_runtime::spill::Spill;
 use drover_runtime::task;
 use futures::FutureExt;
@@ -27,6 +28,7 @@ pub use parts::Within;
 use parts::{Open, Out};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 pub use steer::Following;
 use tokio::time::{Duration, Instant};
 
@@ -40,8 +42,11 @@ const GATHER: Duration = Duration::from_millis(2);
 /// sends each message by itself; taken as they come, each would cost both sides a wakeup and become a batch of its own.
 const PACE: [(usize, Duration); 2] = [(8 << 10, Duration::from_millis(5)), (256 << 10, Duration::from_millis(20))];
 
-/// Bytes of changes that are gathered before they are written to a spill file, at most: each streamed transaction has such a buffer.
+/// Bytes of changes that are gathered before they are written to a spill file that exists, at most.
 const RUN_BYTES: usize = 256 << 10;
+
+/// Bytes of transactions that are gathered in memory, with those parts of one that wait for its commit; beyond it they go to a file.
+const GATHERED: usize = 4 << 20;
 
 /// Messages with this prefix are drover's own marks: an otherwise empty stretch that ends in one is given out at once.
 pub const MARK_PREFIX: &str = "drover";
@@ -63,7 +68,7 @@ pub fn lsn_of(position: &Position) -> Result<Lsn> {
 /// A transaction that the server streams before its commit.
 struct Streamed {
     spill: Spill,
-    /// The subtransaction whose changes stand in the buffer.
+    /// The subtransaction whose changes stand in the buffer. Between two blocks of the stream it is empty.
     sub: u32,
     buffer: Vec<u8>,
     changes: u64,
@@ -74,6 +79,15 @@ struct Streamed {
     relations: HashMap<u32, Known>,
     /// It changes schema: what follows is not kept, for it has to be read again.
     alters: bool,
+}
+
+impl Streamed {
+    fn write_out(&mut self) -> Result<()> {
+        self.spill.add(self.sub, &self.buffer, self.changes).map_err(spilled)?;
+        self.buffer.clear();
+        self.changes = 0;
+        Ok(())
+    }
 }
 
 /// The stream of one slot.
@@ -106,6 +120,9 @@ pub struct Changes {
     scratch: Vec<u8>,
     /// The buffer of the transaction before, for the next one.
     spare: Vec<u8>,
+    /// The buffer of the stream's block before, for the next one.
+    spare_run: Vec<u8>,
+    room: Arc<Account>,
     spills: u64,
     /// What will be the next batch.
     out: Vec<u8>,
@@ -168,6 +185,8 @@ impl Changes {
             current: None,
             scratch: Vec::new(),
             spare: Vec::new(),
+            spare_run: Vec::new(),
+            room: Account::new("stream.transactions", GATHERED),
             spills: 0,
             out: Vec::with_capacity(batch_bytes + batch_bytes / 4),
             from: position(start),
@@ -315,9 +334,7 @@ impl Changes {
         if let (Some(sub), Some(top)) = (xid, self.block_of) {
             if let Some(streamed) = self.streamed.get_mut(&top) {
                 if streamed.sub != sub || streamed.buffer.len() >= run {
-                    streamed.spill.add(streamed.sub, &streamed.buffer, streamed.changes).map_err(spilled)?;
-                    streamed.buffer.clear();
-                    streamed.changes = 0;
+                    streamed.write_out()?;
                     streamed.sub = sub;
                 }
                 streamed.buffer.extend_from_slice(bytes);
@@ -325,18 +342,25 @@ impl Changes {
             }
             return Ok(());
         }
-        let needs = self.open.as_ref().is_some_and(|o| o.spill.is_none() && o.buffer.len() >= self.batch_bytes);
-        let fresh = if needs { Some(self.spill()?) } else { None };
         let open = self.open.as_mut().ok_or_else(|| Error::internal("a change outside of any transaction"))?;
-        if fresh.is_some() {
-            open.spill = fresh;
+        let fits = open.covers(&self.room, open.buffer.len() + bytes.len());
+        if open.spill.is_none() && (open.buffer.len() >= self.batch_bytes || !fits) {
+            let fresh = self.spill()?;
+            let open = self.open.as_mut().ok_or_else(|| Error::internal("a change outside of any transaction"))?;
+            open.spill = Some(fresh);
         }
+        let Some(open) = &mut self.open else { return Ok(()) };
         if let Some(spill) = &mut open.spill
-            && open.buffer.len() >= run
+            && (open.buffer.len() >= run || !fits)
         {
             spill.add(0, &open.buffer, open.changes).map_err(spilled)?;
             open.buffer.clear();
             open.changes = 0;
+            if !open.covers(&self.room, bytes.len())
+                && let Some(spill) = &mut open.spill
+            {
+                return spill.add(0, bytes, 1).map_err(spilled);
+            }
         }
         open.buffer.extend_from_slice(bytes);
         open.changes += 1;
@@ -409,11 +433,22 @@ impl Changes {
                     };
                     self.streamed.insert(xid, fresh);
                 }
+                if let Some(streamed) = self.streamed.get_mut(&xid) {
+                    streamed.buffer = std::mem::take(&mut self.spare_run);
+                }
                 self.block_of = Some(xid);
             }
-            Message::StreamStop => self.block_of = None,
+            Message::StreamStop => {
+                // Any number of transactions may be under way: none keeps memory while others have their turn.
+                if let Some(streamed) = self.unfinished() {
+                    streamed.write_out()?;
+                    streamed.spill.rest().map_err(spilled)?;
+                    self.spare_run = std::mem::take(&mut streamed.buffer);
+                }
+                self.block_of = None;
+            }
             Message::StreamCommit { xid, commit_lsn, end_lsn, commit_time, .. } => {
-                let Some(mut streamed) = self.streamed.remove(&xid) else {
+                let Some(streamed) = self.streamed.remove(&xid) else {
                     return Err(Error::internal("the commit of a transaction that was never streamed"));
                 };
                 if streamed.alters {
@@ -428,7 +463,6 @@ impl Changes {
                     return Err(error);
                 }
                 self.relations.extend(streamed.relations);
-                streamed.spill.add(streamed.sub, &streamed.buffer, streamed.changes).map_err(spilled)?;
                 let mut open = Open::new(Vec::new(), commit_lsn, None);
                 open.spill = Some(streamed.spill);
                 return self.commit(open, streamed.aborted, end_lsn, commit_time);

@@ -12,7 +12,9 @@
 //!
 //! Memory, librdkafka's included: the producer that all appenders of a [`KafkaLog`] share holds at most 24 MiB; a reader prefetches at most
 //! 8 MiB, plus one fetch of 4 MiB, plus the record that it puts together. Measured: one appender and two readers that lag, with records of
-//! 2 MiB, cost 80 MiB, what the allocator keeps included.
+//! 2 MiB, cost 80 MiB, what the allocator keeps included. The producer's part is in the accounts of `drover_runtime::memory` (`log.producer`),
+//! and so are records that are put together (`log.parts`). What a reader has prefetched is not: librdkafka bounds it by
+//! `queued.max.messages.kbytes`, and tells of it by events that gather where a client rests and nobody polls it.
 
 mod producer;
 mod reader;
@@ -27,6 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Result, Retry};
+use drover_runtime::memory::Account;
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
@@ -41,6 +44,8 @@ const PART: usize = 4 << 20;
 const MESSAGE: usize = PART + (64 << 10);
 /// What a topic must allow.
 const TOPIC_MESSAGE: usize = 5 << 20;
+/// Bytes of records that readers put together, as far as they are counted; a record of several messages is rare.
+const TOGETHER: usize = 16 << 20;
 /// Patience of one request.
 const REQUEST: Duration = Duration::from_secs(30);
 
@@ -141,6 +146,8 @@ struct Shared {
     asker: Kept<BaseConsumer>,
     admin: Kept<AdminClient<DefaultClientContext>>,
     idle: Mutex<Vec<StreamConsumer<reader::Quiet>>>,
+    /// Of records that readers put together.
+    parts: Arc<Account>,
     /// Bulk partitions that `open` has seen to, plus one; zero before.
     opened: AtomicU32,
 }
@@ -277,6 +284,7 @@ impl KafkaLog {
             asker: Kept::default(),
             admin: Kept::default(),
             idle: Mutex::default(),
+            parts: Account::new("log.parts", TOGETHER),
             opened: AtomicU32::new(0),
         });
         topics::admin(&shared)?;

@@ -7,6 +7,7 @@
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use drover_model::{Error, Result, Retry};
+use drover_runtime::memory::{Account, Taken};
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -332,6 +333,8 @@ struct Run {
     run: (u64, u64),
     next: u32,
     data: BytesMut,
+    /// Counted as far as the account goes: what has begun to come cannot wait.
+    taken: Option<Taken>,
 }
 
 enum Placed {
@@ -344,12 +347,16 @@ enum Placed {
 }
 
 /// Puts parts together.
-#[derive(Default)]
 struct Assembly {
+    account: Arc<Account>,
     runs: Vec<Run>,
 }
 
 impl Assembly {
+    fn new(shared: &Shared) -> Assembly {
+        Assembly { account: shared.parts.clone(), runs: Vec::new() }
+    }
+
     fn place(&mut self, got: Got) -> Result<Placed> {
         let Kind::Part { run, index, count } = got.kind else {
             return Ok(if got.kind == Kind::Whole { Placed::Record(got.payload) } else { Placed::Nothing });
@@ -361,7 +368,9 @@ impl Assembly {
                 self.runs.remove(0);
             }
             // Grows with what arrives: a count alone reserves nothing.
-            self.runs.push(Run { run, next: 0, data: BytesMut::with_capacity((count as usize).min(10) * PART) });
+            let data = BytesMut::with_capacity((count as usize).min(10) * PART);
+            let taken = self.account.try_hold(data.capacity());
+            self.runs.push(Run { run, next: 0, data, taken });
         }
         let Some(at) = self.runs.iter().position(|r| r.run == run) else {
             return Ok(Placed::Orphan { run, index, ends: index + 1 == count });
@@ -375,6 +384,9 @@ impl Assembly {
         }
         open.data.extend_from_slice(&got.payload);
         open.next += 1;
+        if let Some(taken) = &mut open.taken {
+            taken.grow(open.data.capacity());
+        }
         Ok(if open.next == count { Placed::Record(self.runs.swap_remove(at).data.freeze()) } else { Placed::Nothing })
     }
 }
@@ -398,23 +410,15 @@ impl KafkaReader {
     /// `from` must be within the span.
     pub(super) fn new(shared: Arc<Shared>, stream: Stream, from: Offset) -> Result<Self> {
         let fetch = Fetch::new(shared.clone(), &[(stream, from)])?;
-        Ok(KafkaReader {
-            shared,
-            stream,
-            fetch,
-            at: from,
-            deliver: from,
-            assembly: Assembly::default(),
-            lost: None,
-            failed: None,
-        })
+        let assembly = Assembly::new(&shared);
+        Ok(KafkaReader { shared, stream, fetch, at: from, deliver: from, assembly, lost: None, failed: None })
     }
 
     /// Reads on from elsewhere; nothing is delivered twice.
     fn seek(&mut self, to: Offset) -> Result<()> {
         self.fetch = Fetch::new(self.shared.clone(), &[(self.stream, to)])?;
         self.at = to;
-        self.assembly = Assembly::default();
+        self.assembly = Assembly::new(&self.shared);
         Ok(())
     }
 
@@ -537,7 +541,7 @@ pub(super) async fn last(shared: &Arc<Shared>, stream: Stream, span: Span) -> Re
             return Ok(None);
         }
         let mut fetch = Fetch::new(shared.clone(), &[(stream, from)])?;
-        let (mut assembly, mut found, mut cut) = (Assembly::default(), None, false);
+        let (mut assembly, mut found, mut cut) = (Assembly::new(shared), None, false);
         let mut at = from;
         while at < span.next {
             let Some(got) = timed(fetch.next(stream)).await? else {

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Result, Retry};
+use drover_runtime::memory::{Account, Taken};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -37,14 +38,18 @@ struct State {
     segments: VecDeque<Segment>,
     /// Next offset to give out; the durable ones are in `Progress`.
     next: Offset,
-    queue: Vec<(Offset, Bytes)>,
-    /// Bytes in the queue and in the writer's hands.
-    on_the_way: usize,
+    queue: Vec<Queued>,
     /// Newest durable records, without holes, the last being `durable - 1`.
-    recent: VecDeque<Bytes>,
-    recent_bytes: usize,
+    recent: VecDeque<(Bytes, Taken)>,
     stop: bool,
     warned: bool,
+}
+
+/// A record on its way to the disk, and its bytes of [`Shared::on_the_way`].
+struct Queued {
+    offset: Offset,
+    record: Bytes,
+    taken: Taken,
 }
 
 /// The files that are written. Taken before `State` wherever both are.
@@ -58,6 +63,10 @@ pub(super) struct Shared {
     migration: MigrationId,
     options: LocalOptions,
     segment_bytes: u64,
+    /// Of records that are queued or in the writer's hands.
+    on_the_way: Arc<Account>,
+    /// Of [`State::recent`].
+    kept: Arc<Account>,
     state: Mutex<State>,
     files: Mutex<Option<Files>>,
     work: Condvar,
@@ -82,14 +91,14 @@ impl Owner {
             dir,
             migration,
             segment_bytes: options.segment_bytes.min(options.budget / 8).max(1),
+            on_the_way: Account::new("log.changes", options.in_flight),
+            kept: Account::new("log.recent", options.recent),
             options,
             state: Mutex::new(State {
                 segments: VecDeque::new(),
                 next: 0,
                 queue: Vec::new(),
-                on_the_way: 0,
                 recent: VecDeque::new(),
-                recent_bytes: 0,
                 stop: false,
                 warned: false,
             }),
@@ -140,9 +149,7 @@ impl Shared {
         state.segments = found.segments.into();
         state.next = found.next;
         state.queue.clear();
-        state.on_the_way = 0;
         state.recent.clear();
-        state.recent_bytes = 0;
         *files = Some(Files { file: found.file, mark });
         self.progress.send_modify(|p| {
             p.durable = found.next;
@@ -155,7 +162,6 @@ impl Shared {
     /// Ends the generation. The files' guard must be held and emptied by the caller.
     fn end(&self, state: &mut State, error: Error) {
         state.queue.clear();
-        state.on_the_way = 0;
         self.progress.send_modify(|p| p.failed = Some(error));
     }
 
@@ -186,7 +192,6 @@ impl Shared {
             self.end(&mut state, Error::new(codes::LOG, Fault::Log, Retry::Never, "the log was removed"));
             state.segments.clear();
             state.recent.clear();
-            state.recent_bytes = 0;
         }
         super::remove_dir(&self.dir)
     }
@@ -220,6 +225,8 @@ impl Shared {
                 Err(error) => {
                     tracing::error!(%error, "the log cannot be written");
                     *guard = None;
+                    // Whoever waits for room looks again when the end is told: it is free by then.
+                    drop(group);
                     self.end(&mut state, error);
                 }
             }
@@ -227,10 +234,11 @@ impl Shared {
     }
 
     /// Writes and syncs a group; gives the segment that was last and those added.
-    fn write(&self, files: &mut Files, last: Segment, group: &[(Offset, Bytes)]) -> Result<Vec<Segment>> {
+    fn write(&self, files: &mut Files, last: Segment, group: &[Queued]) -> Result<Vec<Segment>> {
         let mut segments = Vec::with_capacity(1);
         let mut last = last;
-        let mut buffer = Vec::with_capacity(WRITE.min(group.iter().map(|(_, r)| r.len() + segment::RECORD_HEAD).sum()));
+        let mut buffer =
+            Vec::with_capacity(WRITE.min(group.iter().map(|q| q.record.len() + segment::RECORD_HEAD).sum()));
         let spill = |file: &mut File, buffer: &mut Vec<u8>, path: &PathBuf| {
             let written = file.write_all(buffer).map_err(|e| disk("write to", path, e));
             buffer.clear();
@@ -239,7 +247,7 @@ impl Shared {
         // After recovery the file's own position is at its start.
         std::io::Seek::seek(&mut files.file, std::io::SeekFrom::Start(last.end))
             .map_err(|e| disk("write to", &last.path, e))?;
-        for (offset, record) in group {
+        for Queued { offset, record, .. } in group {
             if last.end >= self.segment_bytes && last.end > segment::SEGMENT_HEAD {
                 spill(&mut files.file, &mut buffer, &last.path)?;
                 files.file.sync_data().map_err(|e| disk("sync", &last.path, e))?;
@@ -261,31 +269,40 @@ impl Shared {
         }
         spill(&mut files.file, &mut buffer, &last.path)?;
         files.file.sync_data().map_err(|e| disk("sync", &last.path, e))?;
-        let next = group.last().map_or(0, |(o, _)| o + 1);
+        let next = group.last().map_or(0, |q| q.offset + 1);
         segment::write_mark(&files.mark, self.migration, next).map_err(|e| disk("write to", &self.dir, e))?;
         segments.push(last);
         Ok(segments)
     }
 
-    fn publish(&self, state: &mut State, segments: Vec<Segment>, group: Vec<(Offset, Bytes)>) {
+    fn publish(&self, state: &mut State, segments: Vec<Segment>, group: Vec<Queued>) {
         if let Some(back) = state.segments.pop_back()
             && segments.first().is_none_or(|s| s.base != back.base)
         {
             state.segments.push_back(back);
         }
         state.segments.extend(segments);
-        let durable = group.last().map_or(0, |(o, _)| o + 1);
-        for (_, record) in group {
-            state.on_the_way -= record.len();
-            state.recent_bytes += record.len();
-            state.recent.push_back(record);
-        }
-        while state.recent_bytes > self.options.recent
-            && let Some(old) = state.recent.pop_front()
-        {
-            state.recent_bytes -= old.len();
+        let durable = group.last().map_or(0, |q| q.offset + 1);
+        for Queued { record, taken, .. } in group {
+            drop(taken);
+            self.keep(state, record);
         }
         self.progress.send_modify(|p| p.durable = durable);
+    }
+
+    /// Keeps the newest record for readers in place of the oldest ones; one that is larger than all of the room in place of nothing.
+    fn keep(&self, state: &mut State, record: Bytes) {
+        if record.len() > self.options.recent {
+            return state.recent.clear();
+        }
+        loop {
+            if let Some(taken) = self.kept.try_hold(record.len()) {
+                return state.recent.push_back((record, taken));
+            }
+            if state.recent.pop_front().is_none() {
+                return;
+            }
+        }
     }
 }
 
@@ -364,13 +381,12 @@ impl Appender for ChangesAppender {
                         "the log nears its budget; appliers lag behind"
                     );
                 }
-                let room = state.on_the_way == 0 || state.on_the_way + record.len() <= shared.options.in_flight;
                 // Looked at again under the lock: the generation may have ended since.
-                if room && closed < shared.options.budget && self.alive(&shared.progress.borrow()).is_ok() {
+                let open = closed < shared.options.budget && self.alive(&shared.progress.borrow()).is_ok();
+                if open && let Some(taken) = shared.on_the_way.try_hold(record.len()) {
                     let offset = state.next;
                     state.next += 1;
-                    state.on_the_way += record.len();
-                    state.queue.push((offset, record));
+                    state.queue.push(Queued { offset, record, taken });
                     drop(state);
                     shared.work.notify_one();
                     self.pending.push_back(offset);
@@ -462,7 +478,7 @@ impl Reader for ChangesReader {
                 }
                 // Under the lock, for `recent` ends there.
                 let durable = self.owner.0.progress.borrow().durable;
-                if let Some(record) = (durable - self.at)
+                if let Some((record, _)) = (durable - self.at)
                     .try_into()
                     .ok()
                     .and_then(|back: usize| state.recent.len().checked_sub(back))
@@ -482,6 +498,59 @@ impl Reader for ChangesReader {
             if self.progress.changed().await.is_err() {
                 return Err(Error::internal("the log's state is gone"));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::{expect, fill, record};
+    use crate::{Log, Stream, local::LocalLog};
+    use futures::FutureExt;
+
+    #[tokio::test]
+    async fn what_is_kept_and_what_is_on_its_way_is_counted() {
+        let (dir, id) = (tempfile::tempdir().unwrap(), MigrationId::new_v4());
+        let options = LocalOptions { recent: 25_000, in_flight: 15_000, ..LocalOptions::default() };
+        let log = LocalLog::open(dir.path(), id, options).await.unwrap();
+        let shared = log.changes.shared();
+        let books = || (shared.state().recent.len(), shared.kept.held(), shared.on_the_way.held());
+        fill(&log, Stream::Changes, 0..10, 10_000).await.unwrap();
+        assert_eq!(books(), (2, 20_000, 0));
+        // Larger than all that may be on its way: it waits for the rest and passes.
+        fill(&log, Stream::Changes, 10..11, 40_000).await.unwrap();
+        assert_eq!(books(), (0, 0, 0));
+        fill(&log, Stream::Changes, 11..12, 10_000).await.unwrap();
+        assert_eq!(books(), (1, 10_000, 0));
+        let mut reader = log.reader(Stream::Changes, 0).await.unwrap();
+        expect(&mut *reader, 0..10, 10_000).await.unwrap();
+        expect(&mut *reader, 10..11, 40_000).await.unwrap();
+        expect(&mut *reader, 11..12, 10_000).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_way_holds_appenders_back_until_it_is_free_or_ends() {
+        let (dir, id) = (tempfile::tempdir().unwrap(), MigrationId::new_v4());
+        let options = LocalOptions { in_flight: 15_000, ..LocalOptions::default() };
+        let log = LocalLog::open(dir.path(), id, options).await.unwrap();
+        let shared = log.changes.shared();
+        let mut appender = log.appender(Stream::Changes).await.unwrap();
+        for end in [false, true] {
+            // The writer stands still.
+            let files = shared.files.lock().unwrap();
+            appender.append(record(0, 10_000)).now_or_never().unwrap().unwrap();
+            assert!(appender.append(record(1, 6_000)).now_or_never().is_none());
+            assert_eq!(shared.on_the_way.held(), 10_000);
+            drop(files);
+            if !end {
+                appender.append(record(1, 6_000)).await.unwrap();
+                appender.flush().await.unwrap();
+            } else {
+                shared.remove().unwrap();
+                appender.append(record(1, 6_000)).await.unwrap_err();
+            }
+            assert_eq!(shared.on_the_way.held(), 0);
         }
     }
 }

@@ -11,8 +11,8 @@
 //!
 //! Memory: changes at most [`LocalOptions::in_flight`] (16 MiB) on their way to the disk and [`LocalOptions::recent`] (8 MiB) kept for
 //! readers that keep up, 1 MiB for each reader that lags (or one record, if larger); bulk at most [`LocalOptions::bulk_memory`] and the
-//! one record that each appender is just spilling. No call blocks the runtime: files are written by a thread of the log's own and
-//! read on the runtime's blocking threads.
+//! one record that each appender is just spilling. On their way, kept, and bulk are the accounts `log.changes`, `log.recent` and `log.bulk` of
+//! `drover_runtime::memory`. No call blocks the runtime: files are written by a thread of the log's own and read on the runtime's blocking threads.
 
 mod bulk;
 mod changes;

@@ -1,28 +1,34 @@
 //! A transaction that has not ended yet: its changes in memory, or in a file once they are many.
 //!
-//! Guarantee: memory holds no more than a batch of it; what was rolled back to a savepoint is in neither (a server logs savepoints where it could not
+//! Guarantee: memory holds no more than a batch of it, and all of them together no more than [`GATHERED`]; what was rolled back to a savepoint is in neither (a server logs savepoints where it could not
 //! simply forget what followed them).
 
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
+use drover_runtime::memory::{Account, Taken};
 use drover_runtime::spill::{Spill, SpillReader};
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Bytes that are gathered before they are written to a file that exists, at most.
 const RUN_BYTES: usize = 256 << 10;
+
+/// Bytes of transactions that are gathered in memory, with those that are prepared and wait; beyond it they go to a file.
+const GATHERED: usize = 4 << 20;
 
 /// Where large transactions go, and from which size on.
 #[derive(Debug)]
 pub(super) struct Room {
     pub folder: PathBuf,
     pub batch_bytes: usize,
+    memory: Arc<Account>,
     files: u64,
 }
 
 impl Room {
     pub fn new(folder: PathBuf, batch_bytes: usize) -> Self {
-        Room { folder, batch_bytes, files: 0 }
+        Room { folder, batch_bytes, memory: Account::new("stream.transactions", GATHERED), files: 0 }
     }
     fn file(&mut self) -> Result<Spill> {
         self.files += 1;
@@ -49,6 +55,8 @@ struct Run {
 pub(super) struct Pending {
     /// Encoded changes that are in no file. Append here, then call [`Pending::added`].
     pub buffer: Vec<u8>,
+    /// Of the buffer.
+    taken: Option<Taken>,
     runs: Vec<Run>,
     next: u32,
     points: Vec<(String, u32)>,
@@ -67,6 +75,7 @@ impl Pending {
     pub fn new(buffer: Vec<u8>) -> Self {
         Pending {
             buffer,
+            taken: None,
             runs: vec![Run { number: 0, from: 0, changes: 0 }],
             next: 1,
             points: Vec::new(),
@@ -81,7 +90,7 @@ impl Pending {
             run.changes += changes;
         }
         let limit = if self.file.is_some() { RUN_BYTES.min(room.batch_bytes) } else { room.batch_bytes };
-        if self.buffer.len() >= limit {
+        if self.buffer.len() >= limit || !Taken::cover(&mut self.taken, &room.memory, self.buffer.len()) {
             if self.file.is_none() {
                 self.file = Some(room.file()?);
             }
@@ -93,11 +102,18 @@ impl Pending {
     /// It will wait, perhaps beside many others: no more than a little of it stays in memory.
     pub fn park(&mut self, room: &mut Room) -> Result<()> {
         const LITTLE: usize = 16 << 10;
-        if self.buffer.len() > LITTLE {
+        self.taken = None;
+        if self.buffer.len() <= LITTLE {
+            self.taken = room.memory.try_hold(self.buffer.len());
+        }
+        if self.taken.is_none() {
             if self.file.is_none() {
                 self.file = Some(room.file()?);
             }
             self.write_out()?;
+        }
+        if let Some(file) = &mut self.file {
+            file.rest().map_err(spilled)?;
         }
         self.buffer.shrink_to_fit();
         Ok(())
@@ -164,6 +180,34 @@ impl Pending {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn those_that_wait_share_what_memory_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut room = Room::new(dir.path().to_owned(), 1 << 20);
+        room.memory = Account::new("test: waiting", 25_000);
+        let files = || std::fs::read_dir(dir.path()).unwrap().count();
+        let mut waiting = Vec::new();
+        for (n, files_then) in [(10_000, 0), (10_000, 0), (10_000, 1), (20_000, 2), (5_000, 2), (0, 2), (1, 3)] {
+            let mut pending = Pending::new(Vec::new());
+            pending.buffer.extend(vec![7; n]);
+            pending.added(1, &mut room).unwrap();
+            pending.park(&mut room).unwrap();
+            assert_eq!((files(), pending.buffer.capacity() <= n), (files_then, true), "{n}");
+            waiting.push((n, pending));
+        }
+        assert_eq!(room.memory.held(), 25_000);
+        for (n, pending) in waiting {
+            let found = match pending.into_whole().unwrap() {
+                Whole::Memory { bytes, .. } => bytes.len(),
+                Whole::File { mut reader, aborted } => {
+                    reader.next_piece(1 << 20, &aborted).unwrap().map_or(0, |(piece, _)| piece.len())
+                }
+            };
+            assert_eq!(found, n);
+        }
+        assert_eq!((room.memory.held(), files()), (0, 0));
+    }
 
     #[derive(Debug, Clone)]
     enum Act {

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use drover_connectors_api::Step;
 use drover_model::row::Cell;
 use drover_model::{Error, Fault, Result, TablePlan};
+use drover_runtime::memory::{Account, Taken};
 use futures::future::BoxFuture;
 use futures::{SinkExt, TryStreamExt};
 use std::collections::{HashMap, VecDeque};
@@ -23,7 +24,7 @@ const PART_ROWS: usize = 10_000;
 const PART_BYTES: usize = 4 << 20;
 /// From so many rows on an insert travels by COPY, which costs a round trip more and far less a row.
 const COPY_ROWS: usize = 200;
-/// Statements and bytes under way before answers are waited for.
+/// Statements under way before answers are waited for; [`PART_BYTES`] of them, too.
 const AHEAD: usize = 32;
 /// Size of a COPY message.
 const COPY_BYTES: usize = 256 << 10;
@@ -47,10 +48,16 @@ pub(super) enum Kind {
 
 type CacheKey = (u32, Kind, bool);
 
-/// Prepared statements of a session.
-#[derive(Default)]
+/// Prepared statements of a session, and what it may have under way.
 pub(super) struct Cache {
     statements: HashMap<CacheKey, Vec<(Vec<u16>, Statement)>>,
+    under_way: Arc<Account>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Cache { statements: HashMap::new(), under_way: Account::new("apply.statements", PART_BYTES) }
+    }
 }
 
 impl Cache {
@@ -108,7 +115,8 @@ pub(super) struct Run<'f> {
     cache: &'f mut Cache,
     fault: Fault,
     sent: VecDeque<Sent<'f>>,
-    bytes: usize,
+    /// Bytes of the statements that were sent.
+    taken: Option<Taken>,
 }
 
 impl<'f> Run<'f> {
@@ -119,7 +127,7 @@ impl<'f> Run<'f> {
         cache: &'f mut Cache,
         fault: Fault,
     ) -> Self {
-        Run { session, plans, shapes, cache, fault, sent: VecDeque::new(), bytes: 0 }
+        Run { session, plans, shapes, cache, fault, sent: VecDeque::new(), taken: None }
     }
 
     fn table(&self, table: u32) -> Result<(&'f TablePlan, &'f Arc<Shape>)> {
@@ -134,7 +142,8 @@ impl<'f> Run<'f> {
         self.push(None, "cannot apply changes", answer, Check::Any, 0).await
     }
 
-    /// Polls once, which puts the statement on its way behind those before; the answer is taken by `drain`.
+    /// Polls once, which puts the statement on its way behind those before; the answer is taken by `drain`. A statement that finds no room beside those
+    /// waits for them.
     async fn push(
         &mut self,
         table: Option<u32>,
@@ -143,13 +152,16 @@ impl<'f> Run<'f> {
         check: Check<'f>,
         bytes: usize,
     ) -> Result<()> {
+        if !self.taken.as_mut().is_some_and(|taken| taken.add(bytes)) {
+            self.drain().await?;
+            self.taken = self.cache.under_way.try_hold(bytes);
+        }
         let early = match futures::poll!(&mut answer) {
             Poll::Ready(answer) => Some(answer),
             Poll::Pending => None,
         };
         self.sent.push_back(Sent { table, what, early, answer, check });
-        self.bytes += bytes;
-        if self.sent.len() >= AHEAD || self.bytes >= PART_BYTES {
+        if self.sent.len() >= AHEAD {
             self.drain().await?;
         }
         Ok(())
@@ -157,7 +169,6 @@ impl<'f> Run<'f> {
 
     /// Waits for all answers and checks them in order.
     pub(super) async fn drain(&mut self) -> Result<()> {
-        self.bytes = 0;
         while let Some(sent) = self.sent.pop_front() {
             let answer = match sent.early {
                 Some(answer) => answer,
@@ -171,6 +182,7 @@ impl<'f> Run<'f> {
             let answer = answer.map_err(|e| failure::of_table(&e, self.fault, plan, sent.what))?;
             self.check(plan, shape, sent.check, answer).await?;
         }
+        self.taken = None;
         Ok(())
     }
 

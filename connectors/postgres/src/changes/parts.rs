@@ -8,8 +8,10 @@ use drover_model::change;
 use drover_model::ddl::SchemaChange;
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Position, Result, Retry};
+use drover_runtime::memory::{Account, Taken};
 use drover_runtime::spill::{Spill, SpillReader};
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// A place within a transaction.
@@ -69,6 +71,8 @@ pub(super) struct Open {
     pub buffer: Vec<u8>,
     pub changes: u64,
     pub spill: Option<Spill>,
+    /// Of the buffer.
+    taken: Option<Taken>,
     commit: Lsn,
     /// Changes and schema changes so far, and how many of them have been given out.
     seen: u64,
@@ -81,7 +85,7 @@ pub(super) struct Open {
 }
 
 enum Part {
-    Rows { buffer: Vec<u8>, changes: u64, spill: Option<Spill> },
+    Rows { buffer: Vec<u8>, changes: u64, spill: Option<Spill>, taken: Option<Taken> },
     Schema(Box<SchemaChange>),
 }
 
@@ -91,6 +95,7 @@ impl Open {
             buffer,
             changes: 0,
             spill: None,
+            taken: None,
             commit,
             seen: 0,
             behind: within.map_or(0, |w| w.changes),
@@ -111,13 +116,24 @@ impl Open {
         self.parts.push((part, Within { commit: self.commit, parts: self.count, changes }));
     }
 
+    /// Whether there is room for so many bytes in the buffer.
+    pub fn covers(&mut self, room: &Arc<Account>, bytes: usize) -> bool {
+        Taken::cover(&mut self.taken, room, bytes)
+    }
+
     /// The rows so far are a part.
     fn rows(&mut self, changes: u64) {
         if !self.buffer.is_empty() || self.spill.is_some() {
+            // It stays as it is until the commit.
+            self.buffer.shrink_to_fit();
+            if let Some(taken) = &mut self.taken {
+                taken.shrink(self.buffer.len());
+            }
             let part = Part::Rows {
                 buffer: std::mem::take(&mut self.buffer),
                 changes: std::mem::take(&mut self.changes),
                 spill: self.spill.take(),
+                taken: self.taken.take(),
             };
             self.push(part, changes);
         }
@@ -132,13 +148,15 @@ impl Open {
 
 /// What goes out.
 pub(super) enum Out {
-    Batch(Batch),
+    /// With what it had in memory as a part of a transaction.
+    Batch(Batch, Option<Taken>),
     Pieces(Giving),
 }
 
 /// A spilled transaction, or a part of one, that is given out piece by piece.
 pub(super) struct Giving {
-    reader: SpillReader,
+    /// Open from its first piece on, if it is known that there is one: several may wait behind each other.
+    reader: Reader,
     aborted: HashSet<u32>,
     begin: change::Begin,
     from: Position,
@@ -147,8 +165,13 @@ pub(super) struct Giving {
     ahead: Option<(Vec<u8>, u64)>,
 }
 
+enum Reader {
+    Waiting(Option<Spill>),
+    Open(SpillReader),
+}
+
 impl Giving {
-    /// `None`: everything in it was rolled back.
+    /// `None`: there is nothing in it, or everything was rolled back.
     fn new(
         mut spill: Spill,
         last: (&[u8], u64),
@@ -158,15 +181,37 @@ impl Giving {
         batch_bytes: usize,
     ) -> Result<Option<Giving>> {
         spill.add(0, last.0, last.1).map_err(spilled)?;
-        let mut reader = spill.into_reader().map_err(spilled)?;
-        let ahead = reader.next_piece(batch_bytes, &aborted).map_err(spilled)?;
-        Ok(ahead.is_some().then_some(Giving { reader, aborted, begin, from, next: 0, ahead }))
+        if spill.is_empty() {
+            return Ok(None);
+        }
+        spill.rest().map_err(spilled)?;
+        let (maybe_nothing, reader) = (!aborted.is_empty(), Reader::Waiting(Some(spill)));
+        let mut giving = Giving { reader, aborted, begin, from, next: 0, ahead: None };
+        if maybe_nothing {
+            giving.open(batch_bytes)?;
+        }
+        Ok((!maybe_nothing || giving.ahead.is_some()).then_some(giving))
+    }
+
+    /// Reads the first piece, if that has not been done.
+    fn open(&mut self, batch_bytes: usize) -> Result<()> {
+        if let Reader::Waiting(spill) = &mut self.reader
+            && let Some(spill) = spill.take()
+        {
+            let mut reader = spill.into_reader().map_err(spilled)?;
+            self.ahead = reader.next_piece(batch_bytes, &self.aborted).map_err(spilled)?;
+            self.reader = Reader::Open(reader);
+        }
+        Ok(())
     }
 
     /// The next piece, and whether it is the last.
     fn piece(&mut self, batch_bytes: usize) -> Result<Option<(Batch, bool)>> {
-        let Some((mut payload, changes)) = self.ahead.take() else { return Ok(None) };
-        self.ahead = self.reader.next_piece(batch_bytes, &self.aborted).map_err(spilled)?;
+        self.open(batch_bytes)?;
+        let (Some((mut payload, changes)), Reader::Open(reader)) = (self.ahead.take(), &mut self.reader) else {
+            return Ok(None);
+        };
+        self.ahead = reader.next_piece(batch_bytes, &self.aborted).map_err(spilled)?;
         let last = self.ahead.is_none();
         if self.next == 0 {
             let mut head = Vec::with_capacity(payload.len() + 64);
@@ -197,7 +242,11 @@ impl Changes {
     pub(super) fn queued(&mut self) -> Result<Option<Batch>> {
         let batch = match self.queue.pop_front() {
             None => return Ok(None),
-            Some(Out::Batch(batch)) => batch,
+            Some(Out::Batch(batch, taken)) => {
+                // It is the caller's from here on.
+                drop(taken);
+                batch
+            }
             Some(Out::Pieces(mut giving)) => {
                 let Some((batch, last)) = giving.piece(self.batch_bytes)? else {
                     return Err(Error::internal("a transaction in pieces has none left"));
@@ -232,7 +281,7 @@ impl Changes {
         if !self.out.is_empty() {
             self.to = before;
             let early = self.cut();
-            self.queue.push_back(Out::Batch(early));
+            self.queue.push_back(Out::Batch(early, None));
             self.to = end;
         }
         // From where the server sends the transaction again.
@@ -261,12 +310,12 @@ impl Changes {
             let out = match part {
                 Part::Schema(change) => {
                     let put = |out: &mut Vec<u8>| change::put_schema(out, &change);
-                    Out::Batch(whole(0, Some(change.clone()), &put))
+                    Out::Batch(whole(0, Some(change.clone()), &put), None)
                 }
-                Part::Rows { buffer, changes, spill: None } => {
-                    Out::Batch(whole(changes, None, &|out| out.extend_from_slice(&buffer)))
+                Part::Rows { buffer, changes, spill: None, taken } => {
+                    Out::Batch(whole(changes, None, &|out| out.extend_from_slice(&buffer)), taken)
                 }
-                Part::Rows { buffer, changes, spill: Some(spill) } => {
+                Part::Rows { buffer, changes, spill: Some(spill), .. } => {
                     let made =
                         Giving::new(spill, (&buffer, changes), aborted.clone(), begin, from.clone(), self.batch_bytes)?;
                     match made {
@@ -302,5 +351,18 @@ mod tests {
         // The first two of three changes were given out.
         let mut open = Open::new(Vec::new(), Lsn(1000), Some(Within { changes: 2, ..within }));
         assert_eq!([open.passes(), open.passes(), open.passes()], [true, true, false]);
+    }
+
+    #[test]
+    fn parts_that_wait_for_the_commit_are_counted() {
+        let room = Account::new("test: parts of a transaction", 100_000);
+        let mut open = Open::new(Vec::new(), Lsn(1000), None);
+        assert!(open.covers(&room, 30_000));
+        open.buffer.extend(vec![7; 30_000]);
+        open.rows(1);
+        assert_eq!((room.held(), open.buffer.capacity()), (30_000, 0));
+        assert!(open.covers(&room, 70_000) && !open.covers(&room, 70_001));
+        drop(open);
+        assert_eq!(room.held(), 0);
     }
 }

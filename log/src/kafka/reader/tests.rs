@@ -46,3 +46,19 @@ async fn a_client_that_delivers_nothing_is_replaced() {
     assert_ne!(before, reader.fetch.consumer.as_ref().map(|c| c.client().native_ptr()));
     log.remove().await.unwrap();
 }
+
+#[test]
+fn a_record_in_parts_is_counted_while_it_is_put_together() {
+    let account = Account::new("test: parts", 10 * PART);
+    let mut assembly = Assembly { account: account.clone(), runs: Vec::new() };
+    let part = |index: u32| {
+        let kind = Kind::Part { run: (1, 2), index, count: 3 };
+        Got { stream: Stream::Changes, offset: index.into(), kind, payload: Bytes::from(vec![7; PART]) }
+    };
+    for index in 0..2 {
+        assert!(matches!(assembly.place(part(index)).unwrap(), Placed::Nothing));
+        assert!(account.held() >= 3 * PART);
+    }
+    assert!(matches!(assembly.place(part(2)).unwrap(), Placed::Record(record) if record.len() == 3 * PART));
+    assert_eq!(account.held(), 0);
+}
