@@ -403,6 +403,12 @@ impl Selection {
         }))
     }
 
+    /// Whether a block gives this very table its name at the destination, rather than its schema or none.
+    pub fn gives_name(&self, schema: &str, table: &str) -> bool {
+        let first = self.ranked(schema, table).into_iter().find_map(|(_, rule)| rule.rename.as_ref());
+        matches!(first, Some(Rename::Table { .. }))
+    }
+
     /// Whether a schema is selected as a whole, so that its views, functions and other objects move, too.
     pub fn matches_whole_schema(&self, schema: &str) -> bool {
         self.includes().any(|p| p.table.is_all() && p.schema.matches(schema))
