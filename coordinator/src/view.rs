@@ -39,6 +39,8 @@ pub struct SnapshotView {
     pub items: Vec<CheckItem>,
     /// The error of a failed migration, or of an order that is tried again.
     pub error: Option<Error>,
+    /// Tables that are not followed any more, and why.
+    pub stopped: Vec<(String, String)>,
 }
 
 /// A table in progress.
@@ -114,6 +116,7 @@ pub fn snapshot_view(id: MigrationId, entry: &Entry, now_ms: u64) -> SnapshotVie
         cleaning: s.cleaning(),
         items: s.items.clone(),
         error: s.error.clone().or(retrying),
+        stopped: s.stopped_tables().map(|(table, why)| (table, why.to_owned())).collect(),
         tables,
     }
 }

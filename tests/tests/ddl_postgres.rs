@@ -225,7 +225,7 @@ async fn policies_hold() -> Result<()> {
         .await?;
     // Not selected any more.
     trial.exec("ALTER TABLE u SET SCHEMA elsewhere; INSERT INTO elsewhere.u VALUES (9, 1, 'lost')").await?;
-    trial.drover.wait_caught_up().await?;
+    trial.drover.wait_caught_up_but(&["public.t", "public.u"]).await?;
     ensure!(trial.number("SELECT sum(c) FROM named").await? == 13, "the other table goes on");
     ensure!(trial.number("SELECT count(*) FROM u").await? == 2, "it is not selected any more");
     ensure!(
@@ -280,7 +280,7 @@ async fn without_event_triggers_a_changed_table_stops() -> Result<()> {
                 );
             }
             None => {
-                trial.drover.wait_caught_up().await?;
+                trial.drover.wait_caught_up_but(&["public.t"]).await?;
                 ensure!(trial.number("SELECT count(*) FROM other").await? == 2, "the other table goes on");
                 ensure!(trial.number("SELECT count(*) FROM t").await? == 3, "the table stopped");
             }
