@@ -9,7 +9,7 @@ use drover_model::check::Outcome;
 use drover_model::ddl::{Dated, SchemaChange, Schemas, TableChange};
 use drover_model::error::codes;
 use drover_model::schema::{Catalog, Table};
-use drover_model::selection::{ColumnChoice, TableChoice};
+use drover_model::selection::TableChoice;
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
 use drover_proto::order::Description;
 
@@ -80,17 +80,7 @@ fn map(destination: &dyn Destination, catalog: &Catalog, table: &Table, plan: &T
         Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, why).table(&table.name).remedy(remedy)
     };
     // What moves and under which names, the source's side has decided: by the rules for the name that the table was selected under.
-    let columns = plan.columns.iter();
-    let choice = TableChoice {
-        source: table.name.clone(),
-        schema: plan.destination.schema.clone(),
-        table: plan.destination.name.clone(),
-        columns: columns
-            .map(|c| ColumnChoice { source: c.source.clone(), destination: c.destination.clone(), misfit: c.misfit })
-            .collect(),
-        filter: plan.filter.clone(),
-        operations: plan.operations,
-    };
+    let choice = TableChoice { source: table.name.clone(), ..TableChoice::of(plan) };
     let found = destination.map_table(catalog, table, &choice);
     if let Some(item) = found.items.iter().find(|i| i.result == Outcome::Failed) {
         return Err(refused(

@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Misfit, Operations, TablePlan};
+use crate::plan::{Misfit, Operations, PlanColumn, TablePlan};
 use crate::schema::TableName;
 
 /// One `[[objects]]` block.
@@ -92,6 +92,23 @@ pub struct TableChoice {
 }
 
 impl TableChoice {
+    /// What a plan was made of.
+    pub fn of(plan: &TablePlan) -> TableChoice {
+        let column = |c: &PlanColumn| ColumnChoice {
+            source: c.source.clone(),
+            destination: c.destination.clone(),
+            misfit: c.misfit,
+        };
+        TableChoice {
+            source: plan.source.clone(),
+            schema: plan.destination.schema.clone(),
+            table: plan.destination.name.clone(),
+            columns: plan.columns.iter().map(column).collect(),
+            filter: plan.filter.clone(),
+            operations: plan.operations,
+        }
+    }
+
     /// Of a table whose columns changed and whose structure does not follow: only columns that move already, as they do. `renamed`: old and new
     /// names at the source.
     #[must_use]

@@ -227,6 +227,8 @@ async fn policies_hold() -> Result<()> {
     trial.exec("ALTER TABLE u SET SCHEMA elsewhere; INSERT INTO elsewhere.u VALUES (9, 1, 'lost')").await?;
     trial.drover.wait_caught_up_but(&["public.t", "public.u"]).await?;
     ensure!(trial.number("SELECT sum(c) FROM named").await? == 13, "the other table goes on");
+    let file = trial.drover.file.display().to_string();
+    trial.drover.call(&["validate", &file, "--table", "public.again"]).await?.expect(0)?;
     ensure!(trial.number("SELECT count(*) FROM u").await? == 2, "it is not selected any more");
     ensure!(
         trial.drover.log().contains("it was renamed to elsewhere.u, which is not selected"),
