@@ -17,7 +17,7 @@ use drover_runtime::worker::{self, Handler};
 use drover_runtime::{CancellationToken, task};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the display is brought up to date and ends are looked for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -174,8 +174,11 @@ async fn watch(
     let mut mark: Option<Position> = None;
     let (mut retried, mut consistent, mut paused) = (None, false, false);
     loop {
+        let began = Instant::now();
         let view = coordinator.snapshot_view(&migration.name)?;
         display.show(&view);
+        // With ten thousand tables a look is work: most of the time belongs to others.
+        let pause = LOOK.max(10 * began.elapsed());
         if view.consistent && !std::mem::replace(&mut consistent, true) {
             tracing::info!("the destination is consistent");
         }
@@ -222,7 +225,7 @@ async fn watch(
                 tracing::info!("stops; run it again to go on");
                 return Ok(Exit::Interrupted);
             }
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

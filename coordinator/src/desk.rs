@@ -106,6 +106,8 @@ pub struct Entry {
     pub state: State,
     pub live: Live,
     epoch: u64,
+    /// Events behind which the state was last kept as a whole.
+    kept: u64,
 }
 
 /// See the module.
@@ -128,6 +130,7 @@ impl Desk {
             Desk { tuning, entries: BTreeMap::new(), leases: Leases::new(tuning.lease_ms), turns: 0, seen: now };
         let mut turn = Turn::default();
         for s in stored {
+            let kept = s.state.as_ref().map_or(0, |s| s.events);
             let state = match s.state {
                 Some(mut state) => {
                     s.events.iter().for_each(|e| state.apply(e));
@@ -141,7 +144,7 @@ impl Desk {
             })?;
             // Who asked for a cutover has a moment to show up.
             let live = Live { cutover_asked_ms: now.mono_ms, ..Live::default() };
-            desk.entries.insert(s.id, Entry { migration: s.migration, state, live, epoch: s.epoch });
+            desk.entries.insert(s.id, Entry { migration: s.migration, state, live, epoch: s.epoch, kept });
             for grant in s.grants {
                 desk.leases.restore(grant, now.mono_ms);
             }
@@ -388,7 +391,8 @@ impl Desk {
     /// Folds events in, then whatever follows from them, and takes back orders that mean nothing any more.
     fn commit(&mut self, id: MigrationId, events: Vec<Event>, now: Now, turn: &mut Turn) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let keep_every = self.tuning.keep_state_every.max(1);
+        // A state of many tables is long: what it costs to keep it spreads over as many events.
+        let keep_every = self.tuning.keep_state_every.max(entry.state.tables.len() as u64 / 2).max(1);
         let mut add = |entry: &mut Entry, event: Event| {
             entry.state.apply(&event);
             if let Event::Failure { key, .. } = &event {
@@ -396,7 +400,8 @@ impl Desk {
             }
             let seq = entry.state.events;
             turn.writes.push(Write::Event { id, seq, at_ms: now.wall_ms, event: Box::new(event) });
-            if seq.is_multiple_of(keep_every) {
+            if seq >= entry.kept + keep_every {
+                entry.kept = seq;
                 turn.writes.push(Write::State { id, state: Box::new(entry.state.clone()) });
             }
         };

@@ -297,8 +297,8 @@ impl State {
         self.settings.incremental
             && self.stream_start.is_some()
             && !self.is_switching()
-            && (!self.settings.schema || (self.base_done && (self.final_done || !self.final_before_apply())))
             && self.tables_done()
+            && (!self.settings.schema || (self.base_done && (self.final_done || !self.final_before_apply())))
             && !self.owes_without_snapshot()
     }
 

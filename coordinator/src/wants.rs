@@ -105,6 +105,8 @@ impl State {
 
     fn wants_copy(&self, out: &mut Out<'_>) {
         let budget = out.view.budget;
+        // One look at all tables, of which there may be very many; at any moment only a few of them are in chunks.
+        let (mut chunked, mut unplanned) = (Vec::new(), Vec::new());
         for &table in &self.by_size {
             let Some(t) = self.tables.get(table as usize) else { continue };
             match t.stage {
@@ -115,11 +117,13 @@ impl State {
                     let generation = t.generation;
                     out.push(OrderKey::Restart { table, generation }, || Order::Restart { table, generation });
                 }
-                _ => {}
+                TableStage::Chunks => chunked.push((table, t)),
+                TableStage::Unplanned if unplanned.len() < PLANS_AT_ONCE => unplanned.push((table, t)),
+                TableStage::Unplanned | TableStage::Done => {}
             }
         }
-        for &table in &self.by_size {
-            let Some(t) = self.tables.get(table as usize).filter(|t| t.stage == TableStage::Chunks) else { continue };
+        let copied: Vec<Extent> = chunked.iter().flat_map(|(_, t)| t.copied.values().copied()).collect();
+        for &(table, t) in &chunked {
             for (&chunk, &extent) in &t.copied {
                 let generation = t.generation;
                 out.push(OrderKey::Load { table, generation, chunk }, || Order::Load {
@@ -127,23 +131,18 @@ impl State {
                     generation,
                     chunk,
                     extent,
-                    trim: self.spent(&extent),
+                    trim: spent(&copied, &extent),
                 });
             }
         }
         let Some(snap) = &self.snapshot else { return };
         let Some(any) = snap.holders.values().next() else { return };
-        let waiting: usize = self.tables.iter().map(|t| t.pending.len()).sum();
-        let mut plans = 0;
-        for &table in &self.by_size {
-            if waiting >= PLAN_AHEAD || plans == PLANS_AT_ONCE {
-                break;
-            }
-            let Some(t) = self.tables.get(table as usize).filter(|t| t.stage == TableStage::Unplanned) else {
-                continue;
-            };
+        let waiting: usize = chunked.iter().map(|(_, t)| t.pending.len()).sum();
+        if waiting >= PLAN_AHEAD {
+            unplanned.clear();
+        }
+        for (table, t) in unplanned {
             let Some(plan) = self.plans.get(table as usize) else { continue };
-            plans += 1;
             let key = OrderKey::Plan { table, generation: t.generation, snapshot: snap.number };
             out.push(key, || Order::Plan {
                 table,
@@ -152,13 +151,12 @@ impl State {
                 keyed: snap.number > 0 && !plan.key.is_empty(),
             });
         }
-        let (ahead, bytes) = self.copied_ahead();
+        let (ahead, bytes) = (copied.len(), copied.iter().map(|e| e.bytes).sum::<u64>());
         let mut room = budget.chunks.saturating_sub(ahead + out.view.copies);
         if bytes >= budget.bytes {
             return;
         }
-        for &table in &self.by_size {
-            let Some(t) = self.tables.get(table as usize).filter(|t| t.stage == TableStage::Chunks) else { continue };
+        for &(table, t) in &chunked {
             for &chunk in &t.pending {
                 if room == 0 {
                     return;
@@ -304,15 +302,14 @@ impl State {
     pub fn waiting_partitions(&self) -> impl Iterator<Item = u32> + '_ {
         self.tables.iter().flat_map(|t| t.copied.values()).map(|e| e.partition)
     }
+}
 
-    /// The offset of a chunk's partition before which no load reads any more once this chunk is loaded.
-    fn spent(&self, extent: &Extent) -> u64 {
-        let copied = self.tables.iter().flat_map(|t| t.copied.values());
-        let others = copied.filter(|e| e.partition == extent.partition && e.records != extent.records);
-        let first = others.filter_map(|e| e.records).map(|(first, _)| first).min();
-        // Whatever is copied to this partition later lies behind this chunk.
-        first.or(extent.records.map(|(_, last)| last + 1)).unwrap_or(0)
-    }
+/// The offset of a chunk's partition before which no load reads any more once this chunk is loaded. `copied`: all that are not loaded.
+fn spent(copied: &[Extent], extent: &Extent) -> u64 {
+    let others = copied.iter().filter(|e| e.partition == extent.partition && e.records != extent.records);
+    let first = others.filter_map(|e| e.records).map(|(first, _)| first).min();
+    // Whatever is copied to this partition later lies behind this chunk.
+    first.or(extent.records.map(|(_, last)| last + 1)).unwrap_or(0)
 }
 
 pub(crate) struct Out<'a> {

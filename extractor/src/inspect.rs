@@ -10,6 +10,7 @@ use drover_model::{Error, Fault, Result, Retry};
 /// Keeps the selected tables and objects of a catalogue, and says what the operator should know: rules that match nothing, columns that
 /// do not exist.
 pub fn select(migration: &Migration, mut catalog: Catalog) -> Result<(Catalog, Vec<CheckItem>)> {
+    catalog.sort();
     let selection = Selection::compile_within(&migration.objects, catalog.scope.as_deref()).map_err(|errors| {
         let text: Vec<String> = errors.iter().map(|e| format!("{}; {}", e.message, e.remedy)).collect();
         Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text.join("; "))

@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -22,7 +23,8 @@ pub struct Port {
 impl Port {
     /// Reserves a port on which nothing listens.
     pub fn reserve() -> Result<Port> {
-        let folder = std::env::temp_dir().join(format!("drover-ports-{}", rustix::process::getuid().as_raw()));
+        // Not the temporary folder of this run: ports are the machine's.
+        let folder = Path::new("/tmp").join(format!("drover-ports-{}", rustix::process::getuid().as_raw()));
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let span = u64::from(LAST - FIRST) + 1;
         let start = RandomState::new().hash_one(std::process::id()) % span;

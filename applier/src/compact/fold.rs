@@ -56,7 +56,8 @@ pub(super) struct Row {
     pub base: Span,
     /// It was inserted in the run, although (in the tolerant stretch) it may have been there before.
     pub entered: bool,
-    /// Another row had its key meanwhile: in the tolerant stretch that one may be found under it.
+    /// It was away from its key meanwhile, or another row had it: in the tolerant stretch a snapshot may have shown that key without a row,
+    /// or with the other one.
     pub displaced: bool,
 }
 
@@ -245,6 +246,7 @@ impl TableFold {
             entry.now = row;
             self.union(row, last);
             self.displace(to, row);
+            self.rows[row as usize].displaced = true;
         }
         if !shape.others.is_empty() && !self.tolerant {
             scan(b.get(new), &mut self.scan);

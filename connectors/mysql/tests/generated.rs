@@ -376,7 +376,15 @@ async fn generated_schemas_arrive() {
             let here = described(to, "other").await;
             for (table, columns) in &there {
                 let theirs = here.get(table).unwrap_or_else(|| panic!("{pair}: {table} is missing"));
-                assert_eq!(columns, theirs, "{pair}: {table}");
+                // Another engine than the source's, which is said then, has indexes of its own kind.
+                let replaced = chosen.items.iter().any(|i| {
+                    let text = format!("{} {}", i.object, i.cause);
+                    text.contains("ENGINE=") && text.split(' ').any(|word| word == format!("gen.{table}"))
+                });
+                let same = |lines: &[String]| -> Vec<String> {
+                    lines.iter().map(|l| if replaced { l.replace("/A/BTREE", "//HASH") } else { l.clone() }).collect()
+                };
+                assert_eq!(same(columns), same(theirs), "{pair}: {table}");
             }
             let (there, here) = (rows(from, "gen", &tables).await, rows(to, "other", &tables).await);
             // Where a column has no default, the flavors differ in what they put there, or put nothing.

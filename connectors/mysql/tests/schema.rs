@@ -106,6 +106,7 @@ async fn the_other_flavor_gets_all_that_it_can_hold() {
                     told("K5", "DESC is left out");
                     told("K20", "virtual_v");
                     told("K5", "ENGINE=Aria");
+                    told("K5", "ENGINE=MEMORY");
                     told("K20", "partitioning shop.dflt");
                     told("K18", "function shop.agg");
                 }

@@ -52,12 +52,26 @@ pub async fn apply(
         let settings = settings.trim_end_matches("; SET default_table_access_method = heap");
         client.batch_execute(settings).await.map_err(setting)?;
     }
-    let done = run(client, step, Work::new(catalog, plans, objects), existing_allowed).await;
+    let done = match step {
+        SchemaStep::Table { id } => match Work::of_table(catalog, plans, *id) {
+            Some(work) => keys(client, work).await,
+            None => Err(Error::internal(format!("no plan has number {id}"))),
+        },
+        _ => run(client, step, Work::new(catalog, plans, objects), existing_allowed).await,
+    };
     let reset = "RESET search_path; RESET check_function_bodies; RESET client_min_messages; RESET maintenance_work_mem";
     let ended = client.batch_execute(reset).await;
     let done = done?;
     ended.map_err(setting)?;
     Ok(done)
+}
+
+/// Keys and indexes of the tables in the work, which is one.
+async fn keys(client: &Client, mut work: Work<'_>) -> Result<Vec<String>> {
+    let statements: Vec<Statement> =
+        work.tables.clone().into_iter().flat_map(|(plan, table)| work.keys(plan, table)).collect();
+    let present = Present::of(client, &statements).await?;
+    create(client, &present, statements).await
 }
 
 async fn run(client: &Client, step: &SchemaStep, mut work: Work<'_>, existing_allowed: bool) -> Result<Vec<String>> {
@@ -80,13 +94,9 @@ async fn run(client: &Client, step: &SchemaStep, mut work: Work<'_>, existing_al
             }
             work.base()
         }
-        SchemaStep::Table { id } => match work.tables.iter().find(|(p, _)| p.id == *id).copied() {
-            Some((plan, table)) => work.keys(plan, table),
-            None => return Err(Error::internal(format!("no plan has number {id}"))),
-        },
         SchemaStep::Final => work.last(),
-        // Triggers are there already: they do not fire for drover's sessions.
-        SchemaStep::Cutover => Vec::new(),
+        // A table's own is done by itself. Triggers are there already: they do not fire for drover's sessions.
+        SchemaStep::Table { .. } | SchemaStep::Cutover => Vec::new(),
     };
     let present = Present::read(client).await?;
     if *step == SchemaStep::Base {
@@ -96,6 +106,13 @@ async fn run(client: &Client, step: &SchemaStep, mut work: Work<'_>, existing_al
             }
         }
     }
+    created.extend(create(client, &present, statements).await?);
+    Ok(created)
+}
+
+/// Executes what is not there yet; gives what was made.
+async fn create(client: &Client, present: &Present, statements: Vec<Statement>) -> Result<Vec<String>> {
+    let mut created = Vec::new();
     let mut open: Vec<Statement> = Vec::new();
     for statement in statements {
         match present.find(&statement) {
@@ -321,6 +338,7 @@ enum Found {
 }
 
 /// What the destination has.
+#[derive(Default)]
 struct Present {
     schemas: HashSet<String>,
     /// Tables, views, sequences, indexes with their kind and, for indexes, their table.
@@ -332,34 +350,65 @@ struct Present {
     parts: HashMap<(TableName, String), bool>,
 }
 
+/// Relations with their kind and, of an index, its table. A condition follows.
+const RELATIONS: &str = "SELECT n.nspname::text, c.relname::text, c.relkind::text, tn.nspname::text, t.relname::text FROM pg_class c \
+                         JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_index x ON x.indexrelid = c.oid \
+                         LEFT JOIN pg_class t ON t.oid = x.indrelid LEFT JOIN pg_namespace tn ON tn.oid = t.relnamespace WHERE ";
+
+fn unread(e: tokio_postgres::Error) -> Error {
+    classify(&e, Fault::Destination, "reading what exists at the destination")
+}
+
+fn pair(r: &tokio_postgres::Row) -> std::result::Result<TableName, tokio_postgres::Error> {
+    Ok(TableName::new(r.try_get::<_, String>(0)?, r.try_get::<_, String>(1)?))
+}
+
 impl Present {
+    /// Of keys and indexes, those that these statements would make: not all that there is, which may be much.
+    async fn of(client: &Client, statements: &[Statement]) -> Result<Present> {
+        let mut out = Present::default();
+        let columns = |names: &[&TableName]| -> (Vec<String>, Vec<String>) {
+            names.iter().map(|n| (n.schema.clone(), n.name.clone())).unzip()
+        };
+        let (schemas, names) = columns(&statements.iter().map(|s| &s.name).collect::<Vec<_>>());
+        let sql = format!("{RELATIONS} (n.nspname, c.relname) IN (SELECT * FROM unnest($1::text[], $2::text[]))");
+        for r in client.query(&sql, &[&schemas, &names]).await.map_err(unread)? {
+            out.relation(&r).map_err(unread)?;
+        }
+        let (schemas, names) = columns(&statements.iter().filter_map(|s| s.on.as_ref()).collect::<Vec<_>>());
+        let sql = "SELECT n.nspname::text, c.relname::text, k.conname::text, k.convalidated FROM pg_constraint k \
+                   JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+                   WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest($1::text[], $2::text[]))";
+        for r in client.query(sql, &[&schemas, &names]).await.map_err(unread)? {
+            out.part(&r).map_err(unread)?;
+        }
+        Ok(out)
+    }
+
+    fn relation(&mut self, r: &tokio_postgres::Row) -> std::result::Result<(), tokio_postgres::Error> {
+        let schema: Option<String> = r.try_get(3)?;
+        let on = schema.zip(r.try_get::<_, Option<String>>(4)?).map(|(s, n)| TableName::new(s, n));
+        self.relations.insert(pair(r)?, (r.try_get(2)?, on));
+        Ok(())
+    }
+
+    fn part(&mut self, r: &tokio_postgres::Row) -> std::result::Result<(), tokio_postgres::Error> {
+        self.parts.insert((pair(r)?, r.try_get(2)?), r.try_get(3)?);
+        Ok(())
+    }
+
     async fn read(client: &Client) -> Result<Present> {
-        let at = |e: tokio_postgres::Error| classify(&e, Fault::Destination, "reading what exists at the destination");
-        let pair = |r: &tokio_postgres::Row| -> std::result::Result<TableName, tokio_postgres::Error> {
-            Ok(TableName::new(r.try_get::<_, String>(0)?, r.try_get::<_, String>(1)?))
-        };
-        let mut out = Present {
-            schemas: HashSet::new(),
-            relations: HashMap::new(),
-            types: HashSet::new(),
-            functions: HashSet::new(),
-            extensions: HashSet::new(),
-            parts: HashMap::new(),
-        };
+        let at = unread;
+        let mut out = Present::default();
         for r in client.query("SELECT nspname::text FROM pg_namespace", &[]).await.map_err(at)? {
             out.schemas.insert(r.try_get(0).map_err(at)?);
         }
         for r in client.query("SELECT extname::text FROM pg_extension", &[]).await.map_err(at)? {
             out.extensions.insert(r.try_get(0).map_err(at)?);
         }
-        let sql = "SELECT n.nspname::text, c.relname::text, c.relkind::text, tn.nspname::text, t.relname::text FROM pg_class c \
-                   JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_index x ON x.indexrelid = c.oid \
-                   LEFT JOIN pg_class t ON t.oid = x.indrelid LEFT JOIN pg_namespace tn ON tn.oid = t.relnamespace \
-                   WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
-        for r in client.query(sql, &[]).await.map_err(at)? {
-            let schema: Option<String> = r.try_get(3).map_err(at)?;
-            let on = schema.zip(r.try_get::<_, Option<String>>(4).map_err(at)?).map(|(s, n)| TableName::new(s, n));
-            out.relations.insert(pair(&r).map_err(at)?, (r.try_get(2).map_err(at)?, on));
+        let sql = format!("{RELATIONS} n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'");
+        for r in client.query(&sql, &[]).await.map_err(at)? {
+            out.relation(&r).map_err(at)?;
         }
         let sql = "SELECT n.nspname::text, t.typname::text FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
                    LEFT JOIN pg_class c ON c.oid = t.typrelid \
@@ -382,8 +431,7 @@ impl Present {
                      UNION ALL SELECT ev_class, rulename::text, true FROM pg_rewrite) k \
                    JOIN pg_class c ON c.oid = k.relid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname !~ '^pg_'";
         for r in client.query(sql, &[]).await.map_err(at)? {
-            let part = (pair(&r).map_err(at)?, r.try_get(2).map_err(at)?);
-            out.parts.insert(part, r.try_get(3).map_err(at)?);
+            out.part(&r).map_err(at)?;
         }
         Ok(out)
     }

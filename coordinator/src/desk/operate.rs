@@ -39,7 +39,7 @@ impl Desk {
         let state = State::new(&name, settings.clone());
         // Records in the log carry epochs: ours must be above all that the lost state has given out, one a millisecond at most.
         let epoch = if settings.adopt { now.wall_ms } else { 0 };
-        self.entries.insert(id, Entry { migration, state, live: Live::default(), epoch });
+        self.entries.insert(id, Entry { migration, state, live: Live::default(), epoch, kept: 0 });
         let mut events = vec![Event::Created { name, settings }];
         if !draft {
             events.push(Event::PrecheckStarted { start: true });

@@ -208,16 +208,10 @@ impl Work<'_> {
         if words.iter().any(|t| t.is("NEXTVAL") || t.is("NEXT")) && !v.is_mariadb() {
             return Err("MySQL has no sequences".into());
         }
-        let now = ["CURRENT_TIMESTAMP", "NOW", "LOCALTIME", "LOCALTIMESTAMP"].iter().any(|w| first.is(w));
-        let number = first.kind == Token::Word && first.text.starts_with(|c: char| c.is_ascii_digit());
-        let sign = first.is("-") || first.is("+");
-        let bits = words.len() == 2 && words[1].kind == Token::Literal && first.kind == Token::Word;
-        let literal = (words.len() == 1 && (first.kind == Token::Literal || number || first.is("NULL")))
-            || (words.len() == 2 && sign)
-            || bits;
+        let (literal, now) = (is_literal(&words), is_now(first));
         let text = rewrite::columns(default, &columns.renamed, &columns.dropped, false)?;
         let text = self.sequences(&rewrite::dialect(&text, self.known))?;
-        let wide = matches!(my_type.kind, Kind::Text { .. } | Kind::Blob { .. } | Kind::Json | Kind::Geometry { .. });
+        let wide = is_wide(my_type);
         let is_null = words.len() == 1 && first.is("NULL");
         if literal && wide && !is_null && !v.is_mariadb() {
             // MySQL takes an expression here, but no literal.
@@ -517,12 +511,16 @@ impl Work<'_> {
         out
     }
 
-    /// The engine that a table gets: InnoDB where the destination lacks the source's, or has it without partitions.
+    /// The engine that a table gets: InnoDB where the destination lacks the source's, or has it without partitions or computed defaults.
     fn engine_at<'t>(&self, table: &'t Table) -> &'t str {
         let engine = table.options.get("engine").map_or("InnoDB", String::as_str);
+        let upper = engine.to_uppercase();
+        let mysql = self.known.version.mysql(80_000);
         let partitioned = table.parts.iter().any(|p| p.kind == "partitioning");
-        let has = self.known.engines.contains(&engine.to_uppercase());
-        if has && !(partitioned && self.known.version.mysql(80_000)) { engine } else { "InnoDB" }
+        // Of MySQL's engines these two take expressions as defaults (tried with 9.7; the others answer with error 3774).
+        let computes = !matches!(&upper[..], "INNODB" | "MYISAM") && has_computed_default(table);
+        let has = self.known.engines.contains(&upper);
+        if has && !(mysql && (partitioned || computes)) { engine } else { "InnoDB" }
     }
 
     fn is_innodb(&self, table: &Table) -> bool {
@@ -633,4 +631,41 @@ impl Work<'_> {
 /// Whether the flavors differ.
 pub(super) fn crosses(origin: Flavor, to: Flavor) -> bool {
     origin != to
+}
+
+/// A constant, as far as MySQL takes it for a default without parentheses.
+fn is_literal(words: &[lex::Token<'_>]) -> bool {
+    let Some(first) = words.first() else { return false };
+    let number = first.kind == Token::Word && first.text.starts_with(|c: char| c.is_ascii_digit());
+    let sign = first.is("-") || first.is("+");
+    let bits = words.len() == 2 && words[1].kind == Token::Literal && first.kind == Token::Word;
+    (words.len() == 1 && (first.kind == Token::Literal || number || first.is("NULL")))
+        || (words.len() == 2 && sign)
+        || bits
+}
+
+fn is_now(first: &lex::Token<'_>) -> bool {
+    ["CURRENT_TIMESTAMP", "NOW", "LOCALTIME", "LOCALTIMESTAMP"].iter().any(|w| first.is(w))
+}
+
+/// Types whose defaults MySQL takes as expressions only.
+fn is_wide(my_type: &MyType) -> bool {
+    matches!(my_type.kind, Kind::Text { .. } | Kind::Blob { .. } | Kind::Json | Kind::Geometry { .. })
+}
+
+/// Whether some column's default would be an expression at a MySQL.
+fn has_computed_default(table: &Table) -> bool {
+    table.parts.iter().filter(|p| p.kind == "column").any(|part| {
+        let Some(definition) = ColumnDefinition::parse(&part.definition) else { return false };
+        let Some(default) = definition.default.as_deref().filter(|_| definition.generated.is_none()) else {
+            return false;
+        };
+        let words = lex::words(default);
+        let column = table.columns.iter().find(|c| c.name == part.name);
+        let wide = column.and_then(|c| MyType::parse(&c.origin_type)).is_some_and(|t| is_wide(&t));
+        words.first().is_some_and(|first| {
+            let constant = is_literal(&words) || is_now(first);
+            !constant || (wide && !(words.len() == 1 && first.is("NULL")))
+        })
+    })
 }

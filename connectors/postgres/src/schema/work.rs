@@ -42,6 +42,9 @@ pub struct Work<'a> {
     pub(super) same_kind: bool,
 }
 
+/// Tables by their keys in the catalogue.
+type ByKey<'a> = HashMap<String, (&'a TablePlan, &'a Table)>;
+
 /// Kinds that come along with whoever needs them.
 const CARRIED: [&str; 8] =
     ["type", "domain", "sequence", "function", "procedure", "aggregate", "operator", "extension"];
@@ -49,6 +52,26 @@ const CARRIED: [&str; 8] =
 impl<'a> Work<'a> {
     /// Compiles. `objects` are the selected ones; what selected tables and objects need comes along.
     pub fn new(catalog: &'a Catalog, plans: &'a [TablePlan], objects: &'a [Object]) -> Work<'a> {
+        let mut work = Work::named(catalog, plans);
+        if work.same_kind {
+            work.choose(catalog, objects);
+        } else {
+            work.foreign_objects(catalog, objects);
+        }
+        work
+    }
+
+    /// What [`Work::keys`] needs for one table, without looking at everything else: there may be ten thousand of them.
+    pub fn of_table(catalog: &'a Catalog, plans: &'a [TablePlan], id: u32) -> Option<Work<'a>> {
+        let plain = plans.iter().all(|p| p.source == p.destination);
+        let own = plans.iter().find(|p| p.id == id)?;
+        let mut work = Work::named(catalog, if plain { std::slice::from_ref(own) } else { plans });
+        work.tables.retain(|(p, _)| p.id == id);
+        (!work.tables.is_empty()).then_some(work)
+    }
+
+    /// Tables, and everything's new names.
+    fn named(catalog: &'a Catalog, plans: &'a [TablePlan]) -> Work<'a> {
         let tables: Vec<_> = plans.iter().filter_map(|p| catalog.table(&p.source).map(|t| (p, t))).collect();
         let mut work = Work {
             tables,
@@ -60,7 +83,6 @@ impl<'a> Work<'a> {
             same_kind: catalog.origin == ORIGIN,
         };
         if !work.same_kind {
-            work.foreign_objects(catalog, objects);
             return work;
         }
         for (plan, table) in &work.tables {
@@ -88,20 +110,28 @@ impl<'a> Work<'a> {
                 work.renamed.insert(plan.source.clone(), moved);
             }
         }
-        for o in catalog.objects.iter().filter(|o| o.kind == "sequence") {
+        let moving: HashMap<&TableName, &TablePlan> = work
+            .tables
+            .iter()
+            .filter(|(p, _)| p.source.schema != p.destination.schema)
+            .map(|(p, _)| (&p.source, *p))
+            .collect();
+        for o in catalog.objects.iter().filter(|o| o.kind == "sequence" && !moving.is_empty()) {
             // A sequence that a column owns must lie in its table's schema.
             if let Some(owner) = owner(o)
-                && let Some((plan, _)) = work.tables.iter().find(|(p, _)| p.source == owner)
+                && let Some(plan) = moving.get(&owner)
                 && plan.source.schema == o.schema
-                && plan.destination.schema != o.schema
             {
                 let to = TableName::new(plan.destination.schema.clone(), o.name.clone());
                 work.renames.0.insert(TableName::new(o.schema.clone(), o.name.clone()), to);
             }
         }
         work.whole_schemas(catalog);
-        work.choose(catalog, objects);
         work
+    }
+
+    fn by_key(&self) -> ByKey<'a> {
+        self.tables.iter().map(|(p, t)| (key(&p.source.schema, &p.source.name), (*p, *t))).collect()
     }
 
     /// Where all selected tables of a schema move to one other schema under their own names, views and sequences move along. Types and
@@ -134,10 +164,11 @@ impl<'a> Work<'a> {
         for o in &catalog.objects {
             by_key.entry(key(&o.schema, &o.name)).or_default().push(o);
         }
+        let tables = self.by_key();
         let mut open: Vec<String> = self.tables.iter().flat_map(|(_, t)| list(&t.options, "needs")).collect();
         open.extend(selected.iter().flat_map(|o| o.needs.clone()));
         for o in catalog.objects.iter().filter(|o| o.kind == "sequence") {
-            if owner(o).is_some_and(|t| self.tables.iter().any(|(p, _)| p.source == t)) {
+            if owner(o).is_some_and(|t| tables.contains_key(&key(&t.schema, &t.name))) {
                 open.push(key(&o.schema, &o.name));
             }
         }
@@ -153,8 +184,7 @@ impl<'a> Work<'a> {
                 }
             }
         }
-        let mut present: HashSet<String> =
-            self.tables.iter().map(|(p, _)| key(&p.source.schema, &p.source.name)).collect();
+        let mut present: HashSet<String> = tables.keys().cloned().collect();
         // In the catalogue's order: what an object needs has been decided before it.
         for o in catalog.objects.iter().filter(|o| chosen.contains(&identity(o))) {
             let name = TableName::new(o.schema.clone(), o.name.clone());
@@ -164,7 +194,7 @@ impl<'a> Work<'a> {
             {
                 Some(format!("it needs {missing}, which is not selected or is left out"))
             } else {
-                self.column_trouble(o)
+                self.column_trouble(&tables, o)
             };
             match reason {
                 Some(reason) => {
@@ -180,12 +210,12 @@ impl<'a> Work<'a> {
     }
 
     /// Why an object cannot live with the new names of columns.
-    fn column_trouble(&self, o: &Object) -> Option<String> {
+    fn column_trouble(&self, tables: &ByKey<'a>, o: &Object) -> Option<String> {
         let used: BTreeMap<String, Vec<String>> =
             o.options.get("columns_used").and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
-        for (plan, _) in &self.tables {
-            let own = key(&plan.source.schema, &plan.source.name);
-            for column in used.get(&own).into_iter().flatten() {
+        for (own, columns) in &used {
+            let Some((plan, _)) = tables.get(own) else { continue };
+            for column in columns {
                 let moved = plan.columns.iter().find(|c| &c.source == column);
                 let gone = self.dropped.get(&plan.source).is_some_and(|d| d.contains(column));
                 if gone {
@@ -195,8 +225,10 @@ impl<'a> Work<'a> {
                     return Some(format!("it uses column {own}.{column}, which has another name at the destination"));
                 }
             }
-            let changed = self.renamed.contains_key(&plan.source) || self.dropped.contains_key(&plan.source);
-            if changed && o.kind == "rule" && o.needs.contains(&own) {
+        }
+        for own in o.needs.iter().filter(|_| o.kind == "rule") {
+            let changed = |p: &TablePlan| self.renamed.contains_key(&p.source) || self.dropped.contains_key(&p.source);
+            if tables.get(own).is_some_and(|(p, _)| changed(p)) {
                 return Some(format!("columns of {own} are renamed or left out"));
             }
         }
@@ -248,9 +280,10 @@ impl<'a> Work<'a> {
         let order = order::creation_order(&keys, &needs);
         let mut statements: Vec<Statement> = order.into_iter().filter_map(|i| slots[i].take()).flatten().collect();
         // Sequences are tied to their columns when both exist.
+        let tables = self.by_key();
         for o in self.objects.iter().filter(|o| o.kind == "sequence") {
             let Some((table, column)) = owner(o).zip(o.options.get("owner_column")) else { continue };
-            let Some((plan, _)) = self.tables.iter().find(|(p, _)| p.source == table) else { continue };
+            let Some((plan, _)) = tables.get(&key(&table.schema, &table.name)) else { continue };
             let Some(column) = plan.columns.iter().find(|c| &c.source == column) else { continue };
             let name = self.target(&o.schema, &o.name);
             let to = format!(
