@@ -70,6 +70,7 @@ async fn all_statements() -> Result<()> {
     trial.same_structure().await?;
     // Counters come along under the new names.
     trial.drover.start().await?;
+    trial.drover.wait_consistent().await?;
     let file = trial.drover.file.display().to_string();
     let done = trial.drover.call(&["cutover", &file, "--json"]).await?.expect(0)?.json()?;
     ensure!(done["cut_over"] == true && done["equal"] == true, "{done:#}");
