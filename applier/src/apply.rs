@@ -205,7 +205,6 @@ async fn once(task: Task, cancel: &CancellationToken, kept: &mut Kept, in_order:
         retried: None,
         cancels: Vec::new(),
         stopping: None,
-        description: task.description,
         schemas,
         barrier: None,
     };
@@ -279,7 +278,6 @@ struct Run<'k> {
     retried: Option<BatchId>,
     cancels: Vec<task::Owned<()>>,
     stopping: Option<Instant>,
-    description: Arc<Description>,
     /// Catalogue and plans of everything that is taken in.
     schemas: Schemas,
     /// A schema change waits for everything before it.
@@ -450,7 +448,7 @@ impl Run<'_> {
         let Some(barrier) = &self.barrier else { return Ok(()) };
         let Barrier { change, previous, next, commit_micros } = barrier;
         let common = self.common.clone();
-        let change = evolve::mapped(&*common.destination, &self.description, &self.schemas, (**change).clone())?;
+        let change = evolve::mapped(&*common.destination, &self.schemas, (**change).clone())?;
         let mut after = self.schemas.clone();
         after.apply(&change);
         let tables: Vec<u32> = change.tables.iter().filter_map(|t| t.id).collect();

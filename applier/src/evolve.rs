@@ -9,7 +9,7 @@ use drover_model::check::Outcome;
 use drover_model::ddl::{Dated, SchemaChange, Schemas, TableChange};
 use drover_model::error::codes;
 use drover_model::schema::{Catalog, Table};
-use drover_model::selection::{ColumnChoice, Selection};
+use drover_model::selection::TableChoice;
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
 use drover_proto::order::Description;
 
@@ -39,7 +39,7 @@ fn fold<'a>(
     let catalog = d.catalog.clone().unwrap_or_else(nothing);
     let mut schemas = Schemas::new(catalog, d.plans.clone());
     for dated in changes {
-        let change = mapped(destination, d, &schemas, dated.change.clone())?;
+        let change = mapped(destination, &schemas, dated.change.clone())?;
         schemas.apply(&change);
     }
     Ok(schemas)
@@ -65,43 +65,22 @@ fn nothing() -> Catalog {
 /// UNSUPPORTED, with table and column, when the destination cannot hold what comes.
 pub(crate) fn mapped(
     destination: &dyn Destination,
-    d: &Description,
     before: &Schemas,
     mut change: SchemaChange,
 ) -> Result<SchemaChange> {
-    let selection = Selection::compile_within(&d.migration.objects, before.catalog.scope.as_deref())
-        .map_err(|errors| Error::internal(format!("the selection does not compile any more: {errors:?}")))?;
     for table in &mut change.tables {
         let TableChange { id: Some(_), after: Some(after), plan: Some(plan), .. } = table else { continue };
-        *plan = map(destination, &selection, &before.catalog, after, plan)?;
+        *plan = map(destination, &before.catalog, after, plan)?;
     }
     Ok(change)
 }
 
-fn map(
-    destination: &dyn Destination,
-    selection: &Selection,
-    catalog: &Catalog,
-    table: &Table,
-    plan: &TablePlan,
-) -> Result<TablePlan> {
+fn map(destination: &dyn Destination, catalog: &Catalog, table: &Table, plan: &TablePlan) -> Result<TablePlan> {
     let refused = |why: String, remedy: String| {
         Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, why).table(&table.name).remedy(remedy)
     };
-    let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
-    let choice = selection.decide_again(&table.name.schema, &table.name.name, &names);
-    let choice = choice.map_err(|errors| {
-        let text: Vec<String> = errors.iter().map(|e| e.message.clone()).collect();
-        refused(text.join("; "), "correct columns in [[objects]]".into())
-    })?;
-    // Columns that the source's side leaves out stay out.
-    // A table that was renamed out of the selection stays what it was.
-    let Some(mut choice) = choice else { return Ok(plan.clone()) };
-    let chosen = plan.columns.iter();
-    choice.columns = chosen
-        .map(|c| ColumnChoice { source: c.source.clone(), destination: c.destination.clone(), misfit: c.misfit })
-        .collect();
-    (choice.schema, choice.table) = (plan.destination.schema.clone(), plan.destination.name.clone());
+    // What moves and under which names, the source's side has decided: by the rules for the name that the table was selected under.
+    let choice = TableChoice { source: table.name.clone(), ..TableChoice::of(plan) };
     let found = destination.map_table(catalog, table, &choice);
     if let Some(item) = found.items.iter().find(|i| i.result == Outcome::Failed) {
         return Err(refused(

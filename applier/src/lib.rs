@@ -20,7 +20,7 @@ pub mod windows;
 
 pub use owed::Creditor;
 pub use roles::{Applier, DestinationFactory};
-pub use survey::{Survey, map, survey};
+pub use survey::{Survey, map, renamed, survey};
 
 #[cfg(test)]
 mod barrier_tests;

@@ -7,7 +7,7 @@ use drover_model::check::CheckItem;
 use drover_model::error::codes;
 use drover_model::migration::{Migration, OnConflict, Stage};
 use drover_model::plan::RowFormat;
-use drover_model::schema::{Catalog, Object};
+use drover_model::schema::{Catalog, Object, Table};
 use drover_model::selection::{Selection, TableChoice, collisions};
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
 
@@ -36,16 +36,9 @@ pub fn map(destination: &dyn Destination, migration: &Migration, catalog: &Catal
                 continue;
             }
         };
-        let mapped = destination.map_table(catalog, table, &choice);
-        items.extend(mapped.items);
-        let mut plan = mapped.plan;
+        let (mut plan, found) = plan(destination, catalog, table, &choice);
+        items.extend(found);
         plan.id = plans.len() as u32;
-        plan.version = 1;
-        for column in &mut plan.columns {
-            column.ordinal = table.columns.iter().position(|c| c.name == column.source).map(|i| i as u16);
-        }
-        // Native formats are offered to sources that have them only; the destination's best comes first.
-        plan.format = mapped.formats.into_iter().next().unwrap_or(RowFormat::Canonical);
         // A destination may know better where a table belongs.
         let (schema, table) = (plan.destination.schema.clone(), plan.destination.name.clone());
         plans.push(plan);
@@ -70,6 +63,36 @@ pub fn map(destination: &dyn Destination, migration: &Migration, catalog: &Catal
         .cloned()
         .collect();
     Ok(Survey { plans, objects, items })
+}
+
+/// The plan of one table, without a number, and what was found.
+fn plan(
+    destination: &dyn Destination,
+    catalog: &Catalog,
+    table: &Table,
+    choice: &TableChoice,
+) -> (TablePlan, Vec<CheckItem>) {
+    let mapped = destination.map_table(catalog, table, choice);
+    let mut plan = mapped.plan;
+    plan.version = 1;
+    for column in &mut plan.columns {
+        column.ordinal = table.columns.iter().position(|c| c.name == column.source).map(|i| i as u16);
+    }
+    // Native formats are offered to sources that have them only; the destination's best comes first.
+    plan.format = mapped.formats.into_iter().next().unwrap_or(RowFormat::Canonical);
+    (plan, mapped.items)
+}
+
+/// Plans of [`map`] as tables are carried that have been renamed since they were selected: these choices go before those of the file.
+pub fn renamed(destination: &dyn Destination, catalog: &Catalog, plans: &mut [TablePlan], choices: &[TableChoice]) {
+    for choice in choices {
+        let (Some(table), Some(place)) =
+            (catalog.table(&choice.source), plans.iter_mut().find(|p| p.source == choice.source))
+        else {
+            continue;
+        };
+        *place = TablePlan { id: place.id, ..plan(destination, catalog, table, choice).0 };
+    }
 }
 
 /// Objects that selected tables cannot do without move with them, whatever else is selected: they say so themselves.

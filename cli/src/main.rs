@@ -104,6 +104,9 @@ enum Command {
         /// Only this table of the source (schema.table); may be repeated.
         #[arg(long, value_name = "T")]
         table: Vec<String>,
+        /// Where `run` keeps its state, which knows of renamed tables (default: .drover/NAME beside the file).
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
         /// One JSON document on standard output.
         #[arg(long)]
         json: bool,
@@ -162,7 +165,7 @@ fn main() -> ExitCode {
             Command::Check { file, scan, json } => check::run(&file, scan, json, bars).await,
             Command::Run { file, until, state, http, adopt } => run::run(&file, until, state, http, adopt, bars).await,
             Command::Misfits { file, json } => misfits::run(&file, json).await,
-            Command::Validate { file, table, json } => validate::run(&file, &table, json, bars).await,
+            Command::Validate { file, table, state, json } => validate::run(&file, &table, state, json, bars).await,
             Command::Cutover(args) => cutover::run(args).await,
             Command::Cleanup { file, state } => cleanup::run(&file, state).await,
             Command::Coordinator(args) => cluster::coordinator(args).await,

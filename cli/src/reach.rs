@@ -75,13 +75,8 @@ pub async fn reach(named: &str, state: Option<PathBuf>, coordinator: &ToCoordina
         Named::File(path) => Local::read(&path, state)?,
     };
     let name = local.migration.name.clone();
-    let who = match Door::of(&local.folder)? {
-        Some(door) => Who::Running(door),
-        None if local.is_here() => {
-            let dir = StateDir::lock(&local.folder)?;
-            let coordinator = Coordinator::open(Options::new(&dir.path, true)).await?;
-            Who::Stored { coordinator, dir }
-        }
+    let who = match by_folder(&local).await? {
+        Some(who) => who,
         None if local.migration.log.kafka.is_some() => Who::Cluster(coordinator.remote()?),
         None => {
             let text = format!("{name} has not begun here: there is no state in {}", local.folder.display());
@@ -90,6 +85,25 @@ pub async fn reach(named: &str, state: Option<PathBuf>, coordinator: &ToCoordina
         }
     };
     Ok(Reached { name, who, local: Some(local) })
+}
+
+/// The same for a file whose migration has begun on this machine; else `None`.
+pub async fn here(path: &Path, state: Option<PathBuf>) -> Result<Option<Reached>> {
+    let local = Local::read(path, state)?;
+    let who = by_folder(&local).await?;
+    Ok(who.map(|who| Reached { name: local.migration.name.clone(), who, local: Some(local) }))
+}
+
+async fn by_folder(local: &Local) -> Result<Option<Who>> {
+    Ok(match Door::of(&local.folder)? {
+        Some(door) => Some(Who::Running(door)),
+        None if local.is_here() => {
+            let dir = StateDir::lock(&local.folder)?;
+            let coordinator = Coordinator::open(Options::new(&dir.path, true)).await?;
+            Some(Who::Stored { coordinator, dir })
+        }
+        None => None,
+    })
 }
 
 fn unreadable(e: serde_json::Error) -> Error {

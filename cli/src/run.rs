@@ -68,10 +68,20 @@ pub async fn run(
     let ended = watch(&engine.coordinator, &migration, until, &mut display, &shutdown).await;
     display.end();
     drop(numbers);
+    let stopped = engine.coordinator.snapshot_view(&migration.name).map(|v| v.stopped).unwrap_or_default();
     engine.end().await;
     misfits::tell(&migration).await;
     drop(signals);
-    ended
+    for (table, why) in &stopped {
+        // On one line, whatever the statement in it looks like.
+        let why = why.split_whitespace().collect::<Vec<&str>>().join(" ");
+        eprintln!("drover: {table} is not followed any more: {why}");
+    }
+    match ended {
+        // Caught up, but not with them: the sides differ, or will.
+        Ok(Exit::Done) if until == Some(Until::CaughtUp) && !stopped.is_empty() => Ok(Exit::Failed),
+        ended => ended,
+    }
 }
 
 /// Where numbers are served: to this machine only, for there is no encryption and no token.

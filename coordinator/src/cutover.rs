@@ -216,7 +216,7 @@ impl State {
                 "compare with `drover validate`, then switch",
             );
         }
-        if let Some((table, why)) = self.stopped_table() {
+        if let Some((table, why)) = self.stopped_tables().next_back() {
             return refuse(
                 format!("{table} is not followed any more ({why})"),
                 "migrate that table anew, or leave it out and begin again",

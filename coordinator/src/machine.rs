@@ -246,10 +246,10 @@ impl State {
         }
     }
 
-    /// A table that is not followed any more, and why.
-    pub fn stopped_table(&self) -> Option<(String, &str)> {
+    /// The tables that are not followed any more, and why; in the order in which they were stopped.
+    pub fn stopped_tables(&self) -> impl DoubleEndedIterator<Item = (String, &str)> {
         let tables = self.schema_changes.iter().flat_map(|d| &d.change.tables);
-        tables.rev().find_map(|t| Some((t.before.as_ref()?.name.to_string(), t.stopped.as_deref()?)))
+        tables.filter_map(|t| Some((t.before.as_ref()?.name.to_string(), t.stopped.as_deref()?)))
     }
 
     /// All tables have their rows and keys.

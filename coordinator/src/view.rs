@@ -8,7 +8,8 @@ use crate::machine::{Cleaning, Phase, State};
 use crate::table::TableStage;
 use drover_model::check::CheckItem;
 use drover_model::schema::{Object, Phase as Made};
-use drover_model::{Error, MigrationId, Position};
+use drover_model::selection::TableChoice;
+use drover_model::{Error, MigrationId, Position, TablePlan};
 use drover_proto::order::{Role, Step};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -39,6 +40,8 @@ pub struct SnapshotView {
     pub items: Vec<CheckItem>,
     /// The error of a failed migration, or of an order that is tried again.
     pub error: Option<Error>,
+    /// Tables that are not followed any more, and why.
+    pub stopped: Vec<(String, String)>,
 }
 
 /// A table in progress.
@@ -114,6 +117,7 @@ pub fn snapshot_view(id: MigrationId, entry: &Entry, now_ms: u64) -> SnapshotVie
         cleaning: s.cleaning(),
         items: s.items.clone(),
         error: s.error.clone().or(retrying),
+        stopped: s.stopped_tables().map(|(table, why)| (table, why.to_owned())).collect(),
         tables,
     }
 }
@@ -191,11 +195,18 @@ pub fn show(id: MigrationId, entry: &Entry, now_ms: u64) -> Value {
         "error": v.error,
         "items": v.items,
         "tables": v.tables,
+        "renamed": renamed(s),
         "replaced": entry.live.replaced,
         "cleaning": v.cleaning,
         "cutover": cutover(s),
         "snapshot": s.snapshot.as_ref().map(|n| json!({"number": n.number, "position": n.position.text, "holders": n.holders.len()})),
     })
+}
+
+/// Tables that have another name at the source than when they were selected, as they are carried now.
+fn renamed(s: &State) -> Vec<TableChoice> {
+    let was = |p: &TablePlan| s.plans.get(p.id as usize).is_some_and(|planned| planned.source != p.source);
+    s.present().iter().filter(|p| was(p)).map(TableChoice::of).collect()
 }
 
 /// Objects of the schema that exist by now, and all of them. Tables count as one, their keys and parts each.

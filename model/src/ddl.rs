@@ -136,10 +136,14 @@ impl Schemas {
         }
     }
 
-    /// Foreign keys of the tables that are there follow the names of what they refer to.
+    /// What the tables and objects that are there refer to (foreign keys, the owners of sequences) follows the names of it.
     pub fn refer(&mut self, changes: &[TableChange]) {
         let moves = Moves::of(changes);
-        self.catalog.tables.iter_mut().flat_map(|t| &mut t.plain_foreign_keys).for_each(|key| moves.refer(key));
+        for table in &mut self.catalog.tables {
+            table.plain_foreign_keys.iter_mut().for_each(|key| moves.refer(key));
+            table.parts.iter_mut().for_each(|part| moves.object(part));
+        }
+        self.catalog.objects.iter_mut().for_each(|object| moves.object(object));
     }
 
     /// The plans of the tables that are there.
@@ -147,6 +151,9 @@ impl Schemas {
         self.plans.iter().filter(|p| !p.is_gone()).cloned().collect()
     }
 }
+
+/// What an object's options name a table by: `<word>_schema` and `<word>_name`.
+const NAMED: [&str; 4] = ["foreign", "on", "owner", "parent"];
 
 /// Names of tables before and after, and of those of their columns that got others.
 pub struct Moves(Vec<(TableName, TableName, Vec<(String, String)>)>);
@@ -159,6 +166,11 @@ impl Moves {
         Moves(changes.iter().filter_map(of).collect())
     }
 
+    /// One table under another name.
+    pub fn one(from: &TableName, to: &TableName) -> Moves {
+        Moves(vec![(from.clone(), to.clone(), Vec::new())])
+    }
+
     /// The key follows the names of what it refers to.
     pub fn refer(&self, key: &mut PlainForeignKey) {
         let Some((_, name, renamed)) = self.0.iter().find(|(old, ..)| *old == key.parent) else { return };
@@ -167,6 +179,36 @@ impl Moves {
             if let Some((_, new)) = renamed.iter().find(|(old, _)| old == column) {
                 column.clone_from(new);
             }
+        }
+    }
+
+    /// The tables that an object's options name, and their columns, under their new names. What a column owns lies where its table lies.
+    pub fn object(&self, object: &mut Object) {
+        for word in NAMED {
+            let [schema, name] = ["schema", "name"].map(|end| format!("{word}_{end}"));
+            let found = object.options.get(&schema).zip(object.options.get(&name));
+            let found = found.and_then(|(s, n)| self.0.iter().find(|(old, ..)| old.schema == *s && old.name == *n));
+            let Some((old, new, renamed)) = found else { continue };
+            let now = |column: &mut String| {
+                if let Some((_, new)) = renamed.iter().find(|(old, _)| old == column) {
+                    column.clone_from(new);
+                }
+            };
+            if word == "owner" {
+                object.options.get_mut("owner_column").into_iter().for_each(now);
+                if object.schema == old.schema {
+                    object.schema.clone_from(&new.schema);
+                }
+            }
+            if word == "foreign"
+                && let Some(json) = object.options.get_mut("foreign_columns")
+                && let Ok(mut columns) = serde_json::from_str::<Vec<String>>(json)
+            {
+                columns.iter_mut().for_each(now);
+                *json = serde_json::to_string(&columns).unwrap_or_default();
+            }
+            object.options.insert(schema, new.schema.clone());
+            object.options.insert(name, new.name.clone());
         }
     }
 }
@@ -220,7 +262,7 @@ pub fn widens(old: &DataType, new: &DataType) -> bool {
 mod tests {
     use super::*;
     use crate::plan::PlanColumn;
-    use crate::schema::{Action, OldImage};
+    use crate::schema::{Action, OldImage, Phase};
 
     fn table(name: &str) -> Table {
         Table::new(TableName::new("d", name), vec![], OldImage::Full)
@@ -320,6 +362,49 @@ mod tests {
         let found: Vec<(&str, &str)> =
             child.plain_foreign_keys.iter().map(|k| (k.parent.name.as_str(), k.references[0].as_str())).collect();
         assert_eq!(found, [("u", "number"), ("t", "id")]);
+    }
+
+    #[test]
+    fn objects_follow_the_tables_and_columns_that_they_name() {
+        let object = |kind: &str, options: &[(&str, &str)]| Object {
+            kind: kind.into(),
+            schema: "d".into(),
+            name: "o".into(),
+            phase: Phase::Base,
+            definition: String::new(),
+            options: options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            needs: vec![],
+        };
+        let (mut child, mut catalog) = (table("c"), catalog(vec![table("t"), table("u")]));
+        child.parts = vec![object(
+            "foreign key",
+            &[
+                ("foreign_schema", "d"),
+                ("foreign_name", "t"),
+                ("foreign_columns", "[\"id\",\"k\"]"),
+                ("on_schema", "d"),
+                ("on_name", "c"),
+            ],
+        )];
+        catalog.tables.push(child);
+        let owned = [("owner_schema", "d"), ("owner_name", "t"), ("owner_column", "id")];
+        catalog.objects =
+            vec![object("sequence", &owned), object("sequence", &[("owner_schema", "d"), ("owner_name", "u")])];
+        let mut schemas = Schemas::new(catalog, vec![plan(0, "t", 1), plan(1, "u", 1)]);
+        let mut moved = one(Some(0), Some("t"), Some("v"), Some(plan(0, "v", 2)));
+        moved.renamed = vec![("id".into(), "number".into())];
+        if let Some(after) = &mut moved.after {
+            after.name.schema = "e".into();
+        }
+        schemas.apply(&change(vec![moved]));
+        let part = &schemas.catalog.table(&TableName::new("d", "c")).unwrap().parts[0].options;
+        let found =
+            ["foreign_schema", "foreign_name", "foreign_columns", "on_schema", "on_name"].map(|k| part[k].as_str());
+        assert_eq!(found, ["e", "v", "[\"number\",\"k\"]", "d", "c"]);
+        let found: Vec<_> =
+            schemas.catalog.objects.iter().map(|o| (o.schema.as_str(), o.options["owner_name"].as_str())).collect();
+        assert_eq!(found, [("e", "v"), ("d", "u")]);
+        assert_eq!(schemas.catalog.objects[0].options["owner_column"], "number");
     }
 
     #[test]

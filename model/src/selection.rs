@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Misfit, Operations, TablePlan};
+use crate::plan::{Misfit, Operations, PlanColumn, TablePlan};
 use crate::schema::TableName;
 
 /// One `[[objects]]` block.
@@ -92,6 +92,23 @@ pub struct TableChoice {
 }
 
 impl TableChoice {
+    /// What a plan was made of.
+    pub fn of(plan: &TablePlan) -> TableChoice {
+        let column = |c: &PlanColumn| ColumnChoice {
+            source: c.source.clone(),
+            destination: c.destination.clone(),
+            misfit: c.misfit,
+        };
+        TableChoice {
+            source: plan.source.clone(),
+            schema: plan.destination.schema.clone(),
+            table: plan.destination.name.clone(),
+            columns: plan.columns.iter().map(column).collect(),
+            filter: plan.filter.clone(),
+            operations: plan.operations,
+        }
+    }
+
     /// Of a table whose columns changed and whose structure does not follow: only columns that move already, as they do. `renamed`: old and new
     /// names at the source.
     #[must_use]
@@ -401,6 +418,12 @@ impl Selection {
             filter: ranked.iter().find_map(|(_, rule)| rule.filter.clone()),
             operations: ranked.iter().find_map(|(_, rule)| rule.operations).unwrap_or(Operations::ALL),
         }))
+    }
+
+    /// Whether a block gives this very table its name at the destination, rather than its schema or none.
+    pub fn gives_name(&self, schema: &str, table: &str) -> bool {
+        let first = self.ranked(schema, table).into_iter().find_map(|(_, rule)| rule.rename.as_ref());
+        matches!(first, Some(Rename::Table { .. }))
     }
 
     /// Whether a schema is selected as a whole, so that its views, functions and other objects move, too.

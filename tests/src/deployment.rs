@@ -406,13 +406,7 @@ impl Deployment {
     /// `run` (SIGINT, exit status 4) and starts one that ends when it has caught up (exit status 0).
     pub async fn wait_caught_up(&mut self) -> Result<()> {
         match self.form {
-            Form::InProcess => {
-                if self.main.as_mut().is_some_and(Process::running) {
-                    self.interrupt().await?;
-                }
-                self.run(&[], true)?;
-                self.main()?.expect_exit(PATIENCE, 0).await
-            }
+            Form::InProcess => self.caught_up_with(0).await,
             Form::Cluster => {
                 let now = log_end(&mut Session::connect(&self.source).await?).await?;
                 let reached = |v: &Value| {
@@ -422,6 +416,25 @@ impl Deployment {
                 self.wait_shown("caught up", reached).await.map(drop)
             }
         }
+    }
+
+    /// The same where these tables are not followed any more: exit status 1, and the last lines name them.
+    pub async fn wait_caught_up_but(&mut self, stopped: &[&str]) -> Result<()> {
+        self.caught_up_with(1).await?;
+        let said = self.main()?.stderr();
+        let last: Vec<&str> = said.trim_end().lines().rev().take(stopped.len()).collect();
+        let named =
+            |table: &&str| last.iter().any(|l| l.starts_with(&format!("drover: {table} is not followed any more: ")));
+        ensure!(stopped.iter().all(named), "{stopped:?} are not named at the end:\n{said}");
+        Ok(())
+    }
+
+    async fn caught_up_with(&mut self, status: i32) -> Result<()> {
+        if self.main.as_mut().is_some_and(Process::running) {
+            self.interrupt().await?;
+        }
+        self.run(&[], true)?;
+        self.main()?.expect_exit(PATIENCE, status).await
     }
 
     /// Ends `run` by SIGINT: exit status 4, since there is more to do.

@@ -82,16 +82,20 @@ const ROUNDS_OF_POSTGRES: [(&str, &str); 8] = [
     ),
     (
         "schema-executed:3",
-        "ALTER TABLE branch DROP CONSTRAINT branch_side; INSERT INTO branch (side, w) VALUES (999, 'none'); DELETE FROM branch WHERE side = 999;
+        "ALTER TABLE side RENAME TO tmp; ALTER TABLE branch RENAME TO side; INSERT INTO side (side, w) VALUES (2, 'was branch'); ALTER TABLE tmp RENAME TO branch;
+         UPDATE branch SET word = 'was side' WHERE key = 41; ALTER TABLE side DROP CONSTRAINT branch_side; INSERT INTO side (side, w) VALUES (999, 'none');
+         DELETE FROM side WHERE side = 999; ALTER TABLE side RENAME TO tmp; ALTER TABLE branch RENAME TO side; ALTER TABLE tmp RENAME TO branch;
          ALTER TABLE side ALTER n DROP NOT NULL, ALTER n SET DEFAULT 40; INSERT INTO side (key, n) VALUES (50, NULL); UPDATE side SET n = 1 WHERE n IS NULL;
          ALTER TABLE side ALTER n SET NOT NULL, ALTER id DROP DEFAULT; ALTER TABLE side DROP CONSTRAINT side_pkey, ADD PRIMARY KEY (n, key);
          INSERT INTO side (key, n) VALUES (50, 2); DELETE FROM side WHERE key = 50 AND n = 1; CREATE UNIQUE INDEX side_key ON side (key);
-         ALTER TABLE branch ADD CONSTRAINT branch_side2 FOREIGN KEY (side) REFERENCES side (key) ON DELETE CASCADE",
+         ALTER TABLE branch ADD CONSTRAINT branch_side2 FOREIGN KEY (side) REFERENCES side (key) ON DELETE CASCADE; ALTER TABLE other RENAME TO another;
+         INSERT INTO another VALUES (2, 'renamed')",
     ),
     (
         "schema-executed:1",
         "ALTER TABLE side ALTER h TYPE numeric(20,2); UPDATE side SET h = 123456789012.25 WHERE key = 1; TRUNCATE branch; ALTER TABLE branch ALTER w SET NOT NULL, ADD x int NOT NULL;
-         INSERT INTO branch (side, w, x) VALUES (1, 'again', 7); DROP TABLE other; COMMENT ON TABLE side IS 'it''s'; ALTER TABLE side ADD CHECK (n > 0)",
+         INSERT INTO branch (side, w, x) VALUES (1, 'again', 7); CREATE SCHEMA elsewhere; ALTER TABLE another SET SCHEMA elsewhere;
+         INSERT INTO elsewhere.another VALUES (3, 'elsewhere'); ALTER TABLE elsewhere.another SET SCHEMA public; INSERT INTO another VALUES (4, 'back'); DROP TABLE another; COMMENT ON TABLE side IS 'it''s'; ALTER TABLE side ADD CHECK (n > 0)",
     ),
 ];
 
@@ -120,7 +124,7 @@ async fn kills_around_statements_of_postgres(pair: Pair) -> Result<()> {
     ensure!(to.number(keys).await? == 1, "the foreign key is not there");
     ensure!(
         to.number(
-            "SELECT count(*) FROM information_schema.tables WHERE table_schema = database() AND table_name = 'other'"
+            "SELECT count(*) FROM information_schema.tables WHERE table_schema = database() AND table_name IN ('other', 'another', 'tmp')"
         )
         .await?
             == 0,
@@ -137,7 +141,7 @@ async fn kills_around_statements_of_postgres(pair: Pair) -> Result<()> {
         .exec("ALTER TABLE side ALTER h TYPE numeric(30,1); INSERT INTO branch (side, w, x) VALUES (2, 'behind', 1)")
         .await?;
     if alone {
-        scene.drover.wait_caught_up().await?;
+        scene.drover.wait_caught_up_but(&["public.side"]).await?;
         ensure!(to.number("SELECT count(*) FROM branch WHERE w = 'behind'").await? == 1, "the other table goes on");
         let log = scene.drover.log();
         ensure!(log.contains("h was converted from numeric(20,2) to numeric(30,1)"), "{log}");

@@ -205,7 +205,15 @@ impl Run<'_> {
             }
             Err(e) => {
                 let what = format!("cannot carry a schema change over: {}", made.sql);
-                return Err(classify(&e, session.fault, what));
+                let error = classify(&e, session.fault, what);
+                return Err(match e {
+                    // There is a table of this name.
+                    mysql_async::Error::Server(e) if e.code == 1050 => {
+                        Error { code: codes::UNSUPPORTED.into(), retry: Retry::Never, ..error }
+                            .remedy("give what is there another name or drop it, then resume")
+                    }
+                    _ => error,
+                });
             }
         }
         failpoint("schema-executed");

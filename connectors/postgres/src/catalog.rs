@@ -33,6 +33,9 @@ pub const ORIGIN: &str = "postgres";
 pub const OID: &str = "oid";
 pub const NUMBERS: &str = "column_numbers";
 
+/// The option of a table that has been renamed since it was selected: a JSON list of the schema and the name that it had then.
+pub const SELECTED_AS: &str = "selected_as";
+
 /// Numbers of the system catalogues that dependencies speak of; the same on every server.
 const PG_CLASS: u32 = 1259;
 

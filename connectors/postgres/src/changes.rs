@@ -29,7 +29,7 @@ use parts::{Open, Out};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-pub use steer::Following;
+pub use steer::{Following, UNTOLD};
 use tokio::time::{Duration, Instant};
 
 /// How often an empty stretch is given out: how quickly an idle source's position moves on.
@@ -213,6 +213,10 @@ impl Changes {
     /// Carries schema changes over.
     pub fn following(mut self, following: Following) -> Self {
         self.tables.remedy = following.remedy();
+        self.tables.number(following.followed(), following.is_told());
+        if let Some(guard) = &mut self.guard {
+            guard.watch(following.followed());
+        }
         self.following = Some(following);
         self
     }

@@ -9,6 +9,7 @@ use drover_connectors_api::{Committed, Shift};
 use drover_model::error::codes;
 use drover_model::{Error, MigrationId, Result, Retry};
 use drover_runtime::failpoint;
+use tokio_postgres::error::SqlState;
 
 /// How long a statement waits for a lock: nothing of drover's holds one.
 const SETTINGS: &str = "begin; set local synchronous_commit = on; set local lock_timeout = '60s'; set local search_path = ''; \
@@ -68,7 +69,14 @@ pub async fn change_schema(
         tracing::info!(statement = sql, "schema change");
         session.batch_execute(sql).await.map_err(|e| {
             let what = format!("cannot carry a schema change over: {sql}");
-            of_table(classify(&e, fault, what))
+            let error = of_table(classify(&e, fault, what));
+            match e.code() {
+                Some(&SqlState::DUPLICATE_TABLE) => {
+                    Error { code: codes::UNSUPPORTED.into(), retry: Retry::Never, ..error }
+                        .remedy("give what is there another name or drop it, then resume")
+                }
+                _ => error,
+            }
         })?;
     }
     let changed = shift.change.tables.iter().filter(|t| !t.apart && t.after.is_some()).filter_map(|t| t.id);

@@ -66,6 +66,32 @@ struct Note {
     server: String,
     /// Tables whose replica identity was set to FULL, and what it was before.
     identities: Vec<(String, String, String)>,
+    /// The numbers of these tables, which may have other names by now. Notes of earlier versions have none.
+    #[serde(default)]
+    numbers: Vec<u32>,
+}
+
+/// A table whose updates or deletes the server could not log once it is published.
+#[derive(Debug)]
+pub struct Lacking {
+    pub schema: String,
+    pub table: String,
+    /// Its replica identity, as the catalogue has it.
+    identity: String,
+    number: u32,
+}
+
+impl Note {
+    fn add(&mut self, lacking: &[Lacking]) {
+        self.numbers.resize(self.identities.len(), 0);
+        for l in lacking {
+            if self.numbers.contains(&l.number) {
+                continue;
+            }
+            self.identities.push((l.schema.clone(), l.table.clone(), l.identity.clone()));
+            self.numbers.push(l.number);
+        }
+    }
 }
 
 fn say(error: &tokio_postgres::Error, what: &str) -> Error {
@@ -95,15 +121,19 @@ pub async fn server_of(session: &mut ReplicationSession) -> Result<String> {
     Ok(failover::server(&identity))
 }
 
-/// Tables (partitions one by one) whose updates or deletes the server could not log once they are published: `(schema, table,
-/// identity)`.
-pub async fn without_identity(session: &Session, plans: &[TablePlan]) -> Result<Vec<(String, String, String)>> {
-    let schemas: Vec<&str> = plans.iter().map(|p| p.source.schema.as_str()).collect();
-    let tables: Vec<&str> = plans.iter().map(|p| p.source.name.as_str()).collect();
-    let filtered: Vec<bool> = plans.iter().map(|p| p.filter.is_some()).collect();
-    let rows = session.query(include_str!("catalog/without_identity.sql"), &[&schemas, &tables, &filtered]).await;
+/// Tables (partitions one by one) whose updates or deletes the server could not log once they are published. The tables come with their numbers, where
+/// these are known: names may have been given to others.
+pub async fn without_identity(session: &Session, plans: &[(TablePlan, Option<u32>)]) -> Result<Vec<Lacking>> {
+    let schemas: Vec<&str> = plans.iter().map(|(p, _)| p.source.schema.as_str()).collect();
+    let tables: Vec<&str> = plans.iter().map(|(p, _)| p.source.name.as_str()).collect();
+    let filtered: Vec<bool> = plans.iter().map(|(p, _)| p.filter.is_some()).collect();
+    let numbers: Vec<u32> = plans.iter().map(|(_, number)| number.unwrap_or(0)).collect();
+    let sql = include_str!("catalog/without_identity.sql");
+    let rows = session.query(sql, &[&schemas, &tables, &filtered, &numbers]).await;
     let rows = rows.map_err(|e| say(&e, "cannot look at the tables' replica identities"))?;
-    Ok(rows.iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect())
+    let one =
+        |r: &tokio_postgres::Row| Lacking { schema: r.get(0), table: r.get(1), identity: r.get(2), number: r.get(3) };
+    Ok(rows.iter().map(one).collect())
 }
 
 /// The types that the plans' columns were planned with, all columns one after the other; `None` where there is no such type any more.
@@ -131,9 +161,10 @@ pub async fn publish(session: &Session, version: u32, names: &Names, spec: &Stre
         return Err(Error::new(codes::UNSUPPORTED, Fault::User, Retry::Never, what)
             .remedy("leave `where` out, or move these tables without the incremental stage"));
     }
-    let lacking = without_identity(session, plans).await?;
+    let named: Vec<(TablePlan, Option<u32>)> = plans.iter().map(|p| (p.clone(), None)).collect();
+    let lacking = without_identity(session, &named).await?;
     if !lacking.is_empty() && !spec.may_set_identity {
-        let list: Vec<String> = lacking.iter().map(|(s, t, _)| format!("{s}.{t}")).collect();
+        let list: Vec<String> = lacking.iter().map(|l| format!("{}.{}", l.schema, l.table)).collect();
         return Err(Error::new(
             codes::UNSUPPORTED,
             Fault::User,
@@ -143,7 +174,8 @@ pub async fn publish(session: &Session, version: u32, names: &Names, spec: &Stre
         .remedy("give them a primary key or REPLICA IDENTITY FULL, exclude them, or consent by set_identity = true in [migrate]"));
     }
     // The note comes first: whatever happens after it can be undone.
-    let note = Note { drover: spec.migration, epoch: spec.epoch, server: server.to_owned(), identities: lacking };
+    let mut note = Note { drover: spec.migration, epoch: spec.epoch, server: server.to_owned(), ..Note::default() };
+    note.add(&lacking);
     let note_json = serde_json::to_string(&note).map_err(|e| Error::internal("cannot write a note").cause(e))?;
     let publication = ident(&names.publication);
     let mut with = "publish = 'insert, update, delete'".to_owned();
@@ -158,7 +190,7 @@ pub async fn publish(session: &Session, version: u32, names: &Names, spec: &Stre
         literal(&note_json)
     );
     session.batch_execute(&sql).await.map_err(|e| say(&e, "cannot create a publication"))?;
-    set_identities(session, &note.identities).await?;
+    set_identities(session, &lacking).await?;
     for plan in plans {
         let only = if is_partitioned(plan) { "" } else { "only " };
         let filter = match &plan.filter {
@@ -346,7 +378,7 @@ pub async fn mark(session: &Session, text: &str) -> Result<Lsn> {
 
 /// Keeps an idle slot moving: without it, other databases' changes would pile up behind it. Gives partitions that are attached to
 /// tables without a key an identity, for the server refuses updates of them until they have one. Ends with its owner.
-pub fn heartbeat(dialer: Dialer, names: Names, growing: Vec<TablePlan>) -> task::Owned<()> {
+pub fn heartbeat(dialer: Dialer, names: Names, growing: Vec<(TablePlan, Option<u32>)>) -> task::Owned<()> {
     task::spawn("heartbeat", async move {
         let mut session: Option<Session> = None;
         let mut due = Instant::now();
@@ -378,21 +410,21 @@ pub fn heartbeat(dialer: Dialer, names: Names, growing: Vec<TablePlan>) -> task:
 }
 
 /// Gives tables that have lost or never had an identity one, after noting it down.
-async fn mend(session: &Session, names: &Names, plans: &[TablePlan]) -> Result<()> {
+async fn mend(session: &Session, names: &Names, plans: &[(TablePlan, Option<u32>)]) -> Result<()> {
     let lacking = without_identity(session, plans).await?;
     if lacking.is_empty() {
         return Ok(());
     }
     let Some(mut note) = note(session, names).await? else { return Ok(()) };
-    note.identities.extend(lacking.iter().filter(|l| !note.identities.contains(l)).cloned().collect::<Vec<_>>());
+    note.add(&lacking);
     let note_json = serde_json::to_string(&note).map_err(|e| Error::internal("cannot write a note").cause(e))?;
     let sql = format!("comment on publication {} is {}", ident(&names.publication), literal(&note_json));
     session.batch_execute(&sql).await.map_err(|e| say(&e, "cannot note a replica identity down"))?;
     set_identities(session, &lacking).await
 }
 
-async fn set_identities(session: &Session, lacking: &[(String, String, String)]) -> Result<()> {
-    for (schema, table, _) in lacking {
+async fn set_identities(session: &Session, lacking: &[Lacking]) -> Result<()> {
+    for Lacking { schema, table, .. } in lacking {
         let sql = format!("alter table only {} replica identity full", qualified(schema, table));
         patiently(session, &sql, "cannot set a replica identity")
             .await
@@ -458,15 +490,15 @@ pub async fn cleanup(session: &Session, version: u32, names: &Names) -> Result<V
         if !note.identities.is_empty() {
             unpublish(session, names).await?;
         }
-        for (schema, table, before) in &note.identities {
+        for (at, (schema, table, before)) in note.identities.iter().enumerate() {
             let how = if before == "n" { "nothing" } else { "default" };
-            let name = qualified(schema, table);
-            let still = session
-                .query_opt("select 1 from pg_class where oid = to_regclass($1) and relreplident = 'f'", &[&name])
-                .await
-                .map_err(|e| say(&e, "cannot look at a replica identity"))?;
-            if still.is_some() {
-                let sql = format!("alter table only {name} replica identity {how}");
+            let number = note.numbers.get(at).copied().unwrap_or(0);
+            let sql = "select n.nspname::text, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace \
+                where c.oid = coalesce(nullif($1, 0::oid), to_regclass($2)::oid) and c.relreplident = 'f'";
+            let still = session.query_opt(sql, &[&number, &qualified(schema, table)]).await;
+            if let Some(row) = still.map_err(|e| say(&e, "cannot look at a replica identity"))? {
+                let (schema, table): (String, String) = (row.get(0), row.get(1));
+                let sql = format!("alter table only {} replica identity {how}", qualified(&schema, &table));
                 patiently(session, &sql, "cannot restore a replica identity").await?;
                 did.push(format!("restored the replica identity of {schema}.{table}"));
             }

@@ -2,6 +2,7 @@
 
 use crate::changes::{Changes, Following, Within, lsn_of, position};
 use crate::connect::{Dialer, Session};
+use crate::ddl::follow::number;
 use crate::ddl::watch;
 use crate::errors::classify;
 use crate::failover;
@@ -140,7 +141,10 @@ impl PgSource {
         let heartbeat = {
             // Partitions that are attached later have no identity of their own, unless the root's key gives them one.
             let grows = |p: &&TablePlan| spec.may_set_identity && p.key.is_empty() && slot::is_partitioned(p);
-            slot::heartbeat(self.dialer.clone(), names.clone(), spec.tables.iter().filter(grows).cloned().collect())
+            let catalog = spec.schemas.as_ref().map(|f| &f.schemas.catalog);
+            let numbered = |p: &TablePlan| (p.clone(), catalog.and_then(|c| number(c.table(&p.source)?)));
+            let growing = spec.tables.iter().filter(grows).map(numbered).collect();
+            slot::heartbeat(self.dialer.clone(), names.clone(), growing)
         };
         let spill = spec.spill.clone();
         let guard = Guard::new(self.dialer.clone(), &names.publication, &spec.tables, watched);

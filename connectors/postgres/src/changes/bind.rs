@@ -1,11 +1,12 @@
 //! What the log calls tables by, bound to the plans. Guarantee: a row is read by the names and types of the columns that the log gave it last, under
-//! the plan of that place, or it is an error; nothing is bound by its place alone.
+//! the plan of that place, or it is an error; nothing is bound by its place alone. Which table it is of says the table's number: names may be exchanged.
 
 use crate::bytea::{self, is_raw};
 use crate::pgoutput::{Message, Old, Relation, Tuple, Value};
 use drover_model::change::{self, OldKind};
 use drover_model::error::codes;
 use drover_model::row::{Cell, put_cell};
+use drover_model::schema::TableName;
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
 use std::collections::HashMap;
 
@@ -27,6 +28,7 @@ pub(super) struct Mapping {
 /// A relation as the log described it.
 #[derive(Debug, Clone)]
 struct Described {
+    number: u32,
     name: (String, String),
     columns: Vec<Field>,
 }
@@ -43,7 +45,7 @@ struct Field {
 #[derive(Debug, Clone)]
 pub(super) enum Bound {
     Rows(Mapping),
-    /// None of the tables: a partition, announced beside its root; or one of them under another name.
+    /// None of the tables: a partition, announced beside its root; or one that is not known by its number, under another name.
     Other(String),
     /// It is not what was planned.
     Wrong(Error),
@@ -65,6 +67,11 @@ pub(super) struct Tables {
     plans: HashMap<(String, String), TablePlan>,
     /// Of the plans' columns; by table.
     types: HashMap<u32, Vec<Kind>>,
+    /// What the table of each number is called, where numbers are known.
+    numbers: HashMap<u32, (String, String)>,
+    /// Other names of tables are told: what the log calls one is of no account. A transaction that wrote to a partition while the root was renamed
+    /// still calls it by the name before.
+    told: bool,
     /// What to do about a table that has changed.
     pub remedy: &'static str,
 }
@@ -76,16 +83,17 @@ impl Tables {
         let types = plans.iter().map(|p| (p.id, types.by_ref().take(p.columns.len()).collect())).collect();
         let plans = plans.iter().map(|p| ((p.source.schema.clone(), p.source.name.clone()), p.clone())).collect();
         let remedy = "schema changes are not carried over for this pair: undo the change at the source, or migrate the table again";
-        Tables { plans, types, remedy }
+        Tables { plans, types, remedy, ..Tables::default() }
+    }
+
+    /// Takes the numbers of the tables in: see [`crate::ddl::follow::Follower::followed`]. `told`: another name of a table is told where it gets it.
+    pub fn number<'t>(&mut self, tables: impl Iterator<Item = (&'t TableName, Option<u32>)>, told: bool) {
+        self.numbers = tables.filter_map(|(name, n)| Some((n?, (name.schema.clone(), name.name.clone())))).collect();
+        self.told = told;
     }
 
     pub fn of(&self, table: u32) -> Option<&TablePlan> {
         self.plans.values().find(|p| p.id == table)
-    }
-
-    /// All plans.
-    pub fn plans(&self) -> impl Iterator<Item = &TablePlan> {
-        self.plans.values()
     }
 
     /// Another plan for a table (`None`: there is none any more), with its columns' types. Those that are not known stay what they were.
@@ -114,6 +122,7 @@ impl Tables {
             modifier: c.type_modifier,
         };
         let described = Described {
+            number: relation.oid,
             name: (relation.namespace.to_owned(), relation.name.to_owned()),
             columns: relation.columns.iter().map(field).collect(),
         };
@@ -129,8 +138,21 @@ impl Tables {
     }
 
     fn bind(&mut self, relation: &Described) -> Bound {
-        let Some(plan) = self.plans.get(&relation.name) else {
-            return Bound::Other(format!("{}.{}", relation.name.0, relation.name.1));
+        let name = || format!("{}.{}", relation.name.0, relation.name.1);
+        let known = self.numbers.get(&relation.number);
+        let plan = match known.and_then(|name| self.plans.get(name)) {
+            Some(plan) if self.told || known == Some(&relation.name) => plan,
+            Some(plan) => {
+                let what = format!("the table is called {} now", name());
+                let error = Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, what);
+                return Bound::Wrong(error.table(&plan.source).remedy(self.remedy));
+            }
+            // Another table under the name of one of ours is none of them.
+            None if self.numbers.values().any(|name| *name == relation.name) => return Bound::Other(name()),
+            None => match self.plans.get(&relation.name) {
+                Some(plan) => plan,
+                None => return Bound::Other(name()),
+            },
         };
         match mapping(plan, relation, self.types.get_mut(&plan.id)) {
             Ok(mapping) => Bound::Rows(mapping),

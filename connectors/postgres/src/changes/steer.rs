@@ -22,7 +22,8 @@ use drover_model::{Error, Fault, Result, Retry, TablePlan};
 
 const REMEDY: &str =
     "make the change in another way (see the guide's page on schema changes) or undo it, and migrate the table again";
-const UNTOLD: &str = "schema changes are carried over only where drover's account may create event triggers at the source, from version 14 on: undo the \
+/// What to do where nothing tells schema changes.
+pub const UNTOLD: &str = "schema changes are carried over only where drover's account may create event triggers at the source, from version 14 on: undo the \
      change there, or migrate the table again";
 
 /// What schema changes are followed with.
@@ -52,6 +53,16 @@ impl Following {
 
     pub(super) fn is_told_by(&self, prefix: &str) -> bool {
         prefix == self.prefix
+    }
+
+    /// The tables that are followed: see [`Follower::followed`].
+    pub(super) fn followed(&self) -> impl Iterator<Item = (&TableName, Option<u32>)> {
+        self.follower.followed()
+    }
+
+    /// Other names of tables are told.
+    pub(super) fn is_told(&self) -> bool {
+        self.watched
     }
 
     /// Some tables are not followed any more: their rows may still come.
@@ -161,9 +172,10 @@ impl Changes {
             });
             self.tables.replace(id, plan);
         }
+        self.tables.number(following.follower.followed(), following.watched);
         self.tables.rebind(self.relations.values_mut());
         if let Some(guard) = &mut self.guard {
-            guard.watch(self.tables.plans());
+            guard.watch(following.follower.followed());
         }
         open.schema(change, before_last);
         Ok(())

@@ -4,9 +4,12 @@
 //! Columns are known by their numbers, so that a new name is told from a new column. What values became is not in the log: a statement that writes
 //! rows anew is carried over only where it follows from the types alone (see [`converts`]), and a new column only where it is told what rows
 //! from before have in it.
+//!
+//! A table is known by its number as well: what the migration file says of it is what it said of the name that it was selected under, whatever it
+//! is called by now.
 
-use super::told::Told;
-use crate::catalog::{NUMBERS, OID};
+use super::told::{Named, Told};
+use crate::catalog::{NUMBERS, OID, SELECTED_AS};
 use crate::schema::rewrite;
 use crate::typemap;
 use drover_model::TablePlan;
@@ -69,6 +72,13 @@ impl Follower {
         self.schemas.apply(change);
     }
 
+    /// The tables that are followed, each with its number where that is known.
+    pub fn followed(&self) -> impl Iterator<Item = (&TableName, Option<u32>)> {
+        let known: HashMap<&TableName, &Table> = self.schemas.catalog.tables.iter().map(|t| (&t.name, t)).collect();
+        let live = self.schemas.plans.iter().filter(|p| !p.is_gone());
+        live.map(move |p| (&p.source, known.get(&p.source).and_then(|t| number(t))))
+    }
+
     fn plan_of(&self, name: &TableName) -> Option<&TablePlan> {
         self.schemas.plans.iter().find(|p| !p.is_gone() && p.source == *name)
     }
@@ -97,8 +107,8 @@ impl Follower {
             let Some(before) = self.table(&oid, &after.name) else { continue };
             let Some(plan) = self.plan_of(&before.name) else { continue };
             let refused = |why: String| Refused { table: before.name.clone(), why };
-            if before.name != after.name {
-                return Err(refused(format!("{} was renamed to {}", before.name, after.name)));
+            if before.name != after.name && !self.selects(&after.name) {
+                return Err(refused(format!("it was renamed to {}, which is not selected", after.name)));
             }
             if let Some(why) = self.brought_along(&after, before, told) {
                 return Err(refused(why));
@@ -110,6 +120,9 @@ impl Follower {
                 deep |= is_deep;
                 tables.push(change);
             }
+        }
+        if let Some(refused) = told.strange.iter().find_map(|s| self.takes_a_place(s, told)) {
+            return Err(refused);
         }
         for gone in &told.dropped {
             let name = TableName::new(gone.schema.clone(), gone.name.clone());
@@ -172,9 +185,20 @@ impl Follower {
         after.plain_indexes.retain(|i| i.name != name.name);
         let mut change = blank(plan.id, before);
         change.apart = !plan.operations.ddl;
-        change.plan = self.plan(plan, &after, &[]).ok();
+        change.plan = self.plan(plan, &before.name, &after, &[]).ok();
         change.after = Some(after);
         Some(change)
+    }
+
+    /// A table that does not belong to the migration takes the name that one of its tables was selected under.
+    fn takes_a_place(&self, stranger: &Named, told: &Told) -> Option<Refused> {
+        let name = TableName::new(stranger.schema.clone(), stranger.name.clone());
+        let had = |t: &&Table| t.name != name && selected_as(t) == name && self.plan_of(&t.name).is_some();
+        let table = self.schemas.catalog.tables.iter().find(had)?.name.clone();
+        rewrite::renames_to(&told.statement, &name).then(|| {
+            let why = format!("another table, whose rows were never copied, took the name {name} from it");
+            Refused { table, why }
+        })
     }
 
     /// Why the rows of a new partition cannot be followed: it had some before it was one.
@@ -182,6 +206,10 @@ impl Follower {
         let is_new = |p: &&Object| p.kind == "partition" && !before.parts.iter().any(|b| same_object(b, p));
         after.parts.iter().filter(is_new).find_map(|p| {
             let name = TableName::new(p.schema.clone(), p.name.clone());
+            let lost = |b: &&Object| b.kind == p.kind && !after.parts.iter().any(|a| same_object(a, b));
+            if let Some(former) = before.parts.iter().find(|b| lost(b) && b.definition == p.definition) {
+                return Some(format!("its partition {}.{} was renamed to {name}", former.schema, former.name));
+            }
             if told.filled.iter().any(|f| f.schema == p.schema && f.name == p.name) {
                 return Some(format!("its partition {name} was attached with rows in it: the log does not tell them"));
             }
@@ -215,8 +243,14 @@ impl Follower {
                 gone.schema, gone.name
             ));
         }
-        if !columns.differ && of(before) == of(&after) {
+        let moved = before.name != after.name;
+        if !moved && !columns.differ && of(before) == of(&after) {
             return Ok(None);
+        }
+        if let Some(filter) = plan.filter.as_ref().filter(|_| moved)
+            && rewrite::mentions(filter, [&before.name.name]).is_some()
+        {
+            return Err(format!("the condition on its rows names {}, which is {} now", before.name, after.name));
         }
         if let Some(filter) = &plan.filter
             && let Some(name) = rewrite::mentions(filter, columns.renamed.iter().map(|(old, _)| old))
@@ -225,20 +259,45 @@ impl Follower {
         }
         let mut change = blank(plan.id, before);
         change.apart = !plan.operations.ddl;
-        change.plan = Some(self.plan(plan, &after, &columns.renamed)?);
+        change.plan = Some(self.plan(plan, &before.name, &after, &columns.renamed)?);
         change.after = Some(after);
         change.renamed = columns.renamed;
         change.anew = columns.anew;
         change.filled = columns.filled;
-        Ok(Some((change, columns.deep)))
+        Ok(Some((change, columns.deep || moved)))
     }
 
-    /// The plan of a table as it is now.
-    fn plan(&self, old: &TablePlan, table: &Table, renamed: &[(String, String)]) -> Result<TablePlan, String> {
+    fn selects(&self, name: &TableName) -> bool {
+        !matches!(self.selection.decide_again(&name.schema, &name.name, &[]), Ok(None))
+    }
+
+    /// Where a table goes that has another name now, or none. One to which the file gives a name keeps it, as does one whose schema changes are not
+    /// selected.
+    fn destination(&self, old: &TablePlan, before: &TableName, table: &Table) -> TableName {
+        let (now, selected) = (&table.name, selected_as(table));
+        if before == now || !old.operations.ddl || self.selection.gives_name(&selected.schema, &selected.name) {
+            return old.destination.clone();
+        }
+        let schema = match before.schema == now.schema {
+            true => old.destination.schema.as_str(),
+            false => self.selection.destination_schema(&now.schema),
+        };
+        TableName::new(schema, now.name.clone())
+    }
+
+    /// The plan of a table as it is now; `before`: what it was called.
+    fn plan(
+        &self,
+        old: &TablePlan,
+        before: &TableName,
+        table: &Table,
+        renamed: &[(String, String)],
+    ) -> Result<TablePlan, String> {
         let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
-        let choice = match self.selection.decide_again(&table.name.schema, &table.name.name, &names) {
+        let selected = selected_as(table);
+        let choice = match self.selection.decide_again(&selected.schema, &selected.name, &names) {
             Ok(Some(choice)) => choice,
-            Ok(None) => return Err(format!("{} is not selected", table.name)),
+            Ok(None) => return Err(format!("{selected} is not selected")),
             Err(errors) => return Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
         };
         let choice = if old.operations.ddl { choice } else { choice.kept(old, renamed) };
@@ -255,7 +314,7 @@ impl Follower {
         Ok(TablePlan {
             id: old.id,
             version: old.version + 1,
-            destination: old.destination.clone(),
+            destination: self.destination(old, before, table),
             physical: old.physical.clone(),
             format,
             ..mapped.plan
@@ -278,6 +337,17 @@ fn blank(id: u32, before: &Table) -> TableChange {
     }
 }
 
+/// The number that a table keeps whatever its name.
+pub fn number(table: &Table) -> Option<u32> {
+    table.options.get(OID)?.parse().ok()
+}
+
+/// The name that a table was selected under.
+fn selected_as(table: &Table) -> TableName {
+    let kept = table.options.get(SELECTED_AS).and_then(|json| serde_json::from_str::<(String, String)>(json).ok());
+    kept.map_or_else(|| table.name.clone(), |(schema, name)| TableName::new(schema, name))
+}
+
 fn same_object(a: &Object, b: &Object) -> bool {
     a.kind == b.kind && a.schema == b.schema && a.name == b.name
 }
@@ -290,7 +360,8 @@ fn has_partition(table: &Table, name: &TableName) -> bool {
 fn kept_parts(mut after: Table, before: &Table) -> Table {
     after.physical.clone_from(&before.physical);
     (after.rows, after.bytes) = (before.rows, before.bytes);
-    let others = before.parts.iter().filter(|p| p.kind == "trigger" || p.kind == "identity" || p.kind == "column");
+    let of_others = |p: &&Object| p.kind == "trigger" || p.kind == "identity" || p.kind == "column";
+    let mut others: Vec<Object> = before.parts.iter().filter(of_others).cloned().collect();
     after.parts.retain(|p| !matches!(p.kind.as_str(), "trigger" | "identity" | "column"));
     // Parts of partitions that do not come along.
     let on_known = |p: &Object| match (p.options.get("on_schema"), p.options.get("on_name")) {
@@ -300,14 +371,19 @@ fn kept_parts(mut after: Table, before: &Table) -> Table {
         }
         _ => true,
     };
-    let parts = after.parts.iter().filter(|p| on_known(p)).cloned().chain(others.cloned()).collect();
-    after.parts = parts;
+    others.iter_mut().for_each(|part| rewrite::part(part, &before.name, &after.name));
+    after.parts = after.parts.iter().filter(|p| on_known(p)).cloned().chain(others).collect();
+    if before.name != after.name {
+        let selected = selected_as(before);
+        let json = serde_json::to_string(&(selected.schema, selected.name)).unwrap_or_default();
+        after.options.insert(SELECTED_AS.into(), json);
+    }
     for (key, value) in &before.options {
         let told = key.starts_with("counter:")
             || [OID, NUMBERS, "replica_identity", "replica_index", "leaves", "comment", "unlogged", "reloptions"]
                 .contains(&key.as_str());
         if !told {
-            after.options.insert(key.clone(), value.clone());
+            after.options.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
     after

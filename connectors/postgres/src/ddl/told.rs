@@ -25,7 +25,9 @@ pub struct Told {
     pub dropped: Vec<Dropped>,
     pub missing: Vec<Missing>,
     /// Partitions of these tables that hold rows.
-    pub filled: Vec<Partition>,
+    pub filled: Vec<Named>,
+    /// Tables that are not published, under their present names, which they may have got by this statement.
+    pub strange: Vec<Named>,
     /// Nothing else stands in the message then: rows of a table are being written anew.
     pub rewritten: Option<Rewritten>,
     /// It could not be told, and why.
@@ -43,7 +45,7 @@ pub struct Dropped {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-pub struct Partition {
+pub struct Named {
     pub schema: String,
     pub name: String,
 }

@@ -8,6 +8,7 @@ DECLARE
   d_ids oid[];
   d_every oid[];
   d_gone jsonb;
+  d_strange jsonb;
   d_where text;
   d_why text;
   d_text text := current_query();
@@ -35,16 +36,24 @@ BEGIN
         LEFT JOIN pg_index x ON o.classid = 'pg_class'::regclass AND x.indexrelid = o.objid
         LEFT JOIN pg_constraint k ON o.classid = 'pg_constraint'::regclass AND k.oid = o.objid
        WHERE o.classid IN ('pg_class'::regclass, 'pg_constraint'::regclass) AND NOT o.in_extension) o;
+    -- Tables that are not published and may have got a name that a published one had.
+    IF tg_tag = 'ALTER TABLE' AND d_text ~* '\y(to|schema)\y' THEN
+      SELECT jsonb_agg(jsonb_build_object('schema', n.nspname, 'name', c.relname)) INTO d_strange
+        FROM unnest(d_ids) i(oid) JOIN pg_class c ON c.oid = i.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+       WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT EXISTS (
+         SELECT FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = {publication} AND r.prrelid = c.oid);
+    END IF;
   END IF;
   SELECT array_agg(DISTINCT r.prrelid) INTO d_ids FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
    WHERE p.pubname = {publication} AND r.prrelid = ANY (d_ids);
-  IF d_ids IS NULL AND d_gone IS NULL OR d_ids IS NULL AND d_told IS NOT NULL THEN
+  IF coalesce(d_ids::text, d_gone::text, d_strange::text) IS NULL OR d_ids IS NULL AND d_told IS NOT NULL THEN
     RETURN;
   END IF;
   IF d_told IS NULL THEN
     d_every := d_ids || ARRAY(SELECT t.relid::oid FROM unnest(d_ids) i(oid) CROSS JOIN LATERAL pg_partition_tree(i.oid) t);
     d_told := jsonb_build_object(
       'tag', tg_tag, 'ended', tg_event = 'ddl_command_end', 'statement', left(d_text, 2000), 'dropped', coalesce(d_gone, '[]'),
+      'strange', coalesce(d_strange, '[]'),
       -- Called by no function, and without an expression that values are computed by: then the statement is all that there is.
       'plain', strpos(d_where, E'\n') = 0 AND d_text !~* '\yusing\y',
       -- Partitions that hold rows: what one that is attached brings along is in no log.

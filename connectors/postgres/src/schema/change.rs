@@ -45,10 +45,8 @@ pub fn statements(shift: &Shift<'_>) -> Result<Vec<String>> {
     let (old_plans, new_plans) = (present.live(), shift.after.live());
     let mut was = Work::new(&present.catalog, &old_plans, &[]);
     let mut is = Work::new(&shift.after.catalog, &new_plans, &[]);
-    let (mut first_of_all, mut out, mut last) = (Vec::new(), Vec::new(), Vec::new());
-    if !is.same_kind {
-        first_of_all = names::renames(shift, &present).map_err(|(name, why)| refused(&name, why))?;
-    }
+    let mut first_of_all = names::renames(shift, &present).map_err(|(name, why)| refused(&name, why))?;
+    let (mut out, mut last) = (Vec::new(), Vec::new());
     for change in acting() {
         let of = |schemas: &Schemas| {
             let id = change.id? as usize;
@@ -65,10 +63,6 @@ pub fn statements(shift: &Shift<'_>) -> Result<Vec<String>> {
             continue;
         };
         let (Some(before), Some(after)) = (&change.before, &change.after) else { continue };
-        if is.same_kind && first.destination != second.destination {
-            let why = format!("tables are not renamed here: {} to {}", first.destination, second.destination);
-            return Err(refused(&before.name, why));
-        }
         let renamed = of(&present).zip(present.catalog.table(&after.name));
         let Some((old_plan, old)) = renamed else { continue };
         let pair = Pair { change, first: &first, before, old_plan: &old_plan, old, plan: &second, new: after };
@@ -116,7 +110,7 @@ fn under_new_names<'c>(shift: &Shift<'_>, changes: impl Iterator<Item = &'c Tabl
     };
     let places: Vec<Option<usize>> = changes.iter().map(place).collect();
     for (change, place) in changes.into_iter().zip(places) {
-        let (Some(_), Some(after), Some(id)) = (&change.before, &change.after, change.id) else { continue };
+        let (Some(before), Some(after), Some(id)) = (&change.before, &change.after, change.id) else { continue };
         let names: BTreeMap<String, String> = change.renamed.iter().cloned().collect();
         let renamed = |name: &mut String| {
             if let Some(new) = names.get(name) {
@@ -138,6 +132,7 @@ fn under_new_names<'c>(shift: &Shift<'_>, changes: impl Iterator<Item = &'c Tabl
             table.plain_indexes.iter_mut().flat_map(|i| &mut i.columns).for_each(|c| renamed(&mut c.name));
             table.plain_foreign_keys.iter_mut().flat_map(|k| &mut k.columns).for_each(renamed);
             for part in &mut table.parts {
+                rewrite::part(part, &before.name, &after.name);
                 text(&mut part.definition);
                 if let Some(columns) = part.options.get_mut("columns") {
                     let mut list: Vec<String> = serde_json::from_str(columns).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Tables of another kind of database under other names, with all that is named after them here: keys, indexes, foreign keys and the sequences of counters.
-//! Pure.
+//! Tables under other names; those of another kind of database with all that is named after them here: keys, indexes, foreign keys and the sequences of
+//! counters. Pure.
 //!
 //! Guarantee: after the statements everything is called as if the table had been created under its new name; names may be exchanged.
 
@@ -25,6 +25,10 @@ struct Named {
 fn named(work: &mut Work<'_>, plan: &TablePlan, of: &Table) -> Vec<Named> {
     let on = &plan.destination;
     let mut out = vec![Named { kind: Some("TABLE"), name: on.clone(), on: on.clone() }];
+    if work.same_kind {
+        // There nothing is named after its table: all keeps its name.
+        return out;
+    }
     for column in &of.columns {
         let planned = plan.columns.iter().find(|c| c.source == column.name);
         if let Some(planned) = planned.filter(|_| column.identity.is_some()) {
@@ -73,8 +77,11 @@ pub fn renames(shift: &Shift<'_>, present: &Schemas) -> Result<Vec<String>, (Tab
     // Foreign keys have their names within their table, which is renamed by then.
     let (constraints, mut open): (Vec<_>, Vec<_>) = open.into_iter().partition(|(a, _)| a.kind.is_none());
     let step = |kind: Option<&str>, from: &TableName, to: &str| {
-        let kind = kind.unwrap_or("TABLE");
-        format!("ALTER {kind} IF EXISTS {} RENAME TO {}", table(from), ident(to))
+        match kind {
+            // One that the operator made may have another name.
+            Some(kind) if kind != "TABLE" => format!("ALTER {kind} IF EXISTS {} RENAME TO {}", table(from), ident(to)),
+            _ => format!("ALTER TABLE {} RENAME TO {}", table(from), ident(to)),
+        }
     };
     let mut last = Vec::new();
     while !open.is_empty() {

@@ -2,7 +2,8 @@
 //! in capitals, and identifiers in quotes unless they are plain lower case: so tokens tell what is what, and literals and bodies of functions are never touched.
 
 use crate::sql::{ident, literal, qualified};
-use drover_model::schema::TableName;
+use drover_model::ddl::Moves;
+use drover_model::schema::{Object, TableName};
 use std::collections::{BTreeMap, HashMap};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +168,14 @@ impl Renames {
     }
 }
 
+/// A part of a table that has another name now. Its sequences and triggers go with it, partitions and their parts stay where they are.
+pub fn part(part: &mut Object, from: &TableName, to: &TableName) {
+    if matches!(part.kind.as_str(), "identity" | "trigger" | "column") && part.schema == from.schema {
+        part.schema.clone_from(&to.schema);
+    }
+    Moves::one(from, to).object(part);
+}
+
 /// Words that the server prints in lower case and which may be something else than a column.
 const AMBIGUOUS: [&str; 24] = [
     "year",
@@ -234,6 +243,20 @@ pub fn columns(definition: &str, renamed: &BTreeMap<String, String>) -> Result<S
 pub fn normal(definition: &str) -> String {
     let quoted = |t: &Token<'_>| t.name().map_or_else(|| t.text.to_owned(), |name| ident(&name));
     tokens(definition).iter().map(quoted).collect()
+}
+
+/// Whether a statement as a client wrote it gives something this name, or moves something to its schema.
+pub fn renames_to(statement: &str, name: &TableName) -> bool {
+    let all: Vec<Token<'_>> = tokens(statement).into_iter().filter(|t| t.kind != Kind::Space).collect();
+    let word = |t: &Token<'_>, text: &str| t.kind == Kind::Word && t.text.eq_ignore_ascii_case(text);
+    let means = |t: &Token<'_>, wanted: &str| match t.kind {
+        Kind::Word => t.text.to_lowercase() == wanted,
+        _ => t.name().is_some_and(|n| n == wanted),
+    };
+    all.windows(3).any(|w| {
+        word(&w[0], "RENAME") && word(&w[1], "TO") && means(&w[2], &name.name)
+            || word(&w[0], "SET") && word(&w[1], "SCHEMA") && means(&w[2], &name.schema)
+    })
 }
 
 /// Whether one of these names stands in the definition as an identifier.
@@ -323,6 +346,21 @@ mod tests {
         assert!(columns("lower(x)", &renamed).is_err());
         let renamed = BTreeMap::from([("year".to_owned(), "y".to_owned())]);
         assert!(columns("EXTRACT(year FROM ts)", &renamed).is_err());
+    }
+
+    #[test]
+    fn names_that_a_statement_gives() {
+        let name = TableName::new("public", "orders");
+        for (statement, wanted) in [
+            ("BEGIN; alter table orders_new Rename\n to ORDERS;", true),
+            ("ALTER TABLE x RENAME TO \"orders\"", true),
+            ("ALTER TABLE x RENAME TO \"Orders\"", false),
+            ("ALTER TABLE x RENAME c TO orders; ALTER TABLE orders ADD d int", false),
+            ("ALTER TABLE s.orders SET SCHEMA public", true),
+            ("SELECT 'RENAME TO orders'", false),
+        ] {
+            assert_eq!(renames_to(statement, &name), wanted, "{statement}");
+        }
     }
 
     #[test]

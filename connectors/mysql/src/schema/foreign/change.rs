@@ -91,6 +91,9 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
                 out.push(Made::new(format!("DROP TABLE {}", sql::qualified(name)), vec![name.clone()]));
             }
             (Some(first), Some((plan, new))) => {
+                if first.destination.schema != plan.destination.schema {
+                    out.push(Made::new(is.database(&plan.destination.schema), Vec::new()));
+                }
                 open.push((first.destination.clone(), plan.destination.clone()));
                 let old_plan = of(&old_plans, change.id).map(|i| &old_plans[i]);
                 if let Some((old_plan, old)) = old_plan.and_then(|p| present.catalog.table(&p.source).map(|t| (p, t))) {
