@@ -13,6 +13,7 @@ use drover_proto::control::{Remote, from_status};
 use drover_proto::v1;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// How a verb's argument names a migration.
 pub enum Named {
@@ -62,7 +63,7 @@ impl Local {
 
     /// Whether a migration of this file has begun on this machine.
     pub fn is_here(&self) -> bool {
-        self.folder.join("coordinator.sqlite").exists()
+        has_begun(&self.folder)
     }
 }
 
@@ -75,7 +76,7 @@ pub async fn reach(named: &str, state: Option<PathBuf>, coordinator: &ToCoordina
         Named::File(path) => Local::read(&path, state)?,
     };
     let name = local.migration.name.clone();
-    let who = match by_folder(&local).await? {
+    let who = match by_folder(&local.folder).await? {
         Some(who) => who,
         None if local.migration.log.kafka.is_some() => Who::Cluster(coordinator.remote()?),
         None => {
@@ -90,20 +91,37 @@ pub async fn reach(named: &str, state: Option<PathBuf>, coordinator: &ToCoordina
 /// The same for a file whose migration has begun on this machine; else `None`.
 pub async fn here(path: &Path, state: Option<PathBuf>) -> Result<Option<Reached>> {
     let local = Local::read(path, state)?;
-    let who = by_folder(&local).await?;
+    let who = by_folder(&local.folder).await?;
     Ok(who.map(|who| Reached { name: local.migration.name.clone(), who, local: Some(local) }))
 }
 
-async fn by_folder(local: &Local) -> Result<Option<Who>> {
-    Ok(match Door::of(&local.folder)? {
-        Some(door) => Some(Who::Running(door)),
-        None if local.is_here() => {
-            let dir = StateDir::lock(&local.folder)?;
-            let coordinator = Coordinator::open(Options::new(&dir.path, true)).await?;
-            Some(Who::Stored { coordinator, dir })
+/// So long whoever has the folder may take to open his socket, or to end: a run that begins, or another verb.
+const PRESENTLY: Duration = Duration::from_secs(5);
+
+async fn by_folder(folder: &Path) -> Result<Option<Who>> {
+    let began = Instant::now();
+    loop {
+        if let Some(door) = Door::of(folder)? {
+            return Ok(Some(Who::Running(door)));
         }
-        None => None,
-    })
+        if !has_begun(folder) {
+            return Ok(None);
+        }
+        match StateDir::lock(folder) {
+            Ok(dir) => {
+                let coordinator = Coordinator::open(Options::new(&dir.path, true)).await?;
+                return Ok(Some(Who::Stored { coordinator, dir }));
+            }
+            Err(e) if e.fault == Fault::User && began.elapsed() < PRESENTLY => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn has_begun(folder: &Path) -> bool {
+    folder.join("coordinator.sqlite").exists()
 }
 
 fn unreadable(e: serde_json::Error) -> Error {
@@ -154,5 +172,25 @@ impl Who {
         let argument = if argument.is_null() { Vec::new() } else { argument.to_string().into_bytes() };
         let request = v1::ActRequest { name: name.to_owned(), action: action.into(), argument: argument.into() };
         answer(remote.client().act(request).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_has_just_begun_is_waited_for() {
+        let base = std::env::temp_dir().join(format!("drover-reach-{}", std::process::id()));
+        assert!(by_folder(&base).await.unwrap().is_none(), "nothing has begun there");
+        let dir = StateDir::lock(&base).unwrap();
+        std::fs::write(base.join("coordinator.sqlite"), "").unwrap();
+        let opens = async {
+            tokio::task::yield_now().await;
+            dir.listen().unwrap()
+        };
+        let (who, _listener) = tokio::join!(by_folder(&base), opens);
+        assert!(matches!(who.unwrap(), Some(Who::Running(_))));
+        std::fs::remove_dir_all(base).unwrap();
     }
 }

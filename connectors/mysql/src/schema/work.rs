@@ -68,7 +68,6 @@ pub struct Work<'a> {
     objects: Vec<&'a Object>,
     pub renames: Renames,
     pub left_out: Vec<LeftOut>,
-    by_plan: HashMap<u32, Columns>,
     /// Views that are made, for those upon them.
     views: BTreeSet<String>,
     taken: HashSet<(String, String, String)>,
@@ -87,14 +86,12 @@ impl<'a> Work<'a> {
         let origin = Flavor::of_origin(&catalog.origin)?;
         let tables: Vec<_> = plans.iter().filter_map(|p| catalog.table(&p.source).map(|t| (p, t))).collect();
         let mut renames = Renames::default();
-        let mut by_plan = HashMap::new();
         let mut targets: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
-        for (plan, table) in &tables {
+        for (plan, _) in &tables {
             if plan.source != plan.destination {
                 renames.relations.insert(plan.source.clone(), plan.destination.clone());
             }
             *targets.entry(&plan.source.schema).or_default().entry(&plan.destination.schema).or_default() += 1;
-            by_plan.insert(plan.id, columns_of(plan, table));
         }
         for o in catalog.objects.iter().filter(|o| o.kind == "database") {
             // Views and routines go where most of their database's tables go.
@@ -111,7 +108,6 @@ impl<'a> Work<'a> {
             objects,
             renames,
             left_out: Vec::new(),
-            by_plan,
             views: BTreeSet::new(),
             taken: HashSet::new(),
             explicit: false,
@@ -119,7 +115,7 @@ impl<'a> Work<'a> {
     }
 
     pub(super) fn columns(&self, plan: &TablePlan) -> Columns {
-        self.by_plan.get(&plan.id).cloned().unwrap_or_default()
+        self.catalog.table(&plan.source).map(|table| columns_of(plan, table)).unwrap_or_default()
     }
 
     pub(super) fn leave_out(&mut self, kind: &str, on: &TableName, name: &str, reason: &str) {
