@@ -23,7 +23,7 @@ fn migration(more: &str) -> Migration {
 }
 
 /// Everything, as the scope has it.
-const ALL: &str = "[[objects]]\ninclude = \"shop.*\"\nexclude = [\"shop.mem\", \"shop.aria_t\", \"shop.only_isam\"]\n";
+const ALL: &str = "[[objects]]\ninclude = \"shop.*\"\nexclude = [\"shop.mem\", \"shop.aria_t\", \"shop.only_isam\", \"shop.only_memory\"]\n";
 
 async fn known(server: &MySql) -> Known {
     Known::read(&mut session(server, Fault::Destination).await).await.unwrap()
