@@ -331,7 +331,9 @@ impl Coordinator {
         access.permit(address)?;
         TcpListener::bind(address).await.map_err(|e| {
             let text = format!("cannot listen on {address}");
-            Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text).cause(e).remedy("choose another address, or stop whoever has this one")
+            Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text)
+                .cause(e)
+                .remedy("choose another address, or stop whoever has this one")
         })
     }
 

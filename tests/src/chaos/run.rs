@@ -241,6 +241,12 @@ impl Crew<'_> {
         Ok(())
     }
 
+    /// Behind the fault of now come more for which something must be left to copy: whoever went on beside a frozen process would finish that.
+    fn owes_more(&self) -> bool {
+        let count = |faults: &[Fault]| faults.iter().filter(|f| f.phase == Phase::Owed).count();
+        count(&self.run.faults) > count(&self.seen.struck) + count(&self.seen.missed) + 1
+    }
+
     /// Half of the tables is loaded when every snapshot dies, and rows move.
     async fn owe(&mut self) -> Result<()> {
         if self.seen.struck.iter().chain(&self.seen.missed).all(|f| f.phase != Phase::Owed) {
@@ -354,7 +360,8 @@ impl Crew<'_> {
             Kind::Kill if self.run.form == Form::InProcess => self.scene.drover.kill9_all(),
             Kind::Kill => self.scene.drover.kill9(role, 0),
             Kind::Freeze => {
-                if self.run.form == Form::Cluster && role != Role::Coordinator && fault.beside {
+                let beside = fault.beside && !(fault.phase == Phase::Owed && self.owes_more());
+                if self.run.form == Form::Cluster && role != Role::Coordinator && beside {
                     self.scene.drover.start_role(role, &[]).await?;
                 }
                 wait::lapse(lasts).await;
