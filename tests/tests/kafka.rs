@@ -22,11 +22,14 @@ fn client(brokers: &str) -> ClientConfig {
     config
 }
 
-/// The offset after a topic's last record.
+/// The offset after a topic's last record. A broker may say for a moment that it does not lead what it leads.
 async fn end(brokers: &str, topic: &str) -> Result<i64> {
-    let (asker, topic): (BaseConsumer, String) = (client(brokers).create()?, topic.to_owned());
-    let ends = tokio::task::spawn_blocking(move || asker.fetch_watermarks(&topic, 0, SOON)).await??;
-    Ok(ends.1)
+    wait::until("the topic's end is told", SOON, || async {
+        let (asker, topic): (BaseConsumer, String) = (client(brokers).create()?, topic.to_owned());
+        let ends = tokio::task::spawn_blocking(move || asker.fetch_watermarks(&topic, 0, SOON)).await??;
+        Ok(Some(ends.1))
+    })
+    .await
 }
 
 /// Number of the node that leads a topic, counted from 1, and count of the replicas in sync.
