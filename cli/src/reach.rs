@@ -60,11 +60,6 @@ impl Local {
         let folder = file::state_dir(path, &migration.name, state);
         Ok(Local { migration, folder })
     }
-
-    /// Whether a migration of this file has begun on this machine.
-    pub fn is_here(&self) -> bool {
-        has_begun(&self.folder)
-    }
 }
 
 /// Finds who answers.
@@ -120,6 +115,7 @@ async fn by_folder(folder: &Path) -> Result<Option<Who>> {
     }
 }
 
+/// Whether a migration has begun with this folder.
 fn has_begun(folder: &Path) -> bool {
     folder.join("coordinator.sqlite").exists()
 }
