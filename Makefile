@@ -9,7 +9,8 @@ test:  ## install what the tests need, check style, build, run all tests
 	@$(MAKE) --no-print-directory lint
 	cargo build --workspace --quiet
 	target/debug/simulate --seconds 20
-	RUST_LIB_BACKTRACE=0 deploy/servers/scratch cargo test --workspace --no-fail-fast
+	RUST_LIB_BACKTRACE=0 KAFKA_JVM=-XX:TieredStopAtLevel=1 deploy/servers/scratch \
+	  cargo test --workspace --no-fail-fast --config "target.'cfg(all())'.runner = 'deploy/servers/abreast'"
 
 lint:  ## formatting and clippy, warnings are errors
 	cargo fmt --all --check

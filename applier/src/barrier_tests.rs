@@ -44,6 +44,8 @@ struct Explorer {
     entries: Vec<Entry>,
     faults: Faults,
     hasty: Hasty,
+    /// Bytes of pieces that are kept.
+    pieces: usize,
     seen: HashSet<String>,
     runs: usize,
     ends: usize,
@@ -54,7 +56,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 impl Explorer {
     fn new(entries: &[Entry], faults: Faults) -> Explorer {
         let (entries, seen) = (entries.to_vec(), HashSet::new());
-        Explorer { entries, faults, hasty: Hasty::No, seen, runs: 0, ends: 0 }
+        Explorer { entries, faults, hasty: Hasty::No, pieces: 3 << 20, seen, runs: 0, ends: 0 }
     }
 
     /// All of it.
@@ -124,6 +126,7 @@ impl Explorer {
                     batch_changes: 1,
                     patience: PATIENCE,
                     hasty: self.hasty,
+                    pieces: self.pieces,
                     ..Options::default()
                 },
                 tell: Arc::new(move |news| {
@@ -223,7 +226,8 @@ use Entry::{Pieces, Schema, Transaction};
 
 const CALM: Faults = Faults { lost: 0, crashes: 0, successors: 0, impatience: 0 };
 
-/// Two sessions; up to four transactions, also in pieces, around one or two schema changes; each fault alone, and a lost call with a crash or a successor.
+/// Two sessions; up to four transactions, also in pieces, which are kept or read again, around one or two schema changes; each fault alone, and a lost call
+/// with a crash or a successor.
 #[test]
 fn a_schema_change_is_made_behind_everything_before_it_and_before_everything_behind_it() {
     let lost = Faults { lost: 1, ..CALM };
@@ -239,14 +243,20 @@ fn a_schema_change_is_made_behind_everything_before_it_and_before_everything_beh
             &[lost, crash, successor, Faults { lost: 1, crashes: 1, ..CALM }],
         ),
         (&[Pieces(2), Schema, Pieces(2)], &[lost, crash, successor]),
+        (&[Pieces(2), Pieces(2), Schema, Transaction], &[CALM, lost, crash, impatience]),
+        (&[Pieces(2), Pieces(2), Schema], &[successor]),
+        (&[Pieces(2), Transaction, Schema, Pieces(2)], &[lost, impatience]),
     ];
     let (mut runs, mut states, mut ends) = (0, 0, 0);
     for (entries, faults) in cases {
-        for faults in *faults {
-            let mut explorer = Explorer::new(entries, *faults);
-            explorer.explore().unwrap_or_else(|what| panic!("{faults:?}: {what}"));
-            assert!(explorer.ends > 0);
-            (runs, states, ends) = (runs + explorer.runs, states + explorer.seen.len(), ends + explorer.ends);
+        let huge = entries.iter().any(|e| matches!(e, Pieces(_)));
+        for pieces in [3 << 20, 1].iter().take(if huge { 2 } else { 1 }) {
+            for faults in *faults {
+                let mut explorer = Explorer { pieces: *pieces, ..Explorer::new(entries, *faults) };
+                explorer.explore().unwrap_or_else(|what| panic!("{entries:?}, {pieces}, {faults:?}: {what}"));
+                assert!(explorer.ends > 0);
+                (runs, states, ends) = (runs + explorer.runs, states + explorer.seen.len(), ends + explorer.ends);
+            }
         }
     }
     println!("{runs} runs, {states} states, {ends} ends");

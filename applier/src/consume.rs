@@ -26,6 +26,7 @@ use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry};
 use drover_proto::record::parse;
 use drover_proto::v1::{ChangesHead, Compression};
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 /// Format of records that is understood.
@@ -193,6 +194,34 @@ impl Consumer {
     }
 }
 
+/// The payload of a piece that was let in before, from a reader that stands at it or before it.
+///
+/// # Errors
+/// LOG when the record is gone, damaged, or another one than that piece of the transaction that ends at `to`.
+pub async fn reread(
+    reader: &mut dyn Reader,
+    offset: Offset,
+    migration: MigrationId,
+    to: &Position,
+    piece: u32,
+) -> Result<Bytes> {
+    let record = loop {
+        let (at, record) = reader.next().await?;
+        match at.cmp(&offset) {
+            Ordering::Less => {}
+            Ordering::Equal => break record,
+            Ordering::Greater => return Err(broken(format!("the record at offset {offset} of the changes is gone"))),
+        }
+    };
+    let (head, payload) = parse::<ChangesHead>(record)
+        .map_err(|e| broken(format!("the record at offset {offset} of the changes cannot be read")).cause(e))?;
+    let same = head.migration[..] == migration.as_bytes()[..] && head.pieces && head.piece == piece;
+    if !same || Position::from_bytes(&head.to).ok().as_ref() != Some(to) {
+        return Err(broken(format!("the record at offset {offset} of the changes is another one than it was")));
+    }
+    expand(head.compression, payload)
+}
+
 /// Undoes a record's compression.
 ///
 /// # Errors
@@ -357,6 +386,25 @@ mod tests {
             }
         }
         assert!(done > 1000);
+    }
+
+    #[tokio::test]
+    async fn a_piece_is_read_again_where_it_was_or_not_at_all() {
+        let log = crate::fake::FakeLog::default();
+        let push =
+            |head: &ChangesHead, payload: &[u8]| log.push(Stream::Changes, drover_proto::record::frame(head, payload));
+        push(&piece(1, 1, 0, false), b"one");
+        push(&head(0, 0, 1), b"a late one");
+        let at_1 = push(&piece(1, 1, 1, true), b"two");
+        let read = async |from: Offset, offset: Offset, to: u64, index: u32| {
+            let mut reader = log.reader(Stream::Changes, from).await.unwrap();
+            reread(&mut *reader, offset, ID, &at(to), index).await
+        };
+        assert_eq!(read(0, 0, 1, 0).await.unwrap(), "one");
+        assert_eq!(read(0, at_1, 1, 1).await.unwrap(), "two");
+        for (from, offset, to, index) in [(0, at_1, 1, 0), (0, at_1, 2, 1), (0, 1, 1, 1), (at_1, 1, 1, 1)] {
+            assert_eq!(read(from, offset, to, index).await.unwrap_err().code, codes::LOG);
+        }
     }
 
     #[test]

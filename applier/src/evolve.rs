@@ -26,8 +26,8 @@ pub(crate) fn latest(destination: &dyn Destination, d: &Description) -> Result<S
 /// The plan of a table as the stream knows it last, for comparisons.
 pub(crate) fn latest_plan(destination: &dyn Destination, d: &Description, table: u32) -> Result<TablePlan> {
     let plans = latest(destination, d)?.plans;
-    let plan = plans.into_iter().find(|p| p.id == table && !p.is_gone());
-    plan.ok_or_else(|| Error::internal(format!("there is no table {table} any more")))
+    let plan = plans.iter().find(|p| p.id == table && !p.is_gone());
+    plan.cloned().ok_or_else(|| Error::internal(format!("there is no table {table} any more")))
 }
 
 fn fold<'a>(
@@ -36,7 +36,7 @@ fn fold<'a>(
     changes: impl Iterator<Item = &'a Dated>,
 ) -> Result<Schemas> {
     // Without a catalogue there is nothing that could change.
-    let catalog = d.catalog.clone().unwrap_or_else(nothing);
+    let catalog = d.catalog.clone().unwrap_or_else(|| nothing().into());
     let mut schemas = Schemas::new(catalog, d.plans.clone());
     for dated in changes {
         let change = mapped(destination, &schemas, dated.change.clone())?;

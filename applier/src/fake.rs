@@ -193,12 +193,15 @@ pub struct FakeDestination {
     /// A lock that rows with the value "first", "second" and "hangs" take; "first" only after somebody had it.
     lock: Arc<Semaphore>,
     taken: watch::Sender<u64>,
+    /// Sessions that came to a row with the value "meets": they wait until there are two.
+    met: watch::Sender<usize>,
 }
 
 impl FakeDestination {
     pub fn new(watch: impl Fn(&Rows) -> Option<String> + Send + Sync + 'static) -> Self {
         let lock = Arc::new(Semaphore::new(1));
-        FakeDestination { state: Arc::default(), watch: Arc::new(watch), lock, taken: watch::channel(0).0 }
+        let (taken, met) = (watch::channel(0).0, watch::channel(0).0);
+        FakeDestination { state: Arc::default(), watch: Arc::new(watch), lock, taken, met }
     }
 }
 
@@ -316,6 +319,15 @@ impl ApplySession for Session {
         if hangs && !std::mem::replace(&mut self.destination.state.lock().unwrap().hung, true) {
             token.cancelled().await;
             return Err(Error::new(codes::TIMEOUT, Fault::Destination, Retry::Other, "cancelled"));
+        }
+        let meets = |step: &Step<'_>| matches!(step, Step::Insert { rows, .. } if rows.iter().any(|r| cells(r).any(|c| c == Cell::Value(b"meets"))));
+        if steps.iter().any(meets) {
+            self.destination.met.send_modify(|n| *n += 1);
+            let mut met = self.destination.met.subscribe();
+            tokio::select! {
+                both = met.wait_for(|n| *n >= 2) => drop(both.unwrap()),
+                () = token.cancelled() => return Err(Error::new(codes::TIMEOUT, Fault::Destination, Retry::Other, "cancelled")),
+            }
         }
         tokio::task::yield_now().await;
         Ok(())
@@ -462,7 +474,12 @@ impl Destination for FakeDestination {
     async fn keys(&self, plans: &[TablePlan]) -> Result<Vec<Keys>> {
         Ok(plans.iter().map(|p| Keys { table: p.id, ..Keys::default() }).collect())
     }
-    async fn apply_session(&self, _: MigrationId, epoch: u64, _: &[TablePlan]) -> Result<Box<dyn ApplySession>> {
+    async fn apply_session(
+        &self,
+        _: MigrationId,
+        epoch: u64,
+        _: &Arc<Vec<TablePlan>>,
+    ) -> Result<Box<dyn ApplySession>> {
         Ok(Box::new(Session {
             destination: self.clone(),
             epoch,

@@ -27,6 +27,8 @@ mod barrier_tests;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod huge_tests;
+#[cfg(test)]
 mod loop_tests;
 #[cfg(test)]
 mod owed_tests;

@@ -35,8 +35,8 @@ pub(crate) fn description() -> Arc<Description> {
         revision: 1,
         migration,
         catalog: None,
-        plans: vec![plan(0, 2, &[0]), plan(1, 2, &[0])],
-        objects: vec![],
+        plans: vec![plan(0, 2, &[0]), plan(1, 2, &[0])].into(),
+        objects: Arc::default(),
         bulk_partitions: 1,
         adopted: false,
         schema_changes: vec![],
@@ -97,6 +97,22 @@ impl Author {
     pub(crate) fn piece(&self, to: u64, piece: u32, last: bool, payload: &[u8]) {
         let head = ChangesHead { pieces: true, piece, last_piece: last, changes: 1, ..self.head(to - 1, to) };
         self.log.push(Stream::Changes, frame(&head, payload));
+    }
+    /// A transaction in pieces, each with such changes.
+    pub(crate) fn huge(&self, to: u64, pieces: &[&dyn Fn(&mut Vec<u8>)]) {
+        self.some_of(to, pieces, pieces.len());
+    }
+    /// Its first pieces.
+    pub(crate) fn some_of(&self, to: u64, pieces: &[&dyn Fn(&mut Vec<u8>)], upto: usize) {
+        let (_, bare) = tx(to, |_| {});
+        let (begin, end) = bare.split_at(bare.len() - 1);
+        for (n, changes) in pieces.iter().enumerate().take(upto) {
+            let (first, last) = (n == 0, n + 1 == pieces.len());
+            let mut payload = if first { begin.to_vec() } else { Vec::new() };
+            changes(&mut payload);
+            payload.extend_from_slice(if last { end } else { &[] });
+            self.piece(to, n as u32, last, &payload);
+        }
     }
 }
 

@@ -46,6 +46,7 @@ pub struct Applier {
     prepared: tokio::sync::Mutex<HashSet<MigrationId>>,
     loaders: Mutex<HashMap<MigrationId, Idle>>,
     trimmers: Mutex<HashMap<MigrationId, Trimmer>>,
+    options: apply::Options,
 }
 
 impl Applier {
@@ -57,7 +58,13 @@ impl Applier {
             prepared: tokio::sync::Mutex::default(),
             loaders: Mutex::default(),
             trimmers: Mutex::default(),
+            options: apply::Options::default(),
         }
+    }
+
+    /// Applies changes by other numbers than the usual ones.
+    pub fn applying(self, options: apply::Options) -> Self {
+        Applier { options, ..self }
     }
 
     async fn destination(&self, description: &Description) -> Result<Arc<dyn Destination>> {
@@ -107,7 +114,7 @@ impl Applier {
             let consistent = destination.consistent_from(d.id).await?;
             held = Some(Held { position: known.and_then(|p| p.position), consistent });
         }
-        Ok(Outcome::Surveyed { plans: found.plans, objects: found.objects, items: found.items, held })
+        Ok(Outcome::Surveyed { plans: found.plans.into(), objects: found.objects.into(), items: found.items, held })
     }
 
     async fn schema(&self, job: &Job, step: Step) -> Result<Outcome> {
@@ -219,7 +226,7 @@ impl Applier {
             log: self.log(d).await?,
             start: start.clone(),
             windows: windows.clone(),
-            options: apply::Options::default(),
+            options: self.options.clone(),
             tell: Arc::new(tell),
             lease: job.lease.epoch,
             creditor: Arc::new(Told { news: job.news.clone(), cancel: job.cancel.clone() }),
@@ -318,7 +325,13 @@ impl Handler for Applier {
         match self.dispatch(&job).await {
             Ok(outcome) => outcome,
             Err(_) if job.cancel.is_cancelled() => None,
-            Err(error) => Some(Outcome::Failed { error }),
+            Err(error) => {
+                if error.code == codes::PERMISSION {
+                    // Its password may have been changed: the next try reads it again.
+                    self.open.lock().await.remove(&job.description.id);
+                }
+                Some(Outcome::Failed { error: job.description.migration.with_account(error) })
+            }
         }
     }
 

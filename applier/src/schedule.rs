@@ -1,8 +1,8 @@
 //! What runs beside what, and who commits when. Pure: a state machine over batches that the loop in [`crate::apply`] drives.
 //!
-//! Guarantee: batches commit in the order in which they were added; two batches with keys in common never run at the same time;
-//! every batch is committed once; whatever fails or is cancelled away from the head runs again, with nothing before it uncommitted,
-//! so an order in which batches hold each other up always ends at the head, which depends on nobody.
+//! Guarantee: batches commit in the order in which they were added; two batches with keys in common never run at the same time, and nothing
+//! runs beside one of which the keys are not known; every batch is committed once; whatever fails or is cancelled away from the head runs again,
+//! with nothing before it uncommitted, so an order in which batches hold each other up always ends at the head, which depends on nobody.
 //!
 //! ```text
 //!            start                 executed               commit            committed
@@ -10,6 +10,9 @@
 //!    ▲                   │ failed, cancelled      │ cancelled
 //!    └─── Undoing ◀──────┴────────────────────────┘     (then it starts only as the head)
 //! ```
+//!
+//! Two batches are compared once, when the keys of both are known: each has a list of those before it that it has to wait for, and starts when
+//! that is empty.
 
 use crate::compact::KeySet;
 use std::collections::VecDeque;
@@ -32,7 +35,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Footprint {
     Keys(KeySet),
-    /// Nothing may run beside it: a huge transaction that comes in pieces, of which the keys are not known yet.
+    /// Nothing may run beside it: a huge transaction that comes in pieces, of which the keys are not known, or not yet ([`Schedule::known`]).
     Everything,
 }
 
@@ -52,6 +55,8 @@ struct Entry {
     state: State,
     /// It failed or was cancelled once: it starts as the head only.
     as_head: bool,
+    /// Those before it, not committed yet, that it has keys in common with.
+    after: Vec<BatchId>,
 }
 
 /// See the module.
@@ -66,8 +71,36 @@ impl Schedule {
     pub fn add(&mut self, footprint: Footprint) -> BatchId {
         let id = self.next;
         self.next += 1;
-        self.entries.push_back(Entry { id, footprint, state: State::Waiting, as_head: false });
+        self.entries.push_back(Entry { id, footprint, state: State::Waiting, as_head: false, after: Vec::new() });
+        self.compare(self.entries.len() - 1);
         id
+    }
+
+    /// The keys of one that was added with [`Footprint::Everything`] are all known: what shares none of them may run beside it from here on.
+    pub fn known(&mut self, id: BatchId, keys: KeySet) {
+        let Some(at) = self.entries.iter().position(|e| e.id == id) else { return };
+        self.entries[at].footprint = Footprint::Keys(keys);
+        (at..self.entries.len()).for_each(|n| self.compare(n));
+    }
+
+    /// Finds out what an entry has to wait for. Also those which wait come before it.
+    fn compare(&mut self, at: usize) {
+        let entry = &self.entries[at];
+        let before = self.entries.iter().take(at);
+        let after = before.filter(|e| e.footprint.conflicts(&entry.footprint)).map(|e| e.id).collect();
+        self.entries[at].after = after;
+    }
+
+    /// Takes one out that waits: there is nothing to do for it after all.
+    pub fn withdraw(&mut self, id: BatchId) {
+        if self.state(id) == Some(State::Waiting) {
+            self.entries.retain(|e| e.id != id);
+            self.gone(id);
+        }
+    }
+
+    fn gone(&mut self, id: BatchId) {
+        self.entries.iter_mut().for_each(|e| e.after.retain(|a| *a != id));
     }
 
     fn entry(&mut self, id: BatchId) -> Option<&mut Entry> {
@@ -106,19 +139,11 @@ impl Schedule {
 
     /// The oldest batch that may start now; it is running from here on. The caller has a session for it.
     pub fn start(&mut self) -> Option<BatchId> {
-        for at in 0..self.entries.len() {
-            let entry = &self.entries[at];
-            if entry.state != State::Waiting || (entry.as_head && at > 0) {
-                continue;
-            }
-            // Also those which wait come before it.
-            if self.entries.iter().take(at).all(|e| !e.footprint.conflicts(&entry.footprint)) {
-                let entry = &mut self.entries[at];
-                entry.state = State::Running;
-                return Some(entry.id);
-            }
-        }
-        None
+        let may =
+            |(at, e): &(usize, &mut Entry)| e.state == State::Waiting && e.after.is_empty() && (!e.as_head || *at == 0);
+        let (_, entry) = self.entries.iter_mut().enumerate().find(may)?;
+        entry.state = State::Running;
+        Some(entry.id)
     }
 
     /// All statements of a batch are executed; it waits for its turn.
@@ -139,6 +164,7 @@ impl Schedule {
     pub fn committed(&mut self, id: BatchId) {
         if self.entries.front().is_some_and(|e| e.id == id && e.state == State::Committing) {
             self.entries.pop_front();
+            self.gone(id);
         }
     }
 
@@ -163,8 +189,11 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
+    fn set(list: &[u64]) -> KeySet {
+        KeySet { keys: list.to_vec(), tables: vec![0], ..KeySet::default() }
+    }
     fn keys(list: &[u64]) -> Footprint {
-        Footprint::Keys(KeySet { keys: list.to_vec(), tables: vec![0], ..KeySet::default() })
+        Footprint::Keys(set(list))
     }
 
     /// Events that the world may bring: each running batch may end well or badly, a commit comes back, the head's
@@ -175,25 +204,47 @@ mod tests {
         Failed(BatchId),
         Undone(BatchId),
         Committed(BatchId),
+        /// All keys of a huge one are known.
+        Known(BatchId),
+        /// There is nothing to do for a huge one after all.
+        Withdrawn(BatchId),
         HeadStuck,
     }
 
+    /// What is broken on purpose, and has to be found out.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Broken {
+        Nothing,
+        /// Batches are committed as they are executed, whichever is the head.
+        Order,
+        /// The keys of a huge one are told when only its first piece was looked at.
+        Halves,
+    }
+
     struct World {
-        footprints: Vec<Footprint>,
+        /// What batches write.
+        footprints: Vec<KeySet>,
+        /// Those of which it is not known at first.
+        huge: Vec<BatchId>,
         sessions: usize,
         failures: u32,
         seen: HashSet<String>,
         ends: usize,
-        /// Batches are committed as they are executed, whichever is the head: has to be found out.
-        unordered: bool,
+        broken: Broken,
     }
 
     impl World {
+        fn new(footprints: &[KeySet], huge: &[BatchId], sessions: usize, failures: u32) -> World {
+            let (footprints, huge) = (footprints.to_vec(), huge.to_vec());
+            World { footprints, huge, sessions, failures, seen: HashSet::new(), ends: 0, broken: Broken::Nothing }
+        }
+
         fn build(&self, history: &[Event]) -> (Schedule, Vec<BatchId>, u32) {
             let mut s = Schedule::default();
-            self.footprints.iter().for_each(|f| {
-                s.add(f.clone());
-            });
+            for (id, keys) in (0..).zip(&self.footprints) {
+                let footprint = Footprint::Keys(keys.clone());
+                s.add(if self.huge.contains(&id) { Footprint::Everything } else { footprint });
+            }
             let (mut committed, mut failures) = (Vec::new(), 0);
             self.pump(&mut s);
             for event in history {
@@ -208,6 +259,14 @@ mod tests {
                         s.committed(id);
                         committed.push(id);
                     }
+                    Event::Known(id) => {
+                        let mut keys = self.footprints[id as usize].clone();
+                        if self.broken == Broken::Halves {
+                            keys.keys.truncate(1);
+                        }
+                        s.known(id, keys);
+                    }
+                    Event::Withdrawn(id) => s.withdraw(id),
                     Event::HeadStuck => {
                         failures += 1;
                         s.behind_head().into_iter().for_each(|id| s.undo(id));
@@ -219,7 +278,7 @@ mod tests {
         }
 
         fn pump(&self, s: &mut Schedule) {
-            if self.unordered {
+            if self.broken == Broken::Order {
                 let executed = s.entries.iter_mut().find(|e| e.state == State::Executed);
                 executed.into_iter().for_each(|e| e.state = State::Committing);
             }
@@ -230,21 +289,26 @@ mod tests {
             for (i, a) in active.iter().enumerate() {
                 for b in &active[i + 1..] {
                     assert!(!a.footprint.conflicts(&b.footprint), "{} beside {}", a.id, b.id);
+                    let wrote = |e: &Entry| &self.footprints[e.id as usize];
+                    assert!(!wrote(a).conflicts(wrote(b)), "{} and {} write the same", a.id, b.id);
                 }
             }
         }
 
         fn explore(&mut self, history: &mut Vec<Event>) {
             let (s, committed, failures) = self.build(history);
-            let in_order: Vec<BatchId> = (0..committed.len() as u64).collect();
+            let withdrawn = |id: &BatchId| history.contains(&Event::Withdrawn(*id));
+            let left = |id: &BatchId| s.state(*id).is_some();
+            let all = 0..self.footprints.len() as BatchId;
+            let in_order: Vec<BatchId> = all.filter(|id| !withdrawn(id) && !left(id)).collect();
             assert_eq!(committed, in_order);
-            let state: String =
-                format!("{failures} {:?}", s.entries.iter().map(|e| (e.id, e.state, e.as_head)).collect::<Vec<_>>());
+            assert!(s.entries.iter().all(|e| committed.iter().all(|c| *c < e.id)), "not in order: {committed:?}");
+            let entry = |e: &Entry| (e.id, e.state, e.as_head, e.footprint == Footprint::Everything, e.after.clone());
+            let state: String = format!("{failures} {:?}", s.entries.iter().map(entry).collect::<Vec<_>>());
             if !self.seen.insert(state) {
                 return;
             }
             if s.is_empty() {
-                assert_eq!(committed.len(), self.footprints.len());
                 self.ends += 1;
                 return;
             }
@@ -261,6 +325,12 @@ mod tests {
                     State::Undoing => next.push(Event::Undone(e.id)),
                     State::Waiting | State::Executed => {}
                 }
+                if self.huge.contains(&e.id) && e.footprint == Footprint::Everything {
+                    next.push(Event::Known(e.id));
+                    if e.state == State::Waiting {
+                        next.push(Event::Withdrawn(e.id));
+                    }
+                }
             }
             if failures < self.failures && !s.behind_head().is_empty() {
                 next.push(Event::HeadStuck);
@@ -276,23 +346,21 @@ mod tests {
 
     #[test]
     fn every_interleaving_commits_all_in_order() {
-        let cases: Vec<Vec<Footprint>> = vec![
-            vec![keys(&[1]), keys(&[2]), keys(&[3])],
-            vec![keys(&[1]), keys(&[1]), keys(&[2])],
-            vec![keys(&[1]), keys(&[2]), keys(&[1, 2]), keys(&[3])],
-            vec![keys(&[1]), Footprint::Everything, keys(&[2])],
-            vec![keys(&[1, 2]), keys(&[2, 3]), keys(&[3, 4]), keys(&[1, 4])],
+        // What they write, and which of them are huge.
+        let cases: &[(&[&[u64]], &[BatchId])] = &[
+            (&[&[1], &[2], &[3]], &[]),
+            (&[&[1], &[1], &[2]], &[]),
+            (&[&[1], &[2], &[1, 2], &[3]], &[]),
+            (&[&[1, 2], &[2, 3], &[3, 4], &[1, 4]], &[]),
+            (&[&[1], &[5, 6], &[2]], &[1]),
+            (&[&[1, 2], &[3, 4], &[5]], &[0, 1]),
+            (&[&[1, 2], &[2, 3], &[3]], &[0, 1]),
+            (&[&[1], &[2, 3], &[3, 4], &[5]], &[1, 2]),
         ];
-        for footprints in cases {
+        for (footprints, huge) in cases {
+            let footprints: Vec<KeySet> = footprints.iter().map(|list| set(list)).collect();
             for sessions in 1..=4 {
-                let mut world = World {
-                    footprints: footprints.clone(),
-                    sessions,
-                    failures: 3,
-                    seen: HashSet::new(),
-                    ends: 0,
-                    unordered: false,
-                };
+                let mut world = World::new(&footprints, huge, sessions, 3);
                 world.explore(&mut Vec::new());
                 assert!(world.ends > 0);
             }
@@ -300,14 +368,33 @@ mod tests {
     }
 
     #[test]
-    fn commits_without_order_are_found_out() {
-        let footprints = vec![keys(&[1]), keys(&[2]), keys(&[3])];
-        let explored = std::panic::catch_unwind(|| {
-            let mut world =
-                World { footprints, sessions: 3, failures: 0, seen: HashSet::new(), ends: 0, unordered: true };
-            world.explore(&mut Vec::new());
-        });
-        assert!(explored.is_err());
+    fn what_is_broken_is_found_out() {
+        let cases: [(Broken, &[&[u64]], &[BatchId]); 2] =
+            [(Broken::Order, &[&[1], &[2], &[3]], &[]), (Broken::Halves, &[&[1, 2], &[2, 3]], &[0])];
+        for (broken, footprints, huge) in cases {
+            let footprints: Vec<KeySet> = footprints.iter().map(|list| set(list)).collect();
+            let explored = std::panic::catch_unwind(|| {
+                let mut world = World { broken, ..World::new(&footprints, huge, 3, 0) };
+                world.explore(&mut Vec::new());
+            });
+            assert!(explored.is_err(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_huge_one_is_passed_by_what_shares_no_key_once_its_keys_are_known() {
+        let mut s = Schedule::default();
+        let huge = s.add(Footprint::Everything);
+        let (same, other) = (s.add(keys(&[1])), s.add(keys(&[3])));
+        assert_eq!((s.start(), s.start()), (Some(huge), None));
+        s.known(huge, set(&[1, 2]));
+        assert_eq!((s.start(), s.start()), (Some(other), None));
+        s.executed(other);
+        assert_eq!(s.commit(), None);
+        s.executed(huge);
+        assert_eq!(s.commit(), Some(huge));
+        s.committed(huge);
+        assert_eq!(s.start(), Some(same));
     }
 
     #[test]

@@ -47,10 +47,11 @@ pub(crate) enum Command {
         work: Arc<Work>,
         folded: Option<Box<Parts>>,
     },
-    /// Executes a piece of a huge transaction, when it is folded.
+    /// Executes a piece of a huge transaction. Of an attempt nothing is executed behind what failed.
     Slice {
         id: BatchId,
-        folded: task::Owned<Result<Parts>>,
+        attempt: u32,
+        folded: Result<Box<Parts>>,
         modes: Arc<Vec<Mode>>,
     },
     Commit {
@@ -80,7 +81,7 @@ pub(crate) struct Common {
     pub destination: Arc<dyn Destination>,
     pub migration: MigrationId,
     pub epoch: u64,
-    pub plans: Vec<TablePlan>,
+    pub plans: Arc<Vec<TablePlan>>,
     pub shapes: Arc<Shapes>,
     pub owing: Arc<Owing>,
     pub lasting: Lasting,
@@ -170,13 +171,11 @@ pub(crate) fn spawn(
                     }
                 }
                 // Nothing of a transaction goes on without what failed before it.
-                Command::Slice { id, .. } if broken == Some(id) => continue,
-                Command::Slice { id, mut folded, modes } => {
-                    let folded = folded.join().await;
-                    let folded =
-                        folded.map_err(|e| Error::internal("folding a piece ended early").cause(e)).and_then(|f| f);
+                Command::Slice { id, attempt, .. } if broken == Some((id, attempt)) => continue,
+                Command::Slice { id, attempt, folded, modes } => {
                     let owed = OnceCell::new();
-                    let mut result = run(number, &common, &mut session, folded, &modes, &owed, &replies).await;
+                    let mut result =
+                        run(number, &common, &mut session, folded.map(|f| *f), &modes, &owed, &replies).await;
                     // A slice that is executed once more asks once more.
                     if let (Ok(_), Some(found)) = (&result, owed.get()) {
                         result = common.owing.paid(found).await.and(result);
@@ -184,7 +183,7 @@ pub(crate) fn spawn(
                     match result {
                         Ok(rows) => Reply::SliceDone { id, rows },
                         Err(e) => {
-                            broken = Some(id);
+                            broken = Some((id, attempt));
                             fail(&mut session, id, e).await
                         }
                     }
@@ -303,7 +302,7 @@ mod tests {
     async fn what_a_crash_took_is_not_called_durable() {
         let destination = FakeDestination::new(|_| None);
         let lasting = Lasting::new("t");
-        let mut session = destination.apply_session(MigrationId::from_u128(5), 1, &[]).await.unwrap();
+        let mut session = destination.apply_session(MigrationId::from_u128(5), 1, &Arc::default()).await.unwrap();
         lasting.opens();
         // The destination was at 7; it crashed, and another session was opened.
         destination.state.lock().unwrap().position = Some(at(5));

@@ -5,7 +5,7 @@ use crate::progress::Bars;
 use crate::{factories, file, scan};
 use drover_connectors_api::{Destination, Source};
 use drover_model::check::{self, CheckItem, Outcome};
-use drover_model::migration::Migration;
+use drover_model::migration::{Endpoint, Migration};
 use drover_model::schema::Catalog;
 use drover_model::{Error, MigrationId, Result, TablePlan};
 use serde_json::json;
@@ -33,10 +33,18 @@ async fn items(migration: &Migration, rows: bool, bars: &Bars) -> Result<Vec<Che
     let (source, destination) =
         tokio::join!(factories::source(migration, id, 0), factories::destination(migration, id));
     let mut items = Vec::new();
-    for (item, side, error) in
-        [("K1", "source", source.as_ref().err()), ("K3", "destination", destination.as_ref().err())]
-    {
-        items.push(error.map_or_else(|| CheckItem::passed(item, side), |e| unreachable(item, side, e)));
+    let reached = source.is_ok() && destination.is_ok();
+    let sides = [
+        ("K1", "source", source.as_ref().err(), &migration.source),
+        ("K3", "destination", destination.as_ref().err(), &migration.destination),
+    ];
+    for (item, side, error, endpoint) in sides {
+        match error {
+            Some(error) => items.push(unreachable(item, side, error, endpoint).await),
+            // The side itself says more, unless nobody asks it.
+            None if !reached => items.push(CheckItem::passed(item, side)),
+            None => {}
+        }
     }
     if let (Ok(source), Ok(destination)) = (source, destination) {
         let (found, plans, catalog) = look(&*source, &*destination, migration).await?;
@@ -47,8 +55,12 @@ async fn items(migration: &Migration, rows: bool, bars: &Bars) -> Result<Vec<Che
     Ok(items)
 }
 
-fn unreachable(item: &str, side: &str, error: &Error) -> CheckItem {
-    let cause = std::iter::once(error.message.clone()).chain(error.causes.clone()).collect::<Vec<_>>().join(": ");
+async fn unreachable(item: &str, side: &str, error: &Error, endpoint: &Endpoint) -> CheckItem {
+    let mut cause = std::iter::once(error.message.clone()).chain(error.causes.clone()).collect::<Vec<_>>().join(": ");
+    // What a firewall or an allow list there has to let in.
+    if let Some(address) = drover_runtime::outgoing::address(&endpoint.url.host).await {
+        cause.push_str(&format!("; this machine goes there from {address}"));
+    }
     let remedy = error.remedy.clone().unwrap_or_else(|| {
         "check host, port, user and password in the migration file, that the server runs, and that it lets this machine in".into()
     });
@@ -99,6 +111,10 @@ pub fn render(items: &[CheckItem]) -> String {
         let more = unseen.len().saturating_sub(LINES);
         let more = if more > 0 { format!("and {more} more, which --json lists; ") } else { String::new() };
         text.push_str(&format!("              {more}{}\n", item.remedy));
+    }
+    // As whom and from where.
+    for item in of(Outcome::Passed).filter(|i| ["K1", "K3"].contains(&i.item.as_str()) && !i.cause.is_empty()) {
+        text.push_str(&format!("passed   {:4} {}: {}\n", item.item, item.object, item.cause));
     }
     for (wanted, word) in [(Outcome::Skipped, "skipped"), (Outcome::Passed, "passed")] {
         let mut list: Vec<&str> = of(wanted).map(|i| i.item.as_str()).collect();

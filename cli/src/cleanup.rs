@@ -10,6 +10,7 @@ use drover_model::error::codes;
 use drover_model::{Error, Fault, MigrationId, Result, Retry};
 use drover_proto::order::Description;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Cleans up after the migration of this file.
 pub async fn run(path: &Path, state: Option<PathBuf>) -> Result<Exit> {
@@ -52,8 +53,8 @@ pub async fn run(path: &Path, state: Option<PathBuf>) -> Result<Exit> {
             revision: 0,
             migration: migration.clone(),
             catalog: None,
-            plans: Vec::new(),
-            objects: Vec::new(),
+            plans: Arc::default(),
+            objects: Arc::default(),
             bulk_partitions: 0,
             adopted: false,
             schema_changes: Vec::new(),

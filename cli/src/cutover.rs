@@ -9,6 +9,7 @@ use crate::exit::Exit;
 use crate::reach::{self, Local, Who};
 use crate::run::Engine;
 use crate::state::{Door, StateDir};
+use crate::verbs;
 use clap::Args;
 use drover_coordinator::service::{Coordinator, Options};
 use drover_model::error::codes;
@@ -294,6 +295,9 @@ fn text(shown: &Value) -> String {
         compared.count(),
         c["sequences"]
     );
+    for line in verbs::left_behind(shown) {
+        out.push_str(&format!("{line}\n"));
+    }
     for table in all.iter().filter(|t| t["compared"] != true) {
         let name = table["source"].as_str().unwrap_or_default();
         out.push_str(&format!("not compared, since not all kinds of changes are carried over: {name}\n"));

@@ -43,7 +43,7 @@ pub async fn destination(migration: &Migration, id: MigrationId) -> Result<Box<d
 
 /// Blocks of chunks in memory: more than `run` lets lie between copying and loading, so that they are written to disk only when
 /// estimates were far off.
-const BULK_MEMORY: usize = 80 << 20;
+const BULK_MEMORY: usize = 78 << 20;
 
 /// The factories that workers are given.
 pub struct Factories {
@@ -118,8 +118,12 @@ impl Factories {
     }
 }
 
+/// For tests `DROVER_STALL_MS` makes brokers count as away earlier.
 fn kafka_options(kafka: &Kafka, name: &str, id: MigrationId) -> Result<KafkaOptions> {
     let mut options = KafkaOptions::new(kafka.brokers.clone(), name, id);
+    if let Some(stall) = std::env::var("DROVER_STALL_MS").ok().and_then(|ms| ms.parse().ok()) {
+        options.stall = Duration::from_millis(stall);
+    }
     if let Some(sasl) = &kafka.sasl {
         let mechanism = match sasl.mechanism {
             SaslMechanism::Plain => "PLAIN",

@@ -112,7 +112,16 @@ impl Display {
         }
     }
 
+    /// All that is going on, in one line; and what it waits for, if something is tried again.
     fn line(&mut self, view: &SnapshotView) -> String {
+        let line = self.flow(view);
+        match view.error.as_ref().filter(|_| view.state == "retrying") {
+            Some(error) => format!("{line}; waits, tries again: {} {}", error.code, error.message),
+            None => line,
+        }
+    }
+
+    fn flow(&mut self, view: &SnapshotView) -> String {
         if view.copied {
             let lag = match view.lag_seconds {
                 Some(lag) if lag < 0.5 => "not delayed".to_owned(),

@@ -229,6 +229,9 @@ async fn watch(
             // What drover made at the source is dropped first, if it was asked to stop.
             "completed" if !view.cleaning => {
                 tracing::info!("completed: {} rows in {} tables", view.rows, view.tables.len());
+                for line in drover_model::check::left_behind(&view.items) {
+                    tracing::info!("{line}");
+                }
                 return Ok(Exit::Done);
             }
             _ => {}
@@ -239,6 +242,9 @@ async fn watch(
         if let Some(error) = view.error.as_ref().filter(|e| retried.as_ref() != Some(*e)) {
             tracing::warn!("trying again: {error}");
             retried = Some(error.clone());
+        }
+        if view.error.is_none() && retried.take().is_some() {
+            tracing::info!("goes on: what failed works again");
         }
         if until == Some(Until::CaughtUp) && view.copied {
             // Nothing can have reached it before something is applied.

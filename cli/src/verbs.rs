@@ -6,6 +6,7 @@ use crate::reach::{self, Who};
 use crate::run;
 use crate::{file, misfits};
 use clap::{Args, Subcommand};
+use drover_model::check::{self, CheckItem};
 use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry};
 use drover_proto::v1;
@@ -199,6 +200,12 @@ fn lag(one: &Value) -> String {
     }
 }
 
+/// What the operator may take away after a migration that is shown as `one`.
+pub fn left_behind(one: &Value) -> Vec<String> {
+    let items: Vec<CheckItem> = serde_json::from_value(one["items"].clone()).unwrap_or_default();
+    check::left_behind(&items)
+}
+
 fn detail(one: &Value) -> String {
     let mut text = summary(one);
     for (name, stage) in one["stages"].as_object().into_iter().flatten() {
@@ -235,6 +242,9 @@ fn detail(one: &Value) -> String {
             item["cause"].as_str().unwrap_or_default(),
             item["remedy"].as_str().unwrap_or_default()
         ));
+    }
+    if one["state"] == "completed" {
+        left_behind(one).iter().for_each(|line| text.push_str(&format!("  {line}\n")));
     }
     if !one["error"].is_null() {
         text.push_str(&format!("  error: {}\n", one["error"]));

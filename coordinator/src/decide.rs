@@ -6,7 +6,7 @@
 use crate::event::{Event, Side};
 use crate::key::OrderKey;
 use crate::loss::{after_lost_chunk, plan_after_loss};
-use crate::machine::{Cleaning, Phase, State};
+use crate::machine::{Cleaning, Phase, State, window};
 use drover_model::check::CheckItem;
 use drover_model::ddl::Dated;
 use drover_model::error::codes;
@@ -38,6 +38,12 @@ const RESTARTS: u32 = 3;
 const CHECK_TRIES: u32 = 3;
 
 impl State {
+    /// For who begins: for how long nobody was there who could have tried again what had failed.
+    pub(crate) fn away(&self, now_ms: u64) -> Option<Event> {
+        let due = self.failures.values().map(|f| f.not_before_ms).max()?;
+        now_ms.checked_sub(due).filter(|by| *by > 0).map(|by_ms| Event::Away { by_ms })
+    }
+
     /// Decides what an outcome means.
     ///
     /// # Errors
@@ -181,19 +187,21 @@ impl State {
             error = error.table(self.table_name(table));
         }
         let failing = self.failures.get(key);
-        let since = failing.map_or(now_ms, |f| f.since_ms);
         let attempts = failing.map_or(1, |f| f.attempts + 1);
         let pause = BACKOFF_MS.0.saturating_mul(1 << (attempts - 1).min(10)).min(BACKOFF_MS.1);
         let again =
             Event::Failure { key: key.clone(), error: error.clone(), at_ms: now_ms, not_before_ms: now_ms + pause };
-        // Somebody else took over at the database; the lease is still ours, so ours is the one to go on.
-        let retry = if error.code == codes::FENCED { Retry::Connection } else { error.retry };
-        let window = match retry {
-            Retry::Connection => self.settings.retry_connection_ms,
-            Retry::Other => self.settings.retry_other_ms,
-            Retry::Never => 0,
+        let since = failing.map_or(now_ms, |f| f.since_ms);
+        let other_since = failing.and_then(|f| f.other_since_ms).unwrap_or(now_ms);
+        let retry = window(&error);
+        let (begun, lasts) = match retry {
+            Retry::Connection => (since, self.settings.retry_connection_ms),
+            Retry::Other => (other_since, self.settings.retry_other_ms),
+            Retry::Never => (now_ms, 0),
         };
-        let over = retry == Retry::Never || now_ms.saturating_sub(since) >= window;
+        // Whatever it is in turn, it does not go on for longer than a connection may be away.
+        let passed = |from: u64, lasts| now_ms.saturating_sub(from) >= lasts;
+        let over = passed(begun, lasts) || passed(since, self.settings.retry_connection_ms);
         match key {
             OrderKey::Hold { number, worker } => {
                 let not_before_ms = now_ms + BACKOFF_MS.1;

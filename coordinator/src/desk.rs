@@ -149,7 +149,8 @@ impl Desk {
                 desk.leases.restore(grant, now.mono_ms);
             }
             // What a crash left undone follows by itself.
-            desk.commit(s.id, Vec::new(), now, &mut turn);
+            let away = desk.entries.get(&s.id).and_then(|e| e.state.away(now.wall_ms));
+            desk.commit(s.id, Vec::from_iter(away), now, &mut turn);
         }
         if alone {
             let all: Vec<_> = desk.leases.all().map(|h| (h.grant.migration, h.grant.key.clone())).collect();
@@ -304,22 +305,27 @@ impl Desk {
     /// # Errors
     /// The report cannot be read.
     pub fn report(&mut self, request: &v1::ReportRequest, now: Now) -> Result<(bool, Turn), Error> {
-        let mut turn = Turn::default();
         let outcome: Outcome = serde_json::from_slice(&request.outcome)
             .map_err(|e| Error::internal("a worker's report cannot be read").cause(e))?;
-        self.sweep_into(now, &mut turn);
         let lease = request.lease.as_ref().ok_or_else(|| Error::internal("a report without a lease"))?;
-        let Some((id, key)) = parse_lease(lease) else { return Ok((false, turn)) };
-        match self.leases.standing(id, &key, lease.epoch, &request.worker, now.mono_ms) {
-            Standing::Void => return Ok((false, turn)),
-            Standing::Ended => return Ok((true, turn)),
+        Ok(self.outcome(&request.worker, lease, outcome, now))
+    }
+
+    /// The same of an outcome that has not been written down.
+    pub fn outcome(&mut self, worker: &str, lease: &v1::Lease, outcome: Outcome, now: Now) -> (bool, Turn) {
+        let mut turn = Turn::default();
+        self.sweep_into(now, &mut turn);
+        let Some((id, key)) = parse_lease(lease) else { return (false, turn) };
+        match self.leases.standing(id, &key, lease.epoch, worker, now.mono_ms) {
+            Standing::Void => return (false, turn),
+            Standing::Ended => return (true, turn),
             Standing::Valid => {}
         }
-        let Some(held) = self.leases.get(id, &key) else { return Ok((false, turn)) };
+        let Some(held) = self.leases.get(id, &key) else { return (false, turn) };
         let order = held.grant.order.clone();
-        let Some(entry) = self.entries.get_mut(&id) else { return Ok((false, turn)) };
+        let Some(entry) = self.entries.get_mut(&id) else { return (false, turn) };
         let ends = outcome.ends();
-        let report = Report { key: &key, order: &order, worker: &request.worker, outcome, now_ms: now.wall_ms };
+        let report = Report { key: &key, order: &order, worker, outcome, now_ms: now.wall_ms };
         let decided = entry.state.on_outcome(report);
         let accepted = decided.is_ok();
         if ends {
@@ -334,10 +340,10 @@ impl Desk {
         }
         self.commit(id, decided.unwrap_or_default(), now, &mut turn);
         if ends {
-            let lost = self.entries.get(&id).map(|e| e.state.on_lost(&key, &request.worker)).unwrap_or_default();
+            let lost = self.entries.get(&id).map(|e| e.state.on_lost(&key, worker)).unwrap_or_default();
             self.commit(id, lost, now, &mut turn);
         }
-        Ok((accepted, turn))
+        (accepted, turn)
     }
 
     /// Leases whose term is over are taken back; snapshots that are too old are given up. Called now and then.
@@ -391,8 +397,9 @@ impl Desk {
     /// Folds events in, then whatever follows from them, and takes back orders that mean nothing any more.
     fn commit(&mut self, id: MigrationId, events: Vec<Event>, now: Now, turn: &mut Turn) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        // A state of many tables is long: what it costs to keep it spreads over as many events.
-        let keep_every = self.tuning.keep_state_every.max(entry.state.tables.len() as u64 / 2).max(1);
+        // A state of many tables is long, and most of it is what the first events have brought: it is kept when the events to be read instead would be
+        // about as long.
+        let keep_every = self.tuning.keep_state_every.max(KEPT_AS_EVENTS * entry.state.tables.len() as u64).max(1);
         let mut add = |entry: &mut Entry, event: Event| {
             entry.state.apply(&event);
             if let Event::Failure { key, .. } = &event {
@@ -548,6 +555,9 @@ impl Desk {
 
 /// By so much both clocks may come apart between two calls before the wall clock counts as set.
 const CLOCKS_APART_MS: i64 = 2_000;
+
+/// So many events are about as long as what is kept of a table: columns, indexes, plan.
+const KEPT_AS_EVENTS: u64 = 8;
 
 /// A cutover goes on for so long without being asked for.
 const CUTOVER_ASKED_MS: u64 = 30_000;

@@ -14,6 +14,7 @@ use drover_model::{Error, Position, TablePlan};
 pub use drover_proto::order::Side;
 use drover_proto::order::{Extent, Held, Opening, Owes, Step};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// An event. New kinds may be added; the fields of a kind never change their meaning, and new fields have defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,12 +30,12 @@ pub enum Event {
     },
     PrecheckCancelled,
     Inspected {
-        catalog: Box<Catalog>,
+        catalog: Arc<Catalog>,
         items: Vec<CheckItem>,
     },
     Surveyed {
-        plans: Vec<TablePlan>,
-        objects: Vec<Object>,
+        plans: Arc<Vec<TablePlan>>,
+        objects: Arc<Vec<Object>>,
         items: Vec<CheckItem>,
         #[serde(default)]
         held: Option<Held>,
@@ -215,5 +216,9 @@ pub enum Event {
     /// The wall clock was set, by so many milliseconds: times that are waited for move along.
     ClockSet {
         by_ms: i64,
+    },
+    /// There was no coordinator for so long after something was to be tried again: that is no part of any retry window.
+    Away {
+        by_ms: u64,
     },
 }

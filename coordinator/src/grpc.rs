@@ -89,7 +89,9 @@ impl Service for Grpc {
     }
 
     async fn describe(&self, request: Request<v1::DescribeRequest>) -> Result<Response<v1::JsonReply>, Status> {
-        let json = self.0.describe(request.into_inner().migration).await.map_err(|e| to_status(&e))?;
+        let description = self.0.describe(request.into_inner().migration).await.map_err(|e| to_status(&e))?;
+        let json = serde_json::to_vec(&*description)
+            .map_err(|e| to_status(&Error::internal("a description has no JSON form").cause(e)))?;
         Ok(Response::new(v1::JsonReply { json: json.into() }))
     }
 

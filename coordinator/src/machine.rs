@@ -10,12 +10,14 @@ use crate::settings::Settings;
 use crate::table::{ChunkPlan, TableStage, TableState};
 use drover_model::check::{self, CheckItem};
 use drover_model::ddl::{Dated, Schemas};
+use drover_model::error::codes;
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
-use drover_model::{Error, Position, TablePlan};
+use drover_model::{Error, Position, Retry, TablePlan};
 use drover_proto::order::{Held, Opening, Owes, Step, Window};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Where a migration is.
 ///
@@ -89,10 +91,21 @@ pub struct Holder {
 /// An order that failed and is tried again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failing {
+    /// Of its first failure, of whatever kind.
     pub since_ms: u64,
+    /// Of the first failure since then that was none of a lost connection, nothing of which lies behind it: an hour without a server
+    /// is no part of the window of what the server says when it is back.
+    #[serde(default)]
+    pub other_since_ms: Option<u64>,
     pub attempts: u32,
     pub not_before_ms: u64,
     pub error: Error,
+}
+
+/// Which window an error is tried again in.
+pub(crate) fn window(error: &Error) -> Retry {
+    // Somebody else took over at the database; the lease is still ours, so ours is the one to go on.
+    if error.code == codes::FENCED { Retry::Connection } else { error.retry }
 }
 
 /// Cleaning of one side.
@@ -119,9 +132,10 @@ pub struct State {
     pub start_when_passed: bool,
     /// Something may have been made on a side, so that it needs cleaning.
     pub touched: bool,
-    pub catalog: Option<Catalog>,
-    pub plans: Vec<TablePlan>,
-    pub objects: Vec<Object>,
+    /// Shared, as plans and objects, with whoever works on the migration in this process.
+    pub catalog: Option<Arc<Catalog>>,
+    pub plans: Arc<Vec<TablePlan>>,
+    pub objects: Arc<Vec<Object>>,
     pub items: Vec<CheckItem>,
     pub surveyed: bool,
     pub checked: bool,
@@ -173,8 +187,8 @@ impl State {
             start_when_passed: false,
             touched: false,
             catalog: None,
-            plans: Vec::new(),
-            objects: Vec::new(),
+            plans: Arc::default(),
+            objects: Arc::default(),
             items: Vec::new(),
             surveyed: false,
             checked: false,
@@ -237,7 +251,7 @@ impl State {
     }
 
     /// The plans of the tables as the stream knows them last.
-    pub fn present(&self) -> Vec<TablePlan> {
+    pub fn present(&self) -> Arc<Vec<TablePlan>> {
         match &self.catalog {
             Some(catalog) if !self.schema_changes.is_empty() => {
                 Schemas::new(catalog.clone(), self.plans.clone()).folded(&self.schema_changes, None).live()
@@ -374,7 +388,7 @@ impl State {
                 self.forget_checks();
             }
             Event::Inspected { catalog, items } => {
-                self.catalog = Some((**catalog).clone());
+                self.catalog = Some(catalog.clone());
                 self.items.extend(items.iter().cloned());
                 self.revision += 1;
             }
@@ -422,15 +436,32 @@ impl State {
             Event::SequencesSet => self.sequences_set = true,
             Event::Consistent => self.consistent = true,
             Event::Failure { key, error, at_ms, not_before_ms } => {
-                let fresh = Failing { since_ms: *at_ms, attempts: 0, not_before_ms: 0, error: error.clone() };
+                let fresh = Failing {
+                    since_ms: *at_ms,
+                    other_since_ms: None,
+                    attempts: 0,
+                    not_before_ms: 0,
+                    error: error.clone(),
+                };
                 let failing = self.failures.entry(key.clone()).or_insert(fresh);
+                failing.other_since_ms = match window(error) {
+                    Retry::Connection => None,
+                    _ => failing.other_since_ms.or(Some(*at_ms)),
+                };
                 failing.attempts += 1;
                 failing.not_before_ms = *not_before_ms;
                 failing.error = error.clone();
             }
+            Event::Away { by_ms } => {
+                for failing in self.failures.values_mut() {
+                    failing.since_ms += by_ms;
+                    failing.other_since_ms = failing.other_since_ms.map(|at| at + by_ms);
+                }
+            }
             Event::ClockSet { by_ms } => {
                 for failing in self.failures.values_mut() {
                     failing.since_ms = failing.since_ms.saturating_add_signed(*by_ms);
+                    failing.other_since_ms = failing.other_since_ms.map(|at| at.saturating_add_signed(*by_ms));
                     failing.not_before_ms = failing.not_before_ms.saturating_add_signed(*by_ms);
                 }
                 if let Some(snap) = &mut self.snapshot {
@@ -532,8 +563,8 @@ impl State {
 
     fn forget_checks(&mut self) {
         self.catalog = None;
-        self.plans.clear();
-        self.objects.clear();
+        self.plans = Arc::default();
+        self.objects = Arc::default();
         self.items.clear();
         self.surveyed = false;
         self.checked = false;

@@ -12,6 +12,7 @@ use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::{Error, Fault, MigrationId, Retry};
 use drover_proto::control::Control;
+use drover_proto::order::{Description, Outcome};
 use drover_proto::v1;
 use drover_runtime::task::{self, Owned};
 use serde_json::{Value, json};
@@ -433,8 +434,11 @@ impl Control for Coordinator {
         Ok(v1::ReportReply { accepted })
     }
 
-    async fn describe(&self, migration: String) -> Result<Vec<u8>, Error> {
-        let description = self.inner.desk().describe(&migration)?;
-        serde_json::to_vec(&description).map_err(|e| Error::internal("a description has no JSON form").cause(e))
+    async fn outcome(&self, worker: &str, lease: &v1::Lease, outcome: &Outcome) -> Result<bool, Error> {
+        self.inner.turn(|desk, now| Ok(desk.outcome(worker, lease, outcome.clone(), now))).await
+    }
+
+    async fn describe(&self, migration: String) -> Result<Arc<Description>, Error> {
+        self.inner.desk().describe(&migration).map(Arc::new)
     }
 }

@@ -330,6 +330,7 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         | Event::Fetched { .. }
         | Event::OwesVoid
         | Event::SequencesRead { .. }
+        | Event::Away { .. }
         | Event::Deleted => None,
     }
 }

@@ -30,7 +30,8 @@ fn adopted(position: Option<u64>, consistent: Option<u64>, ignore: bool) -> Stat
     let settings = Settings { adopt: true, ignore_conflicts: ignore, ..settings };
     let mut state = State::new("shop", settings);
     let held = Held { position: position.map(at), consistent: consistent.map(at) };
-    let surveyed = Event::Surveyed { plans: plans(), objects: Vec::new(), items: Vec::new(), held: Some(held) };
+    let surveyed =
+        Event::Surveyed { plans: plans().into(), objects: Default::default(), items: Vec::new(), held: Some(held) };
     fold(&mut state, vec![surveyed, Event::Started]);
     state
 }

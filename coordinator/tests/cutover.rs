@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 /// A migration that follows changes.
 fn following() -> State {
     let mut state = State::new("shop", Settings::of(&migration("shop", r#"["schema", "full", "incremental"]"#), 4));
-    state.plans = plans();
+    state.plans = plans().into();
     state.apply(&Event::Started);
     for t in &mut state.tables {
         t.stage = drover_coordinator::table::TableStage::Done;
@@ -205,7 +205,7 @@ fn a_quiet_source_is_cut_over_and_a_second_call_finds_it_done() {
 fn a_table_that_was_made_meanwhile_is_compared_as_well() {
     let mut w = World::new();
     let column = PlanColumn::new("a", DataType::Other, "");
-    w.state.plans.iter_mut().for_each(|p| p.columns = vec![column.clone()]);
+    std::sync::Arc::make_mut(&mut w.state.plans).iter_mut().for_each(|p| p.columns = vec![column.clone()]);
     let name = TableName::new("s", "made");
     let mut plan = w.state.plans[0].clone();
     (plan.id, plan.source, plan.destination) = (TABLES, name.clone(), name.clone());
@@ -228,7 +228,7 @@ fn a_table_that_was_made_meanwhile_is_compared_as_well() {
         tables: vec![made],
         objects: Vec::new(),
     };
-    w.state.catalog = Some(catalog());
+    w.state.catalog = Some(catalog().into());
     w.state.apply(&Event::SchemaChanged { dated: Box::new(Dated { position: at(w.now), change }) });
     w.commit(TABLES);
     begin(&mut w.state);

@@ -67,7 +67,7 @@ async fn worker(control: Arc<dyn Control>, name: &'static str, role: v1::Role, s
             let lease = leased.lease.unwrap();
             let order: Order = serde_json::from_slice(&leased.body).unwrap();
             let description = control.describe(lease.migration.clone()).await.unwrap();
-            assert!(!description.is_empty());
+            assert_eq!(description.id.to_string(), lease.migration);
             running.push((lease.clone(), order.clone()));
             let Some(outcome) = answer(&order, name, 50, lease.epoch) else { continue };
             let report = v1::ReportRequest {
@@ -141,7 +141,7 @@ async fn workers_over_grpc_carry_a_migration_through_and_verbs_rule_it() {
     verbs.act(act("limits", r#"{"full": {"rows_per_second": 5}, "incremental.rows_per_second": "6"}"#)).await.unwrap();
     assert!(verbs.act(act("limits", r#"{"fool": 5}"#)).await.is_err());
     let id = shown["id"].as_str().unwrap().to_owned();
-    let description: serde_json::Value = serde_json::from_slice(&control.describe(id).await.unwrap()).unwrap();
+    let description = serde_json::to_value(&*control.describe(id).await.unwrap()).unwrap();
     assert_eq!(description["migration"]["limits"]["full"]["rows_per_second"], 5);
     assert_eq!(description["migration"]["limits"]["incremental"]["rows_per_second"], 6);
     verbs.act(act("pause", "")).await.unwrap();
@@ -227,10 +227,9 @@ async fn a_reopened_store_goes_on_where_it_was_and_gives_no_secret_away() {
     drop(second);
     let third = open().await.unwrap();
     let id = third.show("shop").unwrap()["id"].as_str().unwrap().to_owned();
-    let description: drover_proto::order::Description =
-        serde_json::from_slice(&third.describe(id).await.unwrap()).unwrap();
+    let description = third.describe(id).await.unwrap();
     assert_eq!(description.migration, migration("shop", ALL));
-    assert_eq!(description.catalog, Some(common::catalog()));
+    assert_eq!(description.catalog.as_deref(), Some(&common::catalog()));
 }
 
 #[tokio::test]
@@ -247,8 +246,7 @@ async fn a_changed_file_is_taken_up_but_not_a_changed_mapping() {
     assert!(refused.message.contains("stages"), "{refused}");
     drop(coordinator);
     let coordinator = Coordinator::open(Options::new(folder.path(), true)).await.unwrap();
-    let json = coordinator.describe(shown["id"].as_str().unwrap().to_owned()).await.unwrap();
-    let description: drover_proto::order::Description = serde_json::from_slice(&json).unwrap();
+    let description = coordinator.describe(shown["id"].as_str().unwrap().to_owned()).await.unwrap();
     assert_eq!(description.migration.limits.full.rows_per_second, 7, "kept over a restart");
     assert_eq!(description.migration.stages.len(), 3);
 }

@@ -2,7 +2,7 @@
 
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
-use drover_model::migration::Migration;
+use drover_model::migration::{Migration, Stage};
 use drover_model::schema::Catalog;
 use drover_model::selection::{Candidate, Selection};
 use drover_model::{Error, Fault, Result, Retry};
@@ -41,6 +41,14 @@ pub fn select(migration: &Migration, mut catalog: Catalog) -> Result<(Catalog, V
     }
     let mut kept = keep.into_iter();
     catalog.tables.retain(|_| kept.next().unwrap_or(false));
+    if migration.has(Stage::Full) && !migration.has(Stage::Incremental) {
+        items.push(CheckItem::warning(
+            "C6",
+            "stages",
+            "without incremental, what is written to the source while it is copied may be missing at the destination",
+            "see that nothing writes to the source until the copy has ended, or select incremental",
+        ));
+    }
     if catalog.tables.is_empty() {
         items.push(CheckItem::failed(
             "K12",

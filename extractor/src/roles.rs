@@ -13,7 +13,7 @@ use drover_model::error::codes;
 use drover_model::migration::{IncrementalLimits, Stage};
 use drover_model::plan::SnapshotRef;
 use drover_model::selection::Selection;
-use drover_model::{Error, MigrationId, Position, Result, TablePlan};
+use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use drover_proto::order::{Description, Opening, Order, Outcome, Owes, Progress, Share};
 use drover_runtime::CancellationToken;
 use drover_runtime::memory::Account;
@@ -57,6 +57,9 @@ fn batch_bytes(limits: &IncrementalLimits) -> usize {
     least.clamp(16 << 10, BATCH_BYTES as u64) as usize
 }
 
+/// How long the source may take to say what it keeps of its log.
+const KEPT_WITHIN: Duration = Duration::from_secs(5);
+
 /// Numbers about a copy are told this often.
 const NEWS: Duration = Duration::from_millis(200);
 
@@ -92,12 +95,25 @@ impl Extractor {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
+    /// What the source keeps of its log; who cannot tell within a moment does not.
+    async fn kept_log(&self, description: &Description) -> Option<String> {
+        let asked = async { self.source(description).await?.kept_log(description.id).await };
+        match tokio::time::timeout(KEPT_WITHIN, asked).await {
+            Ok(Ok(kept)) => kept,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the source does not say what it keeps");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     async fn inspect(&self, job: &Job) -> Result<Outcome> {
         // Credentials may have been changed since: open anew.
         self.open.lock().await.remove(&job.description.id);
         let source = self.source(&job.description).await?;
         let (catalog, items) = inspect::select(&job.description.migration, source.catalog().await?)?;
-        Ok(Outcome::Inspected { catalog: Box::new(catalog), items })
+        Ok(Outcome::Inspected { catalog: catalog.into(), items })
     }
 
     async fn check(&self, job: &Job) -> Result<Outcome> {
@@ -139,7 +155,7 @@ impl Extractor {
         let spec = StreamSpec {
             migration: d.id,
             name: d.migration.name.clone(),
-            tables: Vec::new(),
+            tables: Arc::default(),
             schemas: None,
             fresh: !resume,
             epoch: job.lease.epoch,
@@ -366,8 +382,8 @@ impl Register for Told {
 /// The plan of a table as it is now, for comparisons.
 fn latest_plan(description: &Description, table: u32) -> Result<TablePlan> {
     let plans = description.schemas(None)?.plans;
-    let plan = plans.into_iter().find(|p| p.id == table && !p.is_gone());
-    plan.ok_or_else(|| Error::internal(format!("there is no table {table} any more")))
+    let plan = plans.iter().find(|p| p.id == table && !p.is_gone());
+    plan.cloned().ok_or_else(|| Error::internal(format!("there is no table {table} any more")))
 }
 
 fn plan_of(description: &Description, table: u32) -> Result<&TablePlan> {
@@ -386,7 +402,21 @@ impl Handler for Extractor {
                 self.readers.close(job.description.id);
                 Some(Outcome::SnapshotLost { error })
             }
-            Err(error) => Some(Outcome::Failed { error }),
+            Err(error) => {
+                if error.code == codes::PERMISSION {
+                    // Its password may have been changed: the next try reads it again.
+                    self.open.lock().await.remove(&job.description.id);
+                }
+                let mut error = job.description.migration.with_account(error);
+                if matches!(job.order, Order::Stream { .. }) && error.fault == Fault::Log && error.retry != Retry::Never
+                {
+                    // It may take long: what grows meanwhile is the source's log.
+                    if let Some(kept) = self.kept_log(&job.description).await {
+                        error.message = format!("{}; meanwhile {kept}", error.message);
+                    }
+                }
+                Some(Outcome::Failed { error })
+            }
         }
     }
 

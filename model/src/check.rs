@@ -43,6 +43,12 @@ impl CheckItem {
     pub fn passed(item: &str, object: impl Into<String>) -> Self {
         Self::new(item, Outcome::Passed, object)
     }
+    /// K1 or K3 of a connection that came about: as whom, and from which address as the server sees it (`None`: by a socket of its machine).
+    /// Accounts and allow-list entries that nobody needs after the migration are told from it, see [`left_behind`].
+    pub fn connected(item: &str, object: &str, account: &str, from: Option<&str>) -> Self {
+        let from = from.map_or_else(|| "by a local socket".to_owned(), |a| format!("from {a}"));
+        CheckItem { cause: format!("as {account} {from}"), ..Self::passed(item, object) }
+    }
     pub fn failed(item: &str, object: impl Into<String>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
         CheckItem { cause: cause.into(), remedy: remedy.into(), ..Self::new(item, Outcome::Failed, object) }
     }
@@ -52,6 +58,23 @@ impl CheckItem {
     pub fn skipped(item: &str, object: impl Into<String>, cause: impl Into<String>) -> Self {
         CheckItem { cause: cause.into(), ..Self::new(item, Outcome::Skipped, object) }
     }
+}
+
+/// What the operator may take away when the migration is over, a line a side: the account that was made for it, and the entry that lets its
+/// address in. Workers on other machines come from their own addresses.
+pub fn left_behind(items: &[CheckItem]) -> Vec<String> {
+    let met =
+        |i: &&CheckItem| i.result == Outcome::Passed && ["K1", "K3"].contains(&i.item.as_str()) && !i.cause.is_empty();
+    items
+        .iter()
+        .filter(met)
+        .map(|i| {
+            format!(
+                "{}: drover came {}; drop the account and its allow-list entries if nothing else needs them",
+                i.object, i.cause
+            )
+        })
+        .collect()
 }
 
 /// Whether nothing failed: warnings do not block.

@@ -12,6 +12,7 @@ use crate::position::Position;
 use crate::schema::{Catalog, Column, DataType, Object, PlainForeignKey, Table, TableName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One schema change of the source.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,17 +91,18 @@ pub struct Dated {
 /// Catalogue and plans of a migration at one position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schemas {
-    pub catalog: Catalog,
+    /// Shared with whoever else works on the migration in this process, as the plans are, until a schema change is folded in.
+    pub catalog: Arc<Catalog>,
     /// Index = table id. A table that is gone keeps its number: its plan has no columns ([`TablePlan::is_gone`]).
-    pub plans: Vec<TablePlan>,
+    pub plans: Arc<Vec<TablePlan>>,
     /// Schema changes folded in so far. A record of changes says with how many its rows were encoded.
     pub version: u64,
 }
 
 impl Schemas {
     /// What was planned at the start.
-    pub fn new(catalog: Catalog, plans: Vec<TablePlan>) -> Schemas {
-        Schemas { catalog, plans, version: 0 }
+    pub fn new(catalog: impl Into<Arc<Catalog>>, plans: impl Into<Arc<Vec<TablePlan>>>) -> Schemas {
+        Schemas { catalog: catalog.into(), plans: plans.into(), version: 0 }
     }
 
     /// The same with all changes up to a position (`None`: all there are).
@@ -115,16 +117,18 @@ impl Schemas {
     pub fn apply(&mut self, change: &SchemaChange) {
         self.version += 1;
         // All that goes first: names may be exchanged.
+        let catalog = Arc::make_mut(&mut self.catalog);
         for name in change.tables.iter().filter_map(|t| t.before.as_ref()).map(|t| &t.name) {
-            self.catalog.tables.retain(|t| t.name != *name);
+            catalog.tables.retain(|t| t.name != *name);
         }
         self.refer(&change.tables);
+        let (catalog, plans) = (Arc::make_mut(&mut self.catalog), Arc::make_mut(&mut self.plans));
         for table in &change.tables {
-            self.catalog.tables.extend(table.after.clone());
+            catalog.tables.extend(table.after.clone());
             let Some(id) = table.id else { continue };
-            match (&table.plan, self.plans.get_mut(id as usize)) {
+            match (&table.plan, plans.get_mut(id as usize)) {
                 (Some(plan), Some(place)) => *place = plan.clone(),
-                (Some(plan), None) => self.plans.push(plan.clone()),
+                (Some(plan), None) => plans.push(plan.clone()),
                 (None, Some(place)) => {
                     place.columns.clear();
                     place.key.clear();
@@ -139,16 +143,20 @@ impl Schemas {
     /// What the tables and objects that are there refer to (foreign keys, the owners of sequences) follows the names of it.
     pub fn refer(&mut self, changes: &[TableChange]) {
         let moves = Moves::of(changes);
-        for table in &mut self.catalog.tables {
+        let catalog = Arc::make_mut(&mut self.catalog);
+        for table in &mut catalog.tables {
             table.plain_foreign_keys.iter_mut().for_each(|key| moves.refer(key));
             table.parts.iter_mut().for_each(|part| moves.object(part));
         }
-        self.catalog.objects.iter_mut().for_each(|object| moves.object(object));
+        catalog.objects.iter_mut().for_each(|object| moves.object(object));
     }
 
     /// The plans of the tables that are there.
-    pub fn live(&self) -> Vec<TablePlan> {
-        self.plans.iter().filter(|p| !p.is_gone()).cloned().collect()
+    pub fn live(&self) -> Arc<Vec<TablePlan>> {
+        if !self.plans.iter().any(TablePlan::is_gone) {
+            return self.plans.clone();
+        }
+        Arc::new(self.plans.iter().filter(|p| !p.is_gone()).cloned().collect())
     }
 }
 

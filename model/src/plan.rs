@@ -4,6 +4,7 @@
 
 use crate::schema::{DataType, TableName};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// How the rows of a table's snapshot blocks are encoded. Source and destination agree on one per table: the first of the
 /// destination's preferences that the source can produce.
@@ -191,4 +192,34 @@ pub struct SnapshotRef {
 
 fn yes() -> bool {
     true
+}
+
+/// Plans of tables, shared by all who work with them, to be found by a table's number.
+#[derive(Debug, Clone, Default)]
+pub struct Plans(Arc<Vec<TablePlan>>);
+
+impl Plans {
+    /// The plan of a table, if it is among them.
+    pub fn get(&self, table: &u32) -> Option<&TablePlan> {
+        // Most lists have every table at the place of its number.
+        let there = self.0.get(*table as usize).filter(|p| p.id == *table);
+        there.or_else(|| self.0.iter().find(|p| p.id == *table))
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[TablePlan] {
+        &self.0
+    }
+}
+
+impl From<&Arc<Vec<TablePlan>>> for Plans {
+    fn from(plans: &Arc<Vec<TablePlan>>) -> Plans {
+        Plans(plans.clone())
+    }
+}
+
+impl From<&[TablePlan]> for Plans {
+    fn from(plans: &[TablePlan]) -> Plans {
+        Plans(Arc::new(plans.to_vec()))
+    }
 }

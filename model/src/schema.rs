@@ -104,15 +104,20 @@ pub struct Column {
     pub builtin: bool,
     pub nullable: bool,
     /// Default expression in the origin's dialect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
     /// Expression of a generated column; such columns are not moved, they compute themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generated: Option<String>,
     /// When it is not the default of its type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collation: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
     /// The default for other kinds of databases; `None` with a `default`: it has no such form.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plain_default: Option<PlainDefault>,
     /// The column takes texts for equal that differ in case, accents or spaces at their end.
     #[serde(default)]
@@ -144,7 +149,7 @@ impl Column {
 pub struct IndexColumn {
     pub name: String,
     /// Only so many characters (bytes, for binary types) from the beginning.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<u32>,
     #[serde(default)]
     pub descending: bool,

@@ -1,8 +1,10 @@
 //! The coordinator as a worker sees it: a trait with two implementations, the service itself (in one process) and the gRPC
 //! client here.
 
+use crate::order::{Description, Outcome};
 use crate::v1;
 use drover_model::{Error, Fault, Retry, error::codes};
+use std::sync::Arc;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -14,8 +16,14 @@ pub trait Control: Send + Sync {
     async fn poll(&self, request: v1::PollRequest) -> Result<v1::PollReply, Error>;
     /// See `Report`.
     async fn report(&self, request: v1::ReportRequest) -> Result<v1::ReportReply, Error>;
-    /// JSON of [`crate::order::Description`].
-    async fn describe(&self, migration: String) -> Result<Vec<u8>, Error>;
+    /// What a worker needs to know of a migration. In one process it is shared with the coordinator.
+    async fn describe(&self, migration: String) -> Result<Arc<Description>, Error>;
+    /// Reports an outcome as [`Control::report`] does; says whether it was accepted. In one process without writing it down on the way.
+    async fn outcome(&self, worker: &str, lease: &v1::Lease, outcome: &Outcome) -> Result<bool, Error> {
+        let body = serde_json::to_vec(outcome).map_err(|e| Error::internal("an outcome cannot be written").cause(e))?;
+        let request = v1::ReportRequest { worker: worker.into(), lease: Some(lease.clone()), outcome: body.into() };
+        Ok(self.report(request).await?.accepted)
+    }
 }
 
 /// The coordinator over gRPC.
@@ -147,6 +155,13 @@ pub fn from_status(status: &tonic::Status) -> Error {
         .remedy("see that it runs, and that --coordinator names it as it listens: http:// or https://, host and port")
 }
 
+/// The error of what came from the coordinator in a form that this version does not know.
+pub fn unreadable(what: &str, cause: serde_json::Error) -> Error {
+    Error::new(codes::INTERNAL, Fault::Drover, Retry::Other, format!("{what} from the coordinator cannot be read"))
+        .cause(cause)
+        .remedy("run the same version of drover everywhere")
+}
+
 #[tonic::async_trait]
 impl Control for Remote {
     async fn poll(&self, request: v1::PollRequest) -> Result<v1::PollReply, Error> {
@@ -155,9 +170,11 @@ impl Control for Remote {
     async fn report(&self, request: v1::ReportRequest) -> Result<v1::ReportReply, Error> {
         self.client.clone().report(request).await.map(|r| r.into_inner()).map_err(|s| from_status(&s))
     }
-    async fn describe(&self, migration: String) -> Result<Vec<u8>, Error> {
+    async fn describe(&self, migration: String) -> Result<Arc<Description>, Error> {
         let reply = self.client.clone().describe(v1::DescribeRequest { migration }).await;
-        reply.map(|r| r.into_inner().json.to_vec()).map_err(|s| from_status(&s))
+        let json = reply.map(|r| r.into_inner().json).map_err(|s| from_status(&s))?;
+        let description = serde_json::from_slice(&json).map_err(|e| unreadable("a description", e))?;
+        Ok(Arc::new(description))
     }
 }
 

@@ -18,6 +18,7 @@ use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, MigrationId, Position, TablePlan};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Which role carries an order out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,13 +37,13 @@ pub struct Description {
     pub migration: Migration,
     /// From `Inspect`; empty before.
     #[serde(default)]
-    pub catalog: Option<Catalog>,
+    pub catalog: Option<Arc<Catalog>>,
     /// From `Survey`; empty before. Index = table id.
     #[serde(default)]
-    pub plans: Vec<TablePlan>,
+    pub plans: Arc<Vec<TablePlan>>,
     /// Objects besides tables that are selected.
     #[serde(default)]
-    pub objects: Vec<Object>,
+    pub objects: Arc<Vec<Object>>,
     /// Bulk partitions of the log.
     pub bulk_partitions: u32,
     /// The state was lost, and taken over from the destination: its tables are ours.
@@ -233,12 +234,12 @@ pub enum Step {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Outcome {
     Inspected {
-        catalog: Box<Catalog>,
+        catalog: Arc<Catalog>,
         items: Vec<CheckItem>,
     },
     Surveyed {
-        plans: Vec<TablePlan>,
-        objects: Vec<Object>,
+        plans: Arc<Vec<TablePlan>>,
+        objects: Arc<Vec<Object>>,
         items: Vec<CheckItem>,
         /// Of an adopted migration.
         #[serde(default)]

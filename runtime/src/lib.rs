@@ -5,6 +5,7 @@
 pub mod failpoint;
 pub mod http;
 pub mod memory;
+pub mod outgoing;
 pub mod process;
 pub mod rate;
 pub mod retry;

@@ -70,6 +70,11 @@ impl Account {
         self.free.add_permits(bytes);
     }
 
+    /// Bytes that it may hold.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Bytes taken and not given back.
     pub fn held(&self) -> usize {
         self.limit.saturating_sub(self.free.available_permits())

@@ -15,6 +15,9 @@ pub fn resolve(source: &SecretSource) -> Result<String> {
         }),
         SecretSource::File(path) => std::fs::read_to_string(path)
             .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-            .map_err(|e| missing(format!("cannot read the password from {}", path.display())).cause(e)),
+            // Whoever changes it may be about to put the new one there.
+            .map_err(|e| {
+                missing(format!("cannot read the password from {}", path.display())).cause(e).with_retry(Retry::Other)
+            }),
     }
 }

@@ -8,8 +8,8 @@ use crate::task::{self, Owned};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_model::error::codes;
-use drover_model::{Error, Fault, Result, Retry};
-use drover_proto::control::Control;
+use drover_model::{Result, Retry};
+use drover_proto::control::{Control, unreadable};
 use drover_proto::order::{Description, Order, Outcome, Progress, Share};
 use drover_proto::v1;
 use std::collections::HashMap;
@@ -132,17 +132,14 @@ async fn report(
     outcome: &Outcome,
     cancel: &CancellationToken,
 ) -> bool {
-    let body = match serde_json::to_vec(outcome) {
-        Ok(json) => Bytes::from(json),
-        Err(error) => {
-            tracing::error!(%error, order = lease.order, "an outcome cannot be written");
-            return false;
-        }
-    };
     loop {
-        let request = v1::ReportRequest { worker: worker.into(), lease: Some(lease.clone()), outcome: body.clone() };
-        match control.report(request).await {
-            Ok(reply) => return reply.accepted,
+        match control.outcome(worker, lease, outcome).await {
+            Ok(accepted) => return accepted,
+            // It has no form to be written in: another try would not help.
+            Err(error) if error.code == codes::INTERNAL && error.retry == Retry::Never => {
+                tracing::error!(%error, order = lease.order, "an outcome cannot be reported");
+                return false;
+            }
             Err(error) => tracing::warn!(%error, order = lease.order, "cannot report to the coordinator, trying again"),
         }
         tokio::select! {
@@ -320,9 +317,9 @@ impl Loop {
         if let Some(known) = self.descriptions.get(migration).filter(|d| d.revision >= revision) {
             return Ok(known.clone());
         }
-        let json = self.options.control.describe(migration.to_owned()).await?;
-        let description: Description = serde_json::from_slice(&json).map_err(|e| unreadable("a description", e))?;
-        let description = Arc::new(description);
+        // The one before goes first, unless orders hold it still: they are large where there are many tables.
+        self.descriptions.remove(migration);
+        let description = self.options.control.describe(migration.to_owned()).await?;
         self.descriptions.insert(migration.to_owned(), description.clone());
         Ok(description)
     }
@@ -344,10 +341,4 @@ impl Loop {
             tracing::debug!("could not take leave of the coordinator; the leases will run out");
         }
     }
-}
-
-fn unreadable(what: &str, cause: serde_json::Error) -> Error {
-    Error::new(codes::INTERNAL, Fault::Drover, Retry::Other, format!("{what} from the coordinator cannot be read"))
-        .cause(cause)
-        .remedy("run the same version of drover everywhere")
 }

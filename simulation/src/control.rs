@@ -14,7 +14,7 @@ use drover_coordinator::{Coordinator, Tuning};
 use drover_model::migration::Migration;
 use drover_model::{Error, MigrationId, Result};
 use drover_proto::control::Control;
-use drover_proto::order::{Order, Outcome, Progress};
+use drover_proto::order::{Description, Order, Outcome, Progress};
 use drover_proto::v1;
 use drover_runtime::process::Within;
 use std::collections::BTreeMap;
@@ -309,7 +309,7 @@ impl Control for SimControl {
         Ok(reply)
     }
 
-    async fn describe(&self, migration: String) -> Result<Vec<u8>> {
+    async fn describe(&self, migration: String) -> Result<Arc<Description>> {
         self.call(|desk| {
             let migration = migration.clone();
             async move { desk.describe(migration).await }

@@ -382,7 +382,7 @@ impl Destination for SimDestination {
         &self,
         migration: MigrationId,
         epoch: u64,
-        plans: &[TablePlan],
+        plans: &Arc<Vec<TablePlan>>,
     ) -> Result<Box<dyn ApplySession>> {
         let connection = self.link.connect().await?;
         let inner = shared(self.inner.apply_session(migration, epoch, plans).await?);

@@ -12,6 +12,7 @@ use crate::sim::Report;
 use crate::workload::Habits;
 use crate::{machine, note, sim, workload};
 use drover_applier::Applier;
+use drover_applier::apply::Options as ApplyOptions;
 use drover_connectors_memory::{self as memory, Database};
 use drover_coordinator::Tuning;
 use drover_extractor::Extractor;
@@ -63,6 +64,9 @@ struct Plan {
     transactions: u64,
     habits: Habits,
     batch: u64,
+    /// Bytes of pieces of a huge transaction that an applier has at hand, and of keys of all of them.
+    pieces: u64,
+    keys: u64,
     /// The copy is limited to so many rows a second; 0: unlimited.
     rate: u64,
     /// A snapshot is given up after so long; zero: never.
@@ -101,7 +105,10 @@ impl Plan {
             habits: Habits { ids: sim::between(10, 150), statements: sim::between(1, 8), bytes: sim::between(4, 60) },
             rate: if sim::chance(500_000) { 0 } else { sim::between(20, 400) },
             snapshot: if sim::chance(700_000) { Duration::ZERO } else { sim::ms(1_000, 20_000) },
-            batch: sim::between(200, 6_000),
+            // Small ones make most transactions come in pieces.
+            batch: if sim::chance(500_000) { sim::between(60, 400) } else { sim::between(200, 6_000) },
+            pieces: sim::between(50, 3_000),
+            keys: if sim::chance(300_000) { sim::between(8, 300) } else { sim::between(300, 5_000) },
             tuning: Tuning {
                 chunk_bytes: sim::between(80, 2_500),
                 bulk_bytes: sim::between(2_000, 50_000),
@@ -387,7 +394,11 @@ impl World {
             batch: self.plan.batch,
         });
         let handler: Arc<dyn Handler> = match role {
-            Role::Applier => Arc::new(Applier::new(factories.clone(), factories)),
+            Role::Applier => {
+                let (pieces, keys) = (self.plan.pieces as usize, self.plan.keys as usize);
+                let options = ApplyOptions { pieces, keys, ..ApplyOptions::default() };
+                Arc::new(Applier::new(factories.clone(), factories).applying(options))
+            }
             _ => Arc::new(Extractor::new(factories.clone(), factories, "no-folder".into())),
         };
         let control = Arc::new(SimControl {

@@ -88,6 +88,7 @@ async fn endpoints_that_do_not_answer_are_status_3(pair: Pair) -> Result<()> {
     let drover = edited(&source, &destination, &port, ":9/").await?;
     let found = items(&drover, "K1", "failed").await?;
     ensure!(found[0]["object"] == "source", "{found:?}");
+    ensure!(found[0]["cause"].as_str().is_some_and(|c| c.ends_with("from 127.0.0.1")), "{found:?}");
     call(&drover, "run", &[]).await?.expect(3)?;
     let drover = edited(&source, &destination, &format!(":{}/", destination.port()), ":9/").await?;
     items(&drover, "K3", "failed").await?;
@@ -116,7 +117,8 @@ async fn endpoints_that_do_not_answer_are_status_3(pair: Pair) -> Result<()> {
     ensure!(found[0]["object"] == "source" && !found[0].to_string().contains("wrong@"), "{found:?}");
     call(&drover, "run", &[]).await?.expect(3)?;
     let drover = edited(&source, &destination, &user, &url("right")).await?;
-    items(&drover, "K1", "passed").await?;
+    let found = items(&drover, "K1", "passed").await?;
+    ensure!(found.len() == 1 && found[0]["cause"] == "as checked from 127.0.0.1", "{found:?}");
     Ok(())
 }
 
@@ -156,7 +158,9 @@ async fn the_precheck_finds_what_stands_in_the_way(pair: Pair) -> Result<()> {
     let drover = edited(&source, &destination, "[migrate]", "[migrate]\nstages = [\"schema\", \"full\"]").await?;
     from.run("INSERT INTO b VALUES (1), (1), (NULL)").await?;
     let file = drover.file.display().to_string();
-    drover.call(&["run", &file, "--until", "done"]).await?.expect(0)?;
+    items(&drover, "C6", "warning").await?;
+    let done = drover.call(&["run", &file, "--until", "done"]).await?.expect(0)?;
+    ensure!(done.stderr.contains("destination: drover came as drover from"), "{}", done.stderr);
     compare::expect_equal(&mut from, &mut to).await?;
     let rest = call(&drover, "run", &[]).await?.expect(0)?;
     ensure!(rest.stdout.is_empty(), "{}", rest.stdout);

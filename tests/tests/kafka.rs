@@ -185,3 +185,64 @@ async fn three_brokers_go_down_one_after_the_other() -> Result<()> {
     observer.stop().await?;
     Ok(())
 }
+
+/// How long the broker stays away, at least, in seconds (`DROVER_OUTAGE`); without it until every timeout that can be shortened has run out a few
+/// times. Those that cannot be: the windows of `[retry]`, which `coordinator/tests/sim` runs through.
+fn outage() -> Duration {
+    Duration::from_secs(std::env::var("DROVER_OUTAGE").ok().and_then(|s| s.parse().ok()).unwrap_or(0))
+}
+
+/// Beyond what an appender waits for an acknowledgement, beyond leases, and beyond the source's patience with a silent reader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_stays_away_is_waited_for() -> Result<()> {
+    let mut kafka = Kafka::start().await?;
+    let mut scene = Scene::of(Pair::POSTGRES, Form::InProcess, "").await?;
+    for sql in [
+        "ALTER SYSTEM SET wal_sender_timeout = '3s'",
+        "ALTER SYSTEM SET max_slot_wal_keep_size = '2GB'",
+        "SELECT pg_reload_conf()",
+    ] {
+        scene.source.admin().await?.run(sql).await?;
+    }
+    let windows = "[retry]\nother = \"1m\"\n";
+    let mut plan = Plan::between(&scene.source, &scene.destination, scene::consent(Pair::POSTGRES.source), windows);
+    plan.brokers = Some(kafka.brokers());
+    let drover = Deployment::of(Form::Cluster, &plan)?;
+    scene.drover = drover.env("DROVER_LEASE_MS", "3000").env("DROVER_STALL_MS", "3000");
+    scene.load().await?;
+    scene.drover.start().await?;
+    scene.drover.wait_consistent().await?;
+    let observer = scene.observe().await?;
+
+    let begin = std::time::Instant::now();
+    kafka.kill9().await?;
+    let failed = |log: &str| log.matches("stream failed and is tried again").count();
+    let drover = &scene.drover;
+    wait::until("it fails, waits and fails again", SOON.max(outage() + SOON), || async {
+        let log = drover.call(&["migration", "log", &drover.name]).await?.expect(0)?.stdout;
+        let view = drover.show().await?;
+        ensure!(view["state"] != "failed", "{view:#}");
+        let long = begin.elapsed() >= outage() && failed(&log) >= 3;
+        if long && view["state"] == "retrying" { Ok(Some(())) } else { Err(anyhow!("{view}\n{log}")) }
+    })
+    .await?;
+    println!("away for {} s so far", begin.elapsed().as_secs());
+    // Whoever watches is told why nothing comes, and what the source keeps meanwhile; the application does not notice.
+    let error = scene.drover.show().await?["error"].to_string();
+    ensure!(error.contains("DR0012") && error.contains("Kafka"), "{error}");
+    let log = scene.drover.call(&["migration", "log", &scene.drover.name]).await?.expect(0)?.stdout;
+    ensure!(log.contains("MB of its log for it, and throws that away after"), "{log}");
+    scene.advance(60).await?;
+    let slot =
+        "SELECT restart_lsn IS NOT NULL AND wal_status <> 'lost' FROM pg_replication_slots WHERE slot_name LIKE 'dts%'";
+    ensure!(scene.from().await?.text(slot).await?.as_deref() == Some("t"), "the slot keeps nothing");
+    for process in scene.drover.processes() {
+        let (name, peak) = (process.name().to_owned(), process.peak_kib()? >> 10);
+        println!("{name}: {peak} MiB at most");
+        ensure!(peak < 200, "{name} needs {peak} MiB");
+    }
+    kafka.restart().await?;
+    scene.finish().await?;
+    observer.stop().await?;
+    Ok(())
+}

@@ -12,7 +12,7 @@ const BOUND_KIB: u64 = 200 * 1000;
 const BUFFERS_MIB: [(&str, u64); 4] = [("run", 160), ("extractor", 64), ("applier", 96), ("coordinator", 0)];
 
 /// All buffers, in the order in which `docs/architecture.md` lists them.
-const BUFFERS: [&str; 12] = [
+const BUFFERS: [&str; 13] = [
     "copy.blocks",
     "stream.transactions",
     "log.changes",
@@ -23,13 +23,14 @@ const BUFFERS: [&str; 12] = [
     "load.pieces",
     "apply.batches",
     "apply.pieces",
+    "apply.keys",
     "apply.statements",
     "validate.keys",
 ];
 
 /// Those that a process must have while changes are applied.
 fn working(pair: Pair, form: Form) -> Vec<&'static str> {
-    let mut all = vec!["copy.blocks", "stream.transactions", "apply.batches", "apply.pieces"];
+    let mut all = vec!["copy.blocks", "stream.transactions", "apply.batches", "apply.pieces", "apply.keys"];
     all.extend(match form {
         Form::InProcess => ["log.changes", "log.recent", "log.bulk"].as_slice(),
         Form::Cluster => &["log.producer", "log.parts"],

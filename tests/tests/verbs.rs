@@ -81,6 +81,10 @@ async fn a_file_leads_to_the_process_that_works_on_it() -> Result<()> {
     ensure!(slots.as_deref() == Some("0"), "{slots:?} slots are left");
     let view = verb(&scene.drover, "show", &["--json"]).await?.expect(0)?.json()?;
     ensure!(view["state"] == "completed", "{view:#}");
+    let text = verb(&scene.drover, "show", &[]).await?.expect(0)?.stdout;
+    for side in ["source", "destination"] {
+        ensure!(text.contains(&format!("{side}: drover came as drover from 127.0.0.1; drop the account")), "{text}");
+    }
     Ok(())
 }
 

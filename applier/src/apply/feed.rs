@@ -1,9 +1,8 @@
-//! What comes in from the log. Guarantee: the changes that were read and are not committed yet take no more than [`Options::memory`]
-//! bytes as batches and [`PIECES`] as pieces of a huge transaction, those under way to here included; reading waits for room. One record that is
+//! What comes in from the log. Guarantee: the changes that were read take no more than [`super::Options::memory`] bytes until they are committed
+//! as batches, or looked at as pieces of a huge transaction, those under way to here included; reading waits for room. One record that is
 //! larger passes alone.
 
-use super::Options;
-use crate::consume::{Consumer, Record, Verdict};
+use crate::consume::{Consumer, Record};
 use drover_log::Offset;
 use drover_model::Result;
 use drover_runtime::memory::{Account, Taken};
@@ -11,8 +10,6 @@ use drover_runtime::task;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Bytes of pieces that wait, are folded or executed, at most; folded ones take several times as much.
-pub(super) const PIECES: usize = 4 << 20;
 /// Records that may wait to be looked at.
 const AHEAD: usize = 4;
 
@@ -24,17 +21,13 @@ pub(super) struct Fed {
 }
 
 /// Reads on in a task of its own.
-pub(super) fn feed(mut consumer: Consumer, options: &Options) -> (mpsc::Receiver<Result<Fed>>, task::Owned<()>) {
+pub(super) fn feed(mut consumer: Consumer, memory: usize) -> (mpsc::Receiver<Result<Fed>>, task::Owned<()>) {
     let (feed, input) = mpsc::channel(AHEAD);
-    let (batches, pieces) = (Account::new("apply.batches", options.memory), Account::new("apply.pieces", PIECES));
+    let account = Account::new("apply.batches", memory);
     let reader = task::spawn("changes reader", async move {
         loop {
             let fed = match consumer.next().await {
                 Ok((offset, record)) => {
-                    let account = match record.admitted.verdict {
-                        Verdict::Piece { .. } => &pieces,
-                        Verdict::Whole | Verdict::Drop => &batches,
-                    };
                     let taken = Arc::new(account.hold(record.payload.len()).await);
                     Ok(Fed { offset, record, taken })
                 }
@@ -52,22 +45,22 @@ pub(super) fn feed(mut consumer: Consumer, options: &Options) -> (mpsc::Receiver
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::Options;
     use crate::fake::{FakeDestination, FakeLog, at};
     use crate::loop_tests::{Author, ID, insert, row, small, task, tx, until};
 
     /// Whole transactions of these sizes, as they come out of the log.
-    async fn fed(sizes: &[usize], options: &Options) -> (mpsc::Receiver<Result<Fed>>, task::Owned<()>) {
+    async fn fed(sizes: &[usize], memory: usize) -> (mpsc::Receiver<Result<Fed>>, task::Owned<()>) {
         let author = Author { log: FakeLog::default(), epoch: 1 };
         for (place, size) in (1..).zip(sizes) {
             author.record(place - 1, &[tx(place, |out| insert(out, 0, &row(place, "x".repeat(*size))))]);
         }
-        feed(Consumer::open(&author.log, ID, at(0)).await.unwrap(), options)
+        feed(Consumer::open(&author.log, ID, at(0)).await.unwrap(), memory)
     }
 
     #[tokio::test]
     async fn reading_waits_for_room_and_a_large_one_passes_alone() {
-        let options = Options { memory: 2500, ..small() };
-        let (mut input, _reader) = fed(&[1000, 1000, 1000, 9000, 1000], &options).await;
+        let (mut input, _reader) = fed(&[1000, 1000, 1000, 9000, 1000], 2500).await;
         // The reader goes as far as it can while this one yields.
         let settle = async || {
             for _ in 0..100 {
@@ -98,6 +91,7 @@ mod tests {
     /// However little there is, it is applied: batches in turn, then a huge transaction of pieces larger than all there may be.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn without_room_everything_goes_one_by_one() {
+        const PIECES: usize = 1 << 20;
         let log = FakeLog::default();
         let author = Author { log: log.clone(), epoch: 1 };
         for place in 1..=50 {
@@ -114,7 +108,7 @@ mod tests {
             author.piece(51, n as u32, n == 5, &whole[from..if n == 5 { whole.len() } else { to }]);
         }
         let destination = FakeDestination::new(|_| None);
-        let (task, latest) = task(&log, &destination, vec![], Options { memory: 1, ..small() });
+        let (task, latest) = task(&log, &destination, vec![], Options { memory: 1, pieces: 1, ..small() });
         until(task, latest, 51).await.unwrap();
         assert_eq!(destination.state.lock().unwrap().rows.len(), 56);
     }

@@ -10,16 +10,11 @@ use drover_runtime::{CancellationToken, task};
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
-impl Run<'_> {
+impl Run {
     pub(super) async fn failed(&mut self, slot: usize, id: BatchId, error: Error) -> Result<()> {
-        let huge = self.huge.as_ref().filter(|h| h.id == id).map(|h| h.previous.clone());
         let gave_way = self.schedule.state(id) == Some(State::Undoing);
         let committing = self.schedule.state(id) == Some(State::Committing);
-        if huge.is_some() && !committing && collided(&error) {
-            self.kept.collided = huge;
-            return Err(error);
-        }
-        if huge.is_some() || committing || error.code == codes::FENCED || self.stopping.is_some() && !gave_way {
+        if committing || error.code == codes::FENCED || self.stopping.is_some() && !gave_way {
             return Err(error);
         }
         if gave_way {
@@ -69,11 +64,16 @@ impl Run<'_> {
 
     /// Whether a batch that failed by itself is to be tried once more, change by change: the destination may have met values that it
     /// takes for equal in another order than the source.
-    fn in_order(&self, id: BatchId, error: &Error) -> bool {
-        let Some((work, _)) = self.works.get(&id).filter(|(work, _)| collided(error) && work.rows > 1) else {
+    fn in_order(&mut self, id: BatchId, error: &Error) -> bool {
+        if !collided(error) {
             return false;
+        }
+        let first = if let Some(huge) = self.huge(id) {
+            !std::mem::replace(&mut huge.in_order, true)
+        } else {
+            let several = self.works.get(&id).filter(|(work, _)| work.rows > 1);
+            several.is_some_and(|(work, _)| !work.in_order.swap(true, Ordering::Relaxed))
         };
-        let first = !work.in_order.swap(true, Ordering::Relaxed);
         if first {
             tracing::info!(%error, "a batch is executed again in the source's order, change by change");
         }
@@ -83,6 +83,16 @@ impl Run<'_> {
     pub(super) fn release(&mut self, slot: usize, id: BatchId) {
         self.schedule.undone(id);
         self.slots[slot].busy = None;
+        if let Some(huge) = self.huge(id) {
+            huge.undone();
+        }
+    }
+
+    /// The oldest batch does not wait: it has come on.
+    pub(super) fn goes_on(&mut self, id: BatchId) {
+        if self.head.is_some_and(|(head, ..)| head == id) {
+            self.head = Some((id, Instant::now(), false));
+        }
     }
 
     /// Everything behind the head rolls back.
@@ -91,6 +101,10 @@ impl Run<'_> {
             let state = self.schedule.state(id);
             self.schedule.undo(id);
             let slot = self.slot_of(id)?;
+            // A session that has nothing of a huge transaction to do is told to roll back when the loop comes by.
+            if self.huge(id).is_some_and(|h| !h.is_busy()) {
+                continue;
+            }
             match state {
                 Some(State::Executed) => self.send(slot, Command::Rollback { id }).await?,
                 Some(State::Running) => {
@@ -107,6 +121,12 @@ impl Run<'_> {
     pub(super) async fn tick(&mut self) -> Result<()> {
         self.cancels.retain(|c| !c.is_finished());
         let running = self.schedule.head().filter(|&id| self.schedule.state(id) == Some(State::Running));
+        if let Some(id) = running
+            && self.huge(id).is_some_and(|h| !h.is_busy())
+        {
+            // It waits for its pieces, and not for what others hold.
+            self.goes_on(id);
+        }
         match (running, self.head) {
             (None, _) => self.head = None,
             (Some(id), Some((head, since, gave_way))) if id == head => {

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 /// What the source's log has, from position 1 on.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Entry {
     Transaction,
     /// One that comes in so many pieces.
@@ -342,7 +342,12 @@ impl Destination for Watched {
     async fn keys(&self, plans: &[TablePlan]) -> Result<Vec<Keys>> {
         Ok(plans.iter().map(|p| Keys { table: p.id, ..Keys::default() }).collect())
     }
-    async fn apply_session(&self, _: MigrationId, epoch: u64, _: &[TablePlan]) -> Result<Box<dyn ApplySession>> {
+    async fn apply_session(
+        &self,
+        _: MigrationId,
+        epoch: u64,
+        _: &Arc<Vec<TablePlan>>,
+    ) -> Result<Box<dyn ApplySession>> {
         let mut state = self.state();
         let number = state.sessions.len() as u64;
         state.sessions.insert(number, Work { epoch, ..Work::default() });

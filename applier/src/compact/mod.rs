@@ -150,7 +150,32 @@ impl KeySet {
             || meet(&self.reads, &other.keys)
     }
 
-    fn sort(&mut self) {
+    /// Hashes in it.
+    pub fn len(&self) -> usize {
+        self.keys.len() + self.reads.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.reads.is_empty() && self.tables.is_empty()
+    }
+
+    /// Adds what another run writes; to be sorted ([`KeySet::sort`]) before it is compared.
+    pub fn add(&mut self, more: KeySet) {
+        for (list, more) in [(&mut self.keys, more.keys), (&mut self.reads, more.reads)] {
+            // Many are added: a list that doubles would have half of its memory for nothing.
+            if list.capacity() - list.len() < more.len() {
+                list.reserve_exact(more.len().max(list.len() / 8));
+            }
+            list.extend(more);
+        }
+        for (list, more) in [(&mut self.tables, more.tables), (&mut self.whole, more.whole)] {
+            list.extend(more);
+            list.sort_unstable();
+            list.dedup();
+        }
+    }
+
+    pub fn sort(&mut self) {
         for list in [&mut self.keys, &mut self.reads] {
             list.sort_unstable();
             list.dedup();
@@ -162,8 +187,17 @@ impl KeySet {
     }
 }
 
+/// Lists whose lengths differ by more than this are compared by searching the longer one.
+const UNEQUAL: usize = 16;
+
 /// Whether two sorted lists have an element in common.
-fn meet<T: Ord>(mut a: &[T], mut b: &[T]) -> bool {
+fn meet<'a, T: Ord>(mut a: &'a [T], mut b: &'a [T]) -> bool {
+    if a.len() > b.len() {
+        (a, b) = (b, a);
+    }
+    if b.len() / UNEQUAL > a.len() {
+        return a.iter().any(|x| b.binary_search(x).is_ok());
+    }
     while let (Some(x), Some(y)) = (a.first(), b.first()) {
         match x.cmp(y) {
             std::cmp::Ordering::Equal => return true,

@@ -14,6 +14,7 @@ use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::selection::TableChoice;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Where a migration stands at its destination; written in the same transaction as the data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +161,7 @@ pub trait Destination: Send + Sync {
         &self,
         migration: MigrationId,
         epoch: u64,
-        plans: &[TablePlan],
+        plans: &Arc<Vec<TablePlan>>,
     ) -> Result<Box<dyn ApplySession>>;
 
     /// Makes a schema change, exactly once, and moves the progress from `shift.previous` to `shift.next`. Everything before is committed and

@@ -82,6 +82,13 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
+    /// What the source keeps of its log for this migration of its own accord, in words, for who watches its disk; `None`: nothing, or that is not
+    /// known.
+    async fn kept_log(&self, migration: MigrationId) -> Result<Option<String>> {
+        let _ = migration;
+        Ok(None)
+    }
+
     /// A session for comparisons, on no snapshot.
     async fn rows(&self) -> Result<Box<dyn Rows>>;
 
@@ -111,7 +118,7 @@ pub struct StreamSpec {
     pub migration: MigrationId,
     pub name: String,
     /// Index = number of the table; those that are gone have no columns.
-    pub tables: Vec<TablePlan>,
+    pub tables: Arc<Vec<TablePlan>>,
     /// What the tables look like where the stream begins, and which others would belong to the migration: for schema changes. Without them, and
     /// with sources that do not tell schema changes, a changed table ends the stream as TABLE_CHANGED.
     pub schemas: Option<Arc<Followed>>,

@@ -206,7 +206,7 @@ impl Destination for MemoryDestination {
         &self,
         migration: MigrationId,
         epoch: u64,
-        plans: &[TablePlan],
+        plans: &Arc<Vec<TablePlan>>,
     ) -> Result<Box<dyn ApplySession>> {
         Ok(Box::new(MemoryApply::new(self.db.clone(), migration, epoch, plans)?))
     }

@@ -86,7 +86,7 @@ fn put(out: &mut Vec<u8>, change: &Logged, tables: &HashMap<TableName, Watched>)
 impl MemoryStream {
     pub fn new(db: Database, spec: StreamSpec, holder: u64, at: u64) -> Result<Self> {
         let (mut tables, lineage) = (HashMap::new(), db.lock().lineage);
-        for plan in &spec.tables {
+        for plan in spec.tables.iter() {
             let data = db.lock().tables.get(&plan.source).cloned();
             let data = data.ok_or_else(|| crate::database::no_table(&plan.source))?;
             let listed = data.def.options.get(LARGE).map(String::as_str).unwrap_or_default();

@@ -93,7 +93,7 @@ async fn a_commit_without_an_answer_is_found_out_by_the_progress() {
     let [from, to, _] = pair.positions().await;
     let epoch = pair.destination.take_over(pair.migration).await.unwrap().epoch;
     pair.destination.begin_at(pair.migration, epoch, &from).await.unwrap();
-    let plans = std::slice::from_ref(&pair.plan);
+    let plans = &vec![pair.plan.clone()].into();
     let mut session = pair.destination.apply_session(pair.migration, epoch, plans).await.unwrap();
     pair.db().fail_commits([CommitFault::RequestLost, CommitFault::AnswerLost]);
     let one = row("1", "x");
@@ -113,7 +113,7 @@ async fn batches_side_by_side_commit_in_order_and_see_each_other_at_the_commit()
     let [a, b, c] = pair.positions().await;
     let epoch = pair.destination.take_over(pair.migration).await.unwrap().epoch;
     pair.destination.begin_at(pair.migration, epoch, &a).await.unwrap();
-    let plans = std::slice::from_ref(&pair.plan);
+    let plans = &vec![pair.plan.clone()].into();
     let mut first = pair.destination.apply_session(pair.migration, epoch, plans).await.unwrap();
     let mut second = pair.destination.apply_session(pair.migration, epoch, plans).await.unwrap();
     let (one, two) = (row("1", "x"), row("2", "y"));
@@ -157,7 +157,7 @@ async fn another_server_and_a_forgotten_position_are_refused() {
         epoch: 1,
         migration: pair.migration,
         name: "faults".into(),
-        tables: vec![pair.plan.clone()],
+        tables: vec![pair.plan.clone()].into(),
         resume,
         schemas: None,
         may_set_identity: false,

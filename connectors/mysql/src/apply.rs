@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use drover_connectors_api::apply::Canceller;
 use drover_connectors_api::{ApplySession, Committed, Follow, Keys, Step};
 use drover_model::error::codes;
+use drover_model::plan::Plans;
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
@@ -44,7 +45,7 @@ pub struct MyApply {
     migration: MigrationId,
     epoch: u64,
     home: Home,
-    plans: Arc<HashMap<u32, TablePlan>>,
+    plans: Plans,
     session: Session,
     /// The server's number of `session`; shared with the cancellers.
     id: Arc<AtomicU64>,
@@ -69,7 +70,8 @@ async fn connect(dialer: &Dialer, migration: MigrationId) -> Result<(Session, u6
 
 impl MyApply {
     /// Opens a session for the holder of `epoch`; FENCED if another took over.
-    pub async fn open(dialer: &Dialer, migration: MigrationId, epoch: u64, plans: &[TablePlan]) -> Result<Self> {
+    pub async fn open(dialer: &Dialer, migration: MigrationId, epoch: u64, plans: impl Into<Plans>) -> Result<Self> {
+        let plans = plans.into();
         let (mut session, id, home, able) = connect(dialer, migration).await?;
         let (now, _) = progress::stand(&mut session, &home, migration).await?;
         if now != epoch {
@@ -80,7 +82,7 @@ impl MyApply {
             migration,
             epoch,
             home,
-            plans: Arc::new(plans.iter().map(|p| (p.id, p.clone())).collect()),
+            plans,
             session,
             id: Arc::new(AtomicU64::new(id)),
             able,
@@ -198,8 +200,7 @@ impl ApplySession for MyApply {
         self.usable()?;
         self.learn(std::iter::once(table)).await?;
         if self.keys.is_empty() {
-            let plans: Vec<TablePlan> = self.plans.values().cloned().collect();
-            let keys = keys::keys(&mut self.session, &plans).await?;
+            let keys = keys::keys(&mut self.session, self.plans.all()).await?;
             self.keys = keys.into_iter().map(|k| (k.table, k)).collect();
         }
         let unknown = || Error::internal(format!("table {table} has no unique index {index}"));

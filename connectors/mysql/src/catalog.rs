@@ -330,18 +330,29 @@ pub async fn physical(session: &mut Session, table: &TableName) -> Result<String
         "SELECT CAST(create_time AS CHAR) FROM information_schema.tables WHERE {}",
         restriction(std::slice::from_ref(table))
     );
-    let created: Option<String> = session.first::<Option<String>>(sql, READING).await?.ok_or_else(gone)?;
+    let Some(created) = session.first::<Option<String>>(sql, READING).await? else {
+        return Err(unseen(session, table, gone()).await);
+    };
     let show = format!("SHOW CREATE TABLE {}", sql::qualified(table));
     let printed = shows::all(session, [show].into_iter(), 1).await?.pop();
     let definition = match printed {
         Some(Ok(text)) => Definition::parse(&text).map_err(|e| Error::internal(e.to_string()).table(table))?,
-        _ => return Err(gone()),
+        _ => return Err(unseen(session, table, gone()).await),
     };
     let partition = match definition.partitioning {
         Some(_) => partition_times(session, Some(table)).await?.remove(table),
         None => None,
     };
     Ok(fingerprint(&definition, created.as_deref(), partition.as_deref()))
+}
+
+/// Why the catalogue does not show a table: it is `gone`, or the account may do nothing with it any more, from which the server hides it.
+pub(crate) async fn unseen(session: &mut Session, table: &TableName, gone: Error) -> Error {
+    let look = format!("SELECT 1 FROM {} LIMIT 0", sql::qualified(table));
+    match session.run(look, "cannot look at a table").await {
+        Err(error) if error.code == codes::PERMISSION || error.code == codes::CONNECTION => error.table(table),
+        _ => gone,
+    }
 }
 
 fn fingerprint(definition: &Definition, created: Option<&str>, partition: Option<&str>) -> String {

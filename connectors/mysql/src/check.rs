@@ -8,6 +8,7 @@ pub mod grants;
 mod log;
 mod source;
 
+use crate::connect::Session;
 use crate::flavor::{Flavor, Version};
 use crate::sql;
 use drover_model::check::CheckItem;
@@ -15,7 +16,7 @@ use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_model::schema::{Catalog, Object};
 use drover_model::selection::Selection;
-use drover_model::{Error, TablePlan};
+use drover_model::{Error, Result, TablePlan};
 
 pub use destination::check as destination;
 pub use source::check as source;
@@ -61,10 +62,23 @@ pub fn elsewhere(database: &str, plans: &[TablePlan]) -> Option<CheckItem> {
     Some(CheckItem::warning("K16", database, cause, remedy))
 }
 
+/// K1 or K3: as whom we are here, and from where as the server sees it. `localhost` is what servers call their socket.
+async fn connected(session: &mut Session, end: End) -> Result<CheckItem> {
+    let (item, object) = named(end);
+    let found: Option<String> = session.first("SELECT USER()", "asking who we are").await?;
+    let found = found.unwrap_or_default();
+    let (account, from) = found.rsplit_once('@').unwrap_or((&found, ""));
+    Ok(CheckItem::connected(item, object, account, Some(from).filter(|f| !["localhost", ""].contains(f))))
+}
+
+fn named(end: End) -> (&'static str, &'static str) {
+    if end == End::Source { ("K1", "source") } else { ("K3", "destination") }
+}
+
 /// K1 or K3 for a connection that could not be made, with what most likely is the cause, told by the server's error number and by the
 /// kind of error.
 pub fn connect_failure(end: End, error: &Error) -> CheckItem {
-    let (item, object) = if end == End::Source { ("K1", "source") } else { ("K3", "destination") };
+    let (item, object) = named(end);
     let text = error.to_string();
     let has = |part: &str| text.contains(part);
     let number = |n: u16| text.contains(&format!("(error {n},")) || text.contains(&format!("error {n} "));

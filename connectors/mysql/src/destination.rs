@@ -17,6 +17,7 @@ use drover_model::migration::Migration;
 use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::selection::TableChoice;
 use drover_model::{MigrationId, Position, Result, TablePlan};
+use std::sync::Arc;
 
 /// A destination server.
 pub struct MyDestination {
@@ -149,7 +150,7 @@ impl Destination for MyDestination {
         &self,
         migration: MigrationId,
         epoch: u64,
-        plans: &[TablePlan],
+        plans: &Arc<Vec<TablePlan>>,
     ) -> Result<Box<dyn ApplySession>> {
         Ok(Box::new(MyApply::open(&self.dialer, migration, epoch, plans).await?))
     }

@@ -59,7 +59,9 @@ pub(crate) async fn load(session: &mut Session, plan: &TablePlan) -> Result<Shap
             .remedy("restore the table's shape, or leave it out")
     };
     let mut found = catalog::shapes(session, std::slice::from_ref(name)).await?;
-    let found = found.remove(name).ok_or_else(|| missing("a table does not exist".into()))?;
+    let Some(found) = found.remove(name) else {
+        return Err(catalog::unseen(session, name, missing("a table does not exist".into())).await);
+    };
     let canonical = plan.format == RowFormat::Canonical;
     let mut columns = Vec::with_capacity(plan.columns.len());
     for column in &plan.columns {

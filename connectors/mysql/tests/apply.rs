@@ -463,7 +463,7 @@ async fn a_former_holder_is_ended_and_fenced(release: Release) -> Result<()> {
     let theirs = place::dialer(other, place.server.port());
     progress::prepare(&theirs, other, "other").await?;
     let their_epoch = progress::take_over(&theirs, other).await?.epoch;
-    let mut neighbour = MyApply::open(&theirs, other, their_epoch, &[]).await?;
+    let mut neighbour = MyApply::open(&theirs, other, their_epoch, &[][..]).await?;
     // It holds the row, and its process stands still.
     former.execute(&[insert(&[partial(&["1", "x", "old", "1", "-"])])]).await?;
     proxy.freeze();
@@ -554,7 +554,7 @@ async fn the_outcome_of_a_lost_commit_is_found_out(release: Release) -> Result<(
     progress::begin_at(&place.dialer, place.migration, epoch, &at(0)).await?;
     let proxy = Proxy::start(place.server.port()).await?;
     let through = place::dialer(place.migration, proxy.port);
-    let mut s = MyApply::open(&through, place.migration, epoch, &[plan]).await?;
+    let mut s = MyApply::open(&through, place.migration, epoch, &[plan][..]).await?;
     s.execute(&[insert(&[partial(&["1", "x", "a", "1", "-"])])]).await?;
     proxy.cut_after();
     ensure!(s.commit(&at(0), &at(1)).await? == Committed::Yes, "it was committed");
@@ -650,7 +650,7 @@ async fn cleanup_leaves_nothing_and_home_moves_beside_the_data(release: Release)
     progress::prepare(&small, place.migration, "test").await?;
     let epoch = progress::take_over(&small, place.migration).await?.epoch;
     progress::begin_at(&small, place.migration, epoch, &at(0)).await?;
-    let mut s = MyApply::open(&small, place.migration, epoch, &[plan]).await?;
+    let mut s = MyApply::open(&small, place.migration, epoch, &[plan][..]).await?;
     apply(&mut s, 0, &[insert(&[partial(&["2", "x", "a", "1", "-"])])]).await?;
     ensure!(place.text("SELECT position_text FROM data.drover_progress").await?.as_deref() == Some("binlog.000001:1"));
     progress::take_over(&small, place.migration).await?;

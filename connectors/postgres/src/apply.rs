@@ -25,6 +25,7 @@ use async_trait::async_trait;
 use drover_connectors_api::apply::{Canceller, Follow};
 use drover_connectors_api::{ApplySession, Committed, Keys, Step};
 use drover_model::error::codes;
+use drover_model::plan::Plans;
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use futures::FutureExt;
@@ -81,7 +82,7 @@ pub struct PgApply {
     dialer: Dialer,
     migration: MigrationId,
     epoch: u64,
-    plans: Arc<HashMap<u32, TablePlan>>,
+    plans: Plans,
     session: Session,
     /// The server process of `session`; shared with the cancellers.
     pid: Arc<AtomicI32>,
@@ -97,7 +98,8 @@ pub struct PgApply {
 
 impl PgApply {
     /// Opens a session for the holder of `epoch`; FENCED if another took over.
-    pub async fn open(dialer: &Dialer, migration: MigrationId, epoch: u64, plans: &[TablePlan]) -> Result<Self> {
+    pub async fn open(dialer: &Dialer, migration: MigrationId, epoch: u64, plans: impl Into<Plans>) -> Result<Self> {
+        let plans = plans.into();
         let (session, pid) = connect(dialer).await?;
         let (now, _) = progress::stand(&session, migration, dialer.fault()).await?;
         if now != epoch {
@@ -107,12 +109,12 @@ impl PgApply {
             dialer: dialer.clone(),
             migration,
             epoch,
-            plans: Arc::new(plans.iter().map(|p| (p.id, p.clone())).collect()),
             session,
             pid: Arc::new(AtomicI32::new(pid)),
             shapes: HashMap::new(),
             keys: HashMap::new(),
-            fits: plans.iter().map(|p| (p.id, Fit::of(p))).collect(),
+            fits: plans.all().iter().map(|p| (p.id, Fit::of(p))).collect(),
+            plans,
             misfits: Misfits::new(),
             cache: Cache::default(),
             state: State::Idle,
@@ -203,8 +205,7 @@ impl ApplySession for PgApply {
         self.usable()?;
         self.learn(std::iter::once(table)).await?;
         if self.keys.is_empty() {
-            let plans: Vec<TablePlan> = self.plans.values().cloned().collect();
-            let keys = keys::keys(&self.session, &plans, self.dialer.fault()).await?;
+            let keys = keys::keys(&self.session, self.plans.all(), self.dialer.fault()).await?;
             self.keys = keys.into_iter().map(|k| (k.table, k)).collect();
         }
         let unknown = || Error::internal(format!("table {table} has no unique index {index}"));

@@ -35,8 +35,10 @@ use tokio::time::{Duration, Instant};
 /// How often an empty stretch is given out: how quickly an idle source's position moves on.
 const EMPTY_EVERY: Duration = Duration::from_secs(1);
 
-/// How long rows of a transaction that is under way gather in the socket. Its end comes later by this much at most.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long rows of a transaction that is under way gather in the socket, by how many of them have come: its end comes later by this much at most.
+/// The server sends each row by itself. Once the window is full, that is no more than a copy in its kernel; as long as it is open, each row makes
+/// a packet and wakes whoever reads, which costs the server as much as all its decoding.
+const GATHER: [(u64, Duration); 2] = [(1000, Duration::from_millis(2)), (u64::MAX, Duration::from_millis(20))];
 
 /// Batches smaller than they could be follow each other no faster than this: small ones (the first pair), larger ones. A server that is behind
 /// sends each message by itself; taken as they come, each would cost both sides a wakeup and become a batch of its own.
@@ -140,6 +142,7 @@ pub struct Changes {
 fn failed(error: crate::replication::Error) -> Error {
     use crate::replication::Error as E;
     let (code, retry) = match &error {
+        E::Server(e) if e.code == "42501" => (codes::PERMISSION, Retry::Other),
         E::Server(e) if e.code.starts_with("42") => (codes::POSITION_LOST, Retry::Never),
         E::Server(e) if e.code == "55000" || e.code == "58P01" => (codes::POSITION_LOST, Retry::Never),
         E::State(_) | E::Protocol(_) | E::ConfirmedTooFar { .. } => (codes::INTERNAL, Retry::Other),
@@ -263,6 +266,13 @@ impl Changes {
     fn ripe(&self) -> Instant {
         let pace = PACE.iter().find(|(bytes, _)| self.out.len() < *bytes);
         pace.map_or(self.cut_at, |(_, pace)| self.cut_at + *pace)
+    }
+
+    /// How long the rest of a transaction may gather.
+    fn gather(&self) -> Duration {
+        // One that comes before its commit is a large one.
+        let seen = if self.streamed.is_empty() { self.open.as_ref().map_or(0, Open::seen) } else { u64::MAX };
+        GATHER.iter().find(|(most, _)| seen <= *most).map_or(Duration::ZERO, |(_, pause)| *pause)
     }
 
     fn moved(&self) -> bool {
@@ -553,7 +563,7 @@ impl ChangeStream for Changes {
                 }
                 if amid {
                     self.session.rest().map_err(failed)?;
-                    tokio::time::sleep(GATHER).await;
+                    tokio::time::sleep(self.gather()).await;
                 }
                 tokio::select! {
                     block = self.session.next_block() => block.map_err(failed)?,

@@ -41,8 +41,10 @@ pub async fn source(
 ) -> Result<Vec<CheckItem>> {
     let at = |e: tokio_postgres::Error| classify(&e, Fault::Source, "checking the source");
     let incremental = migration.has(drover_model::migration::Stage::Incremental);
-    let mut items =
-        vec![CheckItem::passed("K1", "source"), version("K2", "source", catalog.version, &catalog.version_text)];
+    let mut items = vec![
+        connected(client, End::Source).await.map_err(at)?,
+        version("K2", "source", catalog.version, &catalog.version_text),
+    ];
     items.push(CheckItem::passed("K35", &catalog.database));
     items.push(CheckItem::passed("K53", "retry windows"));
     items.push(CheckItem::passed("K56", "TLS material"));
@@ -82,9 +84,20 @@ fn version(item: &str, object: &str, version: u32, text: &str) -> CheckItem {
     }
 }
 
+/// K1 or K3: as whom we are here, and from which address as the server sees it.
+async fn connected(client: &Client, end: End) -> std::result::Result<CheckItem, tokio_postgres::Error> {
+    let (item, object) = named(end);
+    let row = client.query_one("SELECT session_user::text, host(inet_client_addr())", &[]).await?;
+    Ok(CheckItem::connected(item, object, row.get(0), row.get(1)))
+}
+
+fn named(end: End) -> (&'static str, &'static str) {
+    if end == End::Source { ("K1", "source") } else { ("K3", "destination") }
+}
+
 /// K1 or K3 for a connection that could not be made, with what most likely is the cause, told by SQLSTATE and kind of error.
 pub fn connect_failure(end: End, error: &Error) -> CheckItem {
-    let (item, object) = if end == End::Source { ("K1", "source") } else { ("K3", "destination") };
+    let (item, object) = named(end);
     let text = error.to_string();
     let has = |part: &str| text.contains(part);
     let remedy = if has("28P01") {

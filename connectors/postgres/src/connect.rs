@@ -1,7 +1,7 @@
 //! Sessions. Every session of drover names itself (`drover <migration> <purpose>`), so that an operator sees what it is and a
 //! new holder can end the former one's, and has settings under which values have one text form on every version.
 
-use crate::errors::classify;
+use crate::errors::{classify, grant};
 use crate::replication::{Endpoint, ReplicationSession};
 use drover_model::error::codes;
 pub use drover_model::migration::{Tls, TlsMode};
@@ -140,10 +140,10 @@ impl Dialer {
         ReplicationSession::connect(&endpoint, self.encrypted().cloned()).await.map_err(|e| {
             let (code, retry) = match e.sqlstate() {
                 Some("28000" | "28P01" | "42501") => (codes::PERMISSION, Retry::Other),
-                Some("53300") => (codes::CONNECTION, Retry::Other),
                 _ => (codes::CONNECTION, Retry::Connection),
             };
-            Error::new(code, s.fault, retry, what).cause(e)
+            let remedy = e.sqlstate().and_then(|state| grant(state, s.fault));
+            Error { remedy: remedy.map(str::to_owned), ..Error::new(code, s.fault, retry, what).cause(e) }
         })
     }
 

@@ -18,6 +18,7 @@ use drover_model::migration::Migration;
 use drover_model::schema::{Catalog, Object, Table, TableName};
 use drover_model::selection::TableChoice;
 use drover_model::{Fault, MigrationId, Position, Result, TablePlan};
+use std::sync::Arc;
 
 /// A destination server.
 pub struct PgDestination {
@@ -126,7 +127,7 @@ impl Destination for PgDestination {
         &self,
         migration: MigrationId,
         epoch: u64,
-        plans: &[TablePlan],
+        plans: &Arc<Vec<TablePlan>>,
     ) -> Result<Box<dyn ApplySession>> {
         Ok(Box::new(PgApply::open(&self.dialer, migration, epoch, plans).await?))
     }

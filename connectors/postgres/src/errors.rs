@@ -31,6 +31,27 @@ fn policy(state: &SqlState) -> (&'static str, Retry) {
     }
 }
 
+/// What to do about a login or statement that was refused, by SQLSTATE.
+pub fn grant(state: &str, fault: Fault) -> Option<&'static str> {
+    match (state, fault) {
+        ("28P01", _) => Some(
+            "correct the password where the migration file says it stands: a { file } is read again with each try, after any other start or resume",
+        ),
+        ("28000", _) => Some(
+            "let the account in again: ALTER ROLE … LOGIN, at the source with REPLICATION; and a line in pg_hba.conf that fits",
+        ),
+        ("42501", Fault::Source) => Some(
+            "GRANT SELECT ON the table and USAGE ON its schema to the account, for the change stream ALTER ROLE … REPLICATION; \
+             `drover check` prints each grant that is lacking",
+        ),
+        ("42501", _) => Some(
+            "GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON the table and USAGE ON its schema to the account; `drover check` prints each grant \
+             that is lacking",
+        ),
+        _ => None,
+    }
+}
+
 /// Turns an error of the client library into drover's: `what` says what drover was trying to do, `fault` whose server it was.
 pub fn classify(error: &tokio_postgres::Error, fault: Fault, what: impl Into<String>) -> Error {
     let what = what.into();
@@ -49,6 +70,7 @@ pub fn classify(error: &tokio_postgres::Error, fault: Fault, what: impl Into<Str
         out.table = Some(db.schema().map_or_else(|| table.to_owned(), |s| format!("{s}.{table}")));
     }
     out.column = db.column().map(str::to_owned);
+    out.remedy = grant(db.code().code(), fault).map(str::to_owned);
     out
 }
 

@@ -14,10 +14,9 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use drover_connectors_api::{LoadOutcome, Loader};
 use drover_model::error::codes;
-use drover_model::plan::RowFormat;
+use drover_model::plan::{Plans, RowFormat};
 use drover_model::{Error, Fault, MigrationId, Result, Retry, TablePlan};
 use futures::SinkExt;
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio_postgres::CopyInSink;
@@ -247,7 +246,7 @@ impl Loader for PgLoader {
             return Err(Error::new(codes::ROW_COUNT, fault, Retry::Other, what).table(&chunk.plan.destination));
         }
         if !chunk.misfits.is_empty() {
-            let plans = HashMap::from([(chunk.plan.id, chunk.plan.clone())]);
+            let plans = Plans::from(std::slice::from_ref(&chunk.plan));
             progress::note_misfits(&self.session, self.migration, &plans, &chunk.misfits, fault).await?;
         }
         let values = (i64::from(chunk.plan.id), i64::from(chunk.generation), i64::from(chunk.number));

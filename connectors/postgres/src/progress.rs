@@ -9,9 +9,9 @@ use crate::{apply, sql};
 use drover_connectors_api::Progress;
 use drover_model::doubt::{Changed, Replaced};
 use drover_model::error::codes;
+use drover_model::plan::Plans;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use drover_runtime::retry::Backoff;
-use std::collections::HashMap;
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -46,7 +46,7 @@ const NAMED_BYTES: i32 = 16 << 10;
 pub(crate) async fn note_misfits(
     session: &Session,
     migration: MigrationId,
-    plans: &HashMap<u32, TablePlan>,
+    plans: &Plans,
     misfits: &Misfits,
     fault: Fault,
 ) -> Result<()> {

@@ -191,7 +191,7 @@ pub async fn publish(session: &Session, version: u32, names: &Names, spec: &Stre
     );
     session.batch_execute(&sql).await.map_err(|e| say(&e, "cannot create a publication"))?;
     set_identities(session, &lacking).await?;
-    for plan in plans {
+    for plan in plans.iter() {
         let only = if is_partitioned(plan) { "" } else { "only " };
         let filter = match &plan.filter {
             Some(filter) if version >= 150_000 => format!(" where ({filter}\n)"),
@@ -271,6 +271,27 @@ pub async fn find(session: &Session, version: u32, name: &str) -> Result<Option<
         active_pid: r.get(0),
         confirmed: r.get::<_, Option<String>>(1).and_then(|t| t.parse().ok()),
         lost: r.get(2),
+    }))
+}
+
+/// How much of the server's log a slot keeps, and how much more it may; `None`: there is no such slot, or it keeps nothing any more.
+pub async fn kept_log(session: &Session, version: u32, name: &str) -> Result<Option<String>> {
+    let more = if version >= 130_000 { "safe_wal_size" } else { "null::bigint" };
+    let sql = format!(
+        "select pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, {more} from pg_replication_slots \
+         where slot_name = $1 and restart_lsn is not null and not pg_is_in_recovery()"
+    );
+    let row = session.query_opt(&sql, &[&name]).await.map_err(|e| say(&e, "cannot ask what a slot keeps"))?;
+    let megabytes = |bytes: i64| bytes.max(0) / 1_000_000;
+    Ok(row.map(|row| {
+        let kept = megabytes(row.get(0));
+        match row.get::<_, Option<i64>>(1) {
+            Some(more) => format!(
+                "the source keeps {kept} MB of its log for it, and throws that away after {} MB more (max_slot_wal_keep_size)",
+                megabytes(more)
+            ),
+            None => format!("the source keeps {kept} MB of its log for it, without a limit (max_slot_wal_keep_size)"),
+        }
     }))
 }
 

@@ -132,6 +132,7 @@ impl PgSource {
         started.map_err(|e| {
             let (code, retry) = match e.sqlstate() {
                 Some("55006") => (codes::TIMEOUT, Retry::Other),
+                Some("42501") => (codes::PERMISSION, Retry::Other),
                 Some("55000" | "42704" | "58P01") => (codes::POSITION_LOST, Retry::Never),
                 Some(_) => (codes::STATEMENT, Retry::Other),
                 None => (codes::CONNECTION, Retry::Connection),
@@ -193,6 +194,10 @@ impl Source for PgSource {
         let names = Names::new(&self.name, migration);
         let found = slot::find(&self.session().await?, self.version, &names.slot).await?;
         Ok(found.filter(|slot| !slot.lost).and_then(|slot| slot.confirmed).map(position))
+    }
+
+    async fn kept_log(&self, migration: MigrationId) -> Result<Option<String>> {
+        slot::kept_log(&self.session().await?, self.version, &Names::new(&self.name, migration).slot).await
     }
 
     async fn new_snapshot(&self, _tables: &[TablePlan]) -> Result<Box<dyn Hold>> {

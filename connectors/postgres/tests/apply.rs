@@ -353,7 +353,7 @@ async fn a_frozen_former_holder_is_ended_and_fenced() -> Result<()> {
     second.execute(&[Step::Insert { table: 7, rows: refs(&more), tolerant: false }]).await?;
     assert_eq!(second.commit(&at(1), &at(2)).await?, Committed::Fenced);
     assert_eq!(place.all("select id from t").await?, "1");
-    let error = PgApply::open(&place.dialer, place.migration, 2, &plans).await.err().unwrap();
+    let error = PgApply::open(&place.dialer, place.migration, 2, &plans[..]).await.err().unwrap();
     assert_eq!(error.code, codes::FENCED);
     assert_eq!(progress::begin_at(&place.dialer, place.migration, 2, &at(0)).await.unwrap_err().code, codes::FENCED);
     Ok(())

@@ -34,7 +34,7 @@ async fn applying(world: &World<'_>) -> anyhow::Result<(Box<dyn ApplySession>, P
     let epoch = world.ready().await?;
     let (from, to) = world.two_positions().await?;
     world.destination.begin_at(world.migration(), epoch, &from).await?;
-    let session = world.destination.apply_session(world.migration(), epoch, &world.plans).await?;
+    let session = world.destination.apply_session(world.migration(), epoch, &world.shared()).await?;
     Ok((session, from, to, epoch))
 }
 
@@ -167,7 +167,7 @@ pub async fn taking_over_fences_the_former(fixture: &dyn Fixture) -> anyhow::Res
         Ok(Committed::Fenced) | Err(_) => {}
     }
     ensure!(world.destination_rows(ITEMS).await?.is_empty(), "rows of the former holder");
-    let late = world.destination.apply_session(world.migration(), epoch, &world.plans).await;
+    let late = world.destination.apply_session(world.migration(), epoch, &world.shared()).await;
     let late = match late {
         Err(error) => Some(error.code),
         Ok(mut late) => match late.commit(&from, &to).await {
@@ -179,7 +179,7 @@ pub async fn taking_over_fences_the_former(fixture: &dyn Fixture) -> anyhow::Res
     ensure!(late == Some(codes::FENCED.into()), "the old epoch was accepted: {late:?}");
     let begun = world.destination.begin_at(world.migration(), epoch, &to).await;
     ensure!(code(begun) == Some(codes::FENCED.into()), "the old epoch may set the beginning");
-    let mut session = world.destination.apply_session(world.migration(), taken.epoch, &world.plans).await?;
+    let mut session = world.destination.apply_session(world.migration(), taken.epoch, &world.shared()).await?;
     session.execute(&[Step::Insert { table: 0, rows: vec![&cells_of(1, "new")], tolerant: false }]).await?;
     ensure!(session.commit(&from, &to).await? == Committed::Yes);
     ensure!(names(&world.destination_rows(ITEMS).await?) == [("1".into(), "new".into())]);

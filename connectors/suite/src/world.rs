@@ -177,6 +177,10 @@ impl<'a> World<'a> {
     pub fn name(&self) -> String {
         self.fixture.target(Side::Source).name
     }
+    /// The plans as sessions share them.
+    pub fn shared(&self) -> std::sync::Arc<Vec<TablePlan>> {
+        self.plans.clone().into()
+    }
     pub fn items(&self) -> &TablePlan {
         &self.plans[0]
     }
@@ -191,7 +195,7 @@ impl<'a> World<'a> {
             epoch: 1,
             migration: self.migration(),
             name: self.name(),
-            tables: self.plans.clone(),
+            tables: self.plans.clone().into(),
             resume,
             schemas: None,
             may_set_identity: true,

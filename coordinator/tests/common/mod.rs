@@ -85,10 +85,10 @@ pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: boo
     let snapshot = || SnapshotRef { position: at(time), token: token(), proof: "p".into(), shared };
     let done = || Outcome::Done { what: vec!["x".into()] };
     Some(match order {
-        Order::Inspect => {
-            Outcome::Inspected { catalog: Box::new(catalog()), items: vec![CheckItem::passed("K1", "a")] }
+        Order::Inspect => Outcome::Inspected { catalog: catalog().into(), items: vec![CheckItem::passed("K1", "a")] },
+        Order::Survey => {
+            Outcome::Surveyed { plans: plans().into(), objects: Default::default(), items: Vec::new(), held: None }
         }
-        Order::Survey => Outcome::Surveyed { plans: plans(), objects: Vec::new(), items: Vec::new(), held: None },
         Order::CheckSource => Outcome::Checked { items: Vec::new() },
         Order::Stream { resume, .. } => {
             let opening = Opening { start: at(time), epoch: 0, offset: 0 };

@@ -377,6 +377,31 @@ fn an_error_that_stays_fails_the_migration_at_the_end_of_its_window_and_not_befo
     sim.verify();
 }
 
+/// A broker that was away for long says that it does not know a topic yet when it is back: what it says then has a window of its own.
+#[test]
+fn a_long_outage_uses_up_the_window_of_no_other_error() {
+    let mut sim = Sim::new(ALL, true);
+    (0..4).for_each(|_| (0..4).for_each(|i| (sim.poll(i), sim.work(i, 0, 9)).1));
+    let other = sim.state().settings.retry_other_ms;
+    let back = sim.now.wall_ms + 2 * other;
+    while sim.state().phase == Phase::Migrating {
+        let retry = if sim.now.wall_ms < back { Retry::Connection } else { Retry::Other };
+        (0..4).for_each(|i| sim.poll(i));
+        for i in 0..4 {
+            while let Some((lease, ..)) = sim.workers[i].running.first().cloned() {
+                let _ = sim.report(i, &lease, &Outcome::Failed { error: boxed_error(retry) });
+                sim.workers[i].running.remove(0);
+            }
+        }
+        sim.pass(5_000);
+        assert!(sim.now.wall_ms < back + other + 120_000, "it ends");
+    }
+    assert_eq!(sim.state().phase, Phase::Failed);
+    assert!(sim.now.wall_ms >= back + other, "{} ms after it was back", sim.now.wall_ms.saturating_sub(back));
+    sim.calm();
+    sim.verify();
+}
+
 /// The wall clock is set while an order waits to be tried again: neither is its window used up, nor does it wait the longer.
 #[test]
 fn a_clock_that_is_set_neither_ends_a_window_nor_prolongs_a_pause() {
@@ -570,7 +595,7 @@ fn tables_that_foreign_keys_tie_are_read_from_one_snapshot() {
                         on_delete: Some(Effect::Cascade),
                         on_update: None,
                     });
-                    let outcome = Outcome::Inspected { catalog: Box::new(catalog), items: vec![] };
+                    let outcome = Outcome::Inspected { catalog: catalog.into(), items: vec![] };
                     sim.end(i, &key(&lease), &outcome);
                 }
             }

@@ -46,8 +46,6 @@ const MESSAGE: usize = PART + (64 << 10);
 const TOPIC_MESSAGE: usize = 5 << 20;
 /// Bytes of records that readers put together, as far as they are counted; a record of several messages is rare.
 const TOGETHER: usize = 16 << 20;
-/// Patience of one request.
-const REQUEST: Duration = Duration::from_secs(30);
 
 /// How to log in.
 #[derive(Clone)]
@@ -90,7 +88,8 @@ pub struct KafkaOptions {
     /// The migration's name: topics are called `drover.<name>.…`.
     pub name: String,
     pub migration: MigrationId,
-    /// Without any acknowledgement for so long, an appender fails (with `Retry::Connection`): what is on the way is given up.
+    /// Without any acknowledgement for so long, an appender fails (with `Retry::Connection`): what is on the way is given up. A question to the brokers
+    /// has as long.
     pub stall: Duration,
 }
 

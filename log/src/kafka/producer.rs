@@ -21,7 +21,7 @@ use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig};
 use tokio::sync::watch;
 
-use super::{HEADER, Kind, PART, REQUEST, Shared, blocking, kafka_error};
+use super::{HEADER, Kind, PART, Shared, blocking, kafka_error};
 use crate::{Appender, Offset, Stream};
 
 /// Bytes that a producer has on the way at most, a message's overhead included.
@@ -312,11 +312,12 @@ impl KafkaAppender {
                 Err((
                     KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopic),
                     back,
-                )) if unknown.elapsed() < REQUEST => {
+                )) if unknown.elapsed() < self.shared.options.stall => {
                     record = back;
                     let (producer, topic) = (self.wire.producer.clone(), self.topic.clone());
+                    let patience = self.shared.options.stall;
                     // An answer or none: sending again decides.
-                    let asked = blocking(move || producer.client().fetch_metadata(Some(&topic), REQUEST).map(|_| ()));
+                    let asked = blocking(move || producer.client().fetch_metadata(Some(&topic), patience).map(|_| ()));
                     if let Err(error) = asked.await? {
                         tracing::debug!(%error, topic = self.topic, "cannot ask for the partitions");
                     }

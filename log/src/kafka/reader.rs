@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{HEADER, Kind, MESSAGE, PART, REQUEST, Shared, blocking, kafka_error, lost, never, topics};
+use super::{HEADER, Kind, MESSAGE, PART, Shared, blocking, kafka_error, lost, never, topics};
 use crate::{Offset, Reader, Span, Stream};
 
 /// Bytes that librdkafka prefetches.
@@ -492,7 +492,7 @@ pub(super) async fn check_owner(shared: &Arc<Shared>, firsts: Vec<(Stream, Offse
         while let Some((stream, _)) = open.first().copied() {
             let mut fetch = Fetch::new(shared.clone(), &open)?;
             while !open.is_empty() {
-                let got = timed(fetch.next(stream)).await?;
+                let got = timed(shared, fetch.next(stream)).await?;
                 // Trimmed since the ends were asked for, or not known to this consumer yet: ask again.
                 let Some(got) = got else {
                     fetch.give_up();
@@ -512,19 +512,19 @@ pub(super) async fn check_owner(shared: &Arc<Shared>, firsts: Vec<(Stream, Offse
     Ok(())
 }
 
-async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+async fn timed<T>(shared: &Shared, work: impl Future<Output = Result<T>>) -> Result<T> {
     let late = |_| {
         kafka_error(
             "Kafka does not deliver a message that it has",
             KafkaError::Global(RDKafkaErrorCode::OperationTimedOut),
         )
     };
-    tokio::time::timeout(REQUEST, work).await.map_err(late)?
+    tokio::time::timeout(shared.options.stall, work).await.map_err(late)?
 }
 
 /// The offset from which the record that covers a message can be read whole.
 pub(super) async fn begin_of(shared: &Arc<Shared>, stream: Stream, at: Offset) -> Result<Offset> {
-    match timed(Fetch::new(shared.clone(), &[(stream, at)])?.next(stream)).await? {
+    match timed(shared, Fetch::new(shared.clone(), &[(stream, at)])?.next(stream)).await? {
         Some(Got { kind: Kind::Part { index, .. }, .. }) if index > 0 => {
             Ok(at.saturating_sub(u64::from(index) + SLACK))
         }
@@ -544,7 +544,7 @@ pub(super) async fn last(shared: &Arc<Shared>, stream: Stream, span: Span) -> Re
         let (mut assembly, mut found, mut cut) = (Assembly::new(shared), None, false);
         let mut at = from;
         while at < span.next {
-            let Some(got) = timed(fetch.next(stream)).await? else {
+            let Some(got) = timed(shared, fetch.next(stream)).await? else {
                 return Err(lost(format!("record {at} of {stream:?} was trimmed while it was read")));
             };
             at = got.offset + 1;

@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset as KafkaOffset;
 
-use super::{REQUEST, Shared, TOPIC_MESSAGE, blocking, kafka_error, never};
+use super::{Shared, TOPIC_MESSAGE, blocking, kafka_error, never};
 use crate::{Offset, Span, Stream};
 
 /// How long a new topic may take until every broker knows it.
@@ -24,8 +24,9 @@ pub(super) fn admin(shared: &Shared) -> Result<Arc<AdminClient<DefaultClientCont
         .get(|| shared.config().create().map_err(|e| kafka_error("cannot make a Kafka client of the [log] options", e)))
 }
 
-fn options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST))
+fn options(patience: Duration) -> AdminOptions {
+    let patience = Some(patience);
+    AdminOptions::new().request_timeout(patience).operation_timeout(patience)
 }
 
 /// A client that asks and never reads.
@@ -40,7 +41,7 @@ fn known(shared: &Shared) -> Result<(usize, HashMap<String, Vec<usize>>)> {
     let mut out = HashMap::new();
     let mut brokers = 0;
     for name in names {
-        let metadata = client.fetch_metadata(Some(&name), REQUEST).map_err(|e| {
+        let metadata = client.fetch_metadata(Some(&name), shared.options.stall).map_err(|e| {
             shared.asker.forget(&client);
             kafka_error(format!("cannot ask the Kafka brokers {:?}", shared.options.brokers), e)
         })?;
@@ -77,13 +78,13 @@ pub(super) async fn ensure(shared: &std::sync::Arc<Shared>, bulk: u32) -> Result
                     .set("unclean.leader.election.enable", "false")
                     // The disk of trimmed records is freed by whole segments.
                     .set("segment.bytes", "134217728");
-                let done = admin.create_topics([&topic], &options()).await;
+                let done = admin.create_topics([&topic], &options(shared.options.stall)).await;
                 outcome(done, RDKafkaErrorCode::TopicAlreadyExists, || format!("cannot make the Kafka topic {name}"))?;
                 made = true;
             }
             Some(have) if have < *count as usize => {
                 let more = NewPartitions::new(name, *count as usize);
-                let done = admin.create_partitions([&more], &options()).await;
+                let done = admin.create_partitions([&more], &options(shared.options.stall)).await;
                 // Another worker may just have done it.
                 outcome(done, RDKafkaErrorCode::InvalidPartitions, || {
                     format!("cannot add partitions to the Kafka topic {name}")
@@ -139,7 +140,7 @@ async fn configuration(
     let deadline = Instant::now() + patience;
     loop {
         let told = admin
-            .describe_configs([&ResourceSpecifier::Topic(name)], &options())
+            .describe_configs([&ResourceSpecifier::Topic(name)], &options(patience))
             .await
             .map_err(|e| kafka_error(what(), e))?;
         let mut settings = HashMap::new();
@@ -201,9 +202,9 @@ pub(super) fn spans(shared: &Shared, streams: &[Stream]) -> Result<Vec<Span>> {
     let ask = |stream: &Stream| {
         let topic = shared.topic(*stream);
         // Right after a start or a change of leaders the first answers may be errors that pass.
-        let deadline = Instant::now() + REQUEST;
+        let deadline = Instant::now() + shared.options.stall;
         loop {
-            match client.fetch_watermarks(&topic, Shared::partition(*stream), REQUEST) {
+            match client.fetch_watermarks(&topic, Shared::partition(*stream), shared.options.stall) {
                 Ok((low, high)) => return Ok(Span { first: low.max(0) as Offset, next: high.max(0) as Offset }),
                 Err(e) if Instant::now() > deadline || passes(&e).is_none() => {
                     shared.asker.forget(&client);
@@ -243,7 +244,7 @@ pub(super) async fn delete_before(shared: &Shared, stream: Stream, before: Offse
     list.add_partition_offset(&topic, Shared::partition(stream), KafkaOffset::Offset(before as i64))
         .map_err(|e| kafka_error(what(), e))?;
     let client = admin(shared)?;
-    let told = match client.delete_records(&list, &options()).await {
+    let told = match client.delete_records(&list, &options(shared.options.stall)).await {
         Ok(told) => told,
         Err(error) => {
             shared.admin.forget(&client);
@@ -261,7 +262,7 @@ pub(super) async fn delete_before(shared: &Shared, stream: Stream, before: Offse
 pub(super) async fn delete(shared: &Shared) -> Result<()> {
     let names = [shared.topic(Stream::Changes), shared.topic(Stream::Bulk(0))];
     let asked: Vec<&str> = names.iter().map(String::as_str).collect();
-    let done = admin(shared)?.delete_topics(&asked, &options()).await;
+    let done = admin(shared)?.delete_topics(&asked, &options(shared.options.stall)).await;
     outcome(done, RDKafkaErrorCode::UnknownTopicOrPartition, || "cannot delete the Kafka topics".into())
         .map_err(|e: Error| e.remedy(format!("delete {} by hand", names.join(" and "))))
 }

@@ -17,6 +17,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::codes;
+use crate::{Error, Fault};
+
 pub use self::finding::Finding;
 pub use self::units::{format_duration, format_size, parse_duration, parse_size};
 pub use self::url::Url;
@@ -62,6 +65,22 @@ impl Migration {
     /// Whether the stage was asked for.
     pub fn has(&self, stage: Stage) -> bool {
         self.stages.contains(&stage)
+    }
+
+    /// A refusal (PERMISSION) with the server and the account that it is about, where its text does not name them. Other errors stay as they are.
+    pub fn with_account(&self, mut error: Error) -> Error {
+        let (side, endpoint) = match error.fault {
+            Fault::Source => ("source", &self.source),
+            Fault::Destination => ("destination", &self.destination),
+            _ => return error,
+        };
+        let url = &endpoint.url;
+        let user = url.user.as_deref().unwrap_or_default();
+        if error.code == codes::PERMISSION && !(error.message.contains(&url.host) && error.message.contains(user)) {
+            let port = url.port.map_or_else(String::new, |port| format!(":{port}"));
+            error.message = format!("{} ({side} {}{port}, account {user:?})", error.message, url.host);
+        }
+        error
     }
 }
 

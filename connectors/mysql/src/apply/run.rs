@@ -13,6 +13,7 @@ use crate::warnings::{self, Warning};
 use bytes::Bytes;
 use drover_connectors_api::Step;
 use drover_model::error::codes;
+use drover_model::plan::Plans;
 use drover_model::row::{Cell, cells};
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
 use futures::StreamExt;
@@ -75,7 +76,7 @@ pub(super) struct Able {
 /// A run over some steps.
 pub(super) struct Run<'r, 'f> {
     session: &'r mut Session,
-    plans: &'r HashMap<u32, TablePlan>,
+    plans: &'r Plans,
     shapes: &'r HashMap<u32, Arc<Shape>>,
     able: Able,
     packet: Vec<u8>,
@@ -87,7 +88,7 @@ pub(super) struct Run<'r, 'f> {
 impl<'r, 'f> Run<'r, 'f> {
     pub(super) fn new(
         session: &'r mut Session,
-        plans: &'r HashMap<u32, TablePlan>,
+        plans: &'r Plans,
         shapes: &'r HashMap<u32, Arc<Shape>>,
         able: Able,
     ) -> Self {

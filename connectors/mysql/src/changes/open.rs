@@ -409,8 +409,9 @@ async fn dump(dialer: &Dialer, session: &Session, spec: &StreamSpec, from: &Plac
     let what = "cannot begin to read the binary log";
     let version = &session.version;
     let mut wire = Wire::connect(dialer, "stream").await?;
-    // A sign of life each second, which also tells how far an idle source has come.
-    let mut settings = "SET @master_heartbeat_period = 1000000000, @source_heartbeat_period = 1000000000".to_owned();
+    // While the log is full nobody reads, and a replica has no way to say that it is there: so the server waits as long as it can (a year). It keeps
+    // the files that a dump stands in meanwhile. Besides a sign of life each second, which also tells how far an idle source has come.
+    let mut settings = "SET SESSION net_write_timeout = 31536000, @master_heartbeat_period = 1000000000, @source_heartbeat_period = 1000000000".to_owned();
     if version.is_mariadb() {
         // It may send its own events as they are.
         settings.push_str(", @mariadb_slave_capability = 4");
@@ -430,7 +431,12 @@ async fn dump(dialer: &Dialer, session: &Session, spec: &StreamSpec, from: &Plac
     Dump::begin(wire, number, &from.file, offset, &spec.spill).await.map_err(|e| match e {
         crate::binlog::dump::Error::Server { number, message } => {
             let server = mysql_async::ServerError { code: number, message, state: "HY000".into() };
-            classify(&mysql_async::Error::Server(server), Fault::Source, what)
+            let error = classify(&mysql_async::Error::Server(server), Fault::Source, what);
+            // The session has logged in: it is not the password, whatever the number says elsewhere.
+            if error.code == codes::PERMISSION {
+                return error.remedy("GRANT REPLICATION SLAVE ON *.* TO the account");
+            }
+            error
         }
         e => Error::new(codes::CONNECTION, Fault::Source, Retry::Connection, what).cause(e),
     })

@@ -1,7 +1,7 @@
 //! The destination's items: K3–K7, K9–K12, K14–K16, K18–K21, K57.
 
 use super::grants::Grants;
-use super::{End, log, selected, some, version};
+use super::{End, connected, log, selected, some, version};
 use crate::catalog::lex;
 use crate::connect::Session;
 use crate::flavor::{Flavor, Version};
@@ -29,7 +29,7 @@ pub async fn check(
     catalog: &Catalog,
 ) -> Result<Vec<CheckItem>> {
     let variables = log::variables(session).await?;
-    let mut items = vec![CheckItem::passed("K3", "destination"), version("K4", "destination", &session.version)];
+    let mut items = vec![connected(session, End::Destination).await?, version("K4", "destination", &session.version)];
     versions(catalog, &session.version, &mut items);
     items.push(CheckItem::passed("K6", format!("{} to {}", catalog.origin, session.version.flavor.kind())));
     log::topology(End::Destination, &variables, session.version.flavor, &mut items);

@@ -1,7 +1,7 @@
 //! The source's items: K1, K2, K5–K8, K15, K17, K22–K24, K53, K55–K57.
 
 use super::grants::Grants;
-use super::{End, log, managed, selected, some, version};
+use super::{End, connected, log, managed, selected, some, version};
 use crate::catalog::lex;
 use crate::condition::{Condition, Detail, Refusal};
 use crate::connect::Session;
@@ -27,7 +27,7 @@ pub async fn check(
 ) -> Result<Vec<CheckItem>> {
     let incremental = migration.has(Stage::Incremental);
     let variables = log::variables(session).await?;
-    let mut items = vec![CheckItem::passed("K1", "source"), version("K2", "source", &session.version)];
+    let mut items = vec![connected(session, End::Source).await?, version("K2", "source", &session.version)];
     items.push(CheckItem::passed("K53", "retry windows"));
     items.push(CheckItem::passed("K56", "TLS material"));
     log::topology(End::Source, &variables, session.version.flavor, &mut items);

@@ -38,7 +38,7 @@ fn follower() -> Follower {
         objects: vec![database],
     };
     let selection = Selection::compile_within(&[], Some("d")).unwrap();
-    Follower::new(Schemas::new(catalog, Vec::new()), selection, env, false)
+    Follower::new(Schemas::new(catalog, Vec::<drover_model::TablePlan>::new()), selection, env, false)
 }
 
 fn query_of(text: &str) -> Query<'_> {
@@ -163,7 +163,7 @@ fn another_kind_converts_nothing() {
     let mut f = follower();
     f.run("create table t (id int primary key, a int, b varchar(9))").unwrap();
     f.run("alter table t modify a smallint").unwrap().unwrap();
-    f.schemas.plans[0].format = RowFormat::Canonical;
+    std::sync::Arc::make_mut(&mut f.schemas.plans)[0].format = RowFormat::Canonical;
     f.run("alter table t modify a bigint, change b c varchar(20)").unwrap().unwrap();
     let refused = f.run("alter table t modify a int").unwrap_err();
     assert!(refused.why.contains("column a was converted from bigint to int"), "{}", refused.why);

@@ -108,7 +108,7 @@ impl Place {
     /// One more session under the epoch of now.
     pub async fn session(&self, plans: Vec<TablePlan>) -> Result<MyApply> {
         let now = progress::progress(&self.dialer, "test").await?.context("no progress")?;
-        Ok(MyApply::open(&self.dialer, self.migration, now.epoch, &plans).await?)
+        Ok(MyApply::open(&self.dialer, self.migration, now.epoch, &plans[..]).await?)
     }
 
     pub async fn load(&self, plan: &TablePlan, chunk: u32, rows: &[Vec<u8>]) -> drover_model::Result<LoadOutcome> {

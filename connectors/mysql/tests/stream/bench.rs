@@ -102,7 +102,7 @@ impl Bench {
         StreamSpec {
             migration: self.migration,
             name: "bench".into(),
-            tables: self.plans.clone(),
+            tables: self.plans.clone().into(),
             fresh: false,
             epoch: 1,
             resume: Some(from.clone()),

@@ -323,3 +323,43 @@ async fn a_reader_that_stands_still() {
         assert_eq!(inserted(&bench.changes(&mut follower).await).len(), 60, "{release:?}");
     }
 }
+
+/// Numbers of the connections that are sent the log.
+async fn dumps(server: &MySql) -> Vec<u64> {
+    let mut session = server.connect("d").await.unwrap();
+    let sql = "select id from information_schema.processlist where command like 'Binlog Dump%'";
+    mysql_async::prelude::Queryable::query(&mut session, sql).await.unwrap()
+}
+
+/// As while the log is full: the server waits, far beyond its own patience with clients. Should it have hung up after all, the stream is opened anew where
+/// it was, and nothing is missing.
+#[tokio::test]
+async fn nobody_reads_for_long() {
+    for release in [Release::MySql9, Release::MariaDb11] {
+        let table = "create table t (id int primary key, a mediumtext)";
+        let mut bench = Bench::new(release, table, &[("net-write-timeout", "1")]).await;
+        let from = bench.here().await;
+        let mut follower = bench.follow(&from).await;
+        // More than sockets hold.
+        let write = async |bench: &mut Bench, ids: std::ops::Range<u64>| {
+            for i in ids {
+                bench.run(&format!("insert into t values ({i}, repeat('x', 1000000))")).await;
+            }
+        };
+        write(&mut bench, 0..30).await;
+        for _ in 0..3 {
+            another_second(&bench.server).await;
+        }
+        assert_eq!(dumps(&bench.server).await.len(), 1, "{release:?} hung up");
+        assert_eq!(inserted(&bench.changes(&mut follower).await).concat(), (0..30).collect::<Vec<_>>());
+        write(&mut bench, 30..60).await;
+        for id in dumps(&bench.server).await {
+            bench.run(&format!("kill {id}")).await;
+        }
+        let (mut seen, error) = bench.end(&mut follower).await;
+        assert_eq!((error.code.as_str(), error.retry), (codes::CONNECTION, Retry::Connection), "{release:?}: {error}");
+        let mut again = bench.follow(&follower.at).await;
+        seen.extend(bench.changes(&mut again).await);
+        assert_eq!(inserted(&seen).concat(), (30..60).collect::<Vec<_>>(), "{release:?}");
+    }
+}

@@ -8,6 +8,7 @@ use crate::connect::Session;
 use crate::errors::classify;
 use bytes::{Bytes, BytesMut};
 use drover_connectors_api::Step;
+use drover_model::plan::Plans;
 use drover_model::row::Cell;
 use drover_model::{Error, Fault, Result, TablePlan};
 use drover_runtime::memory::{Account, Taken};
@@ -110,7 +111,7 @@ struct Sent<'f> {
 /// A run over some steps.
 pub(super) struct Run<'f> {
     session: &'f Session,
-    plans: &'f HashMap<u32, TablePlan>,
+    plans: &'f Plans,
     shapes: &'f HashMap<u32, Arc<Shape>>,
     cache: &'f mut Cache,
     fault: Fault,
@@ -122,7 +123,7 @@ pub(super) struct Run<'f> {
 impl<'f> Run<'f> {
     pub(super) fn new(
         session: &'f Session,
-        plans: &'f HashMap<u32, TablePlan>,
+        plans: &'f Plans,
         shapes: &'f HashMap<u32, Arc<Shape>>,
         cache: &'f mut Cache,
         fault: Fault,

@@ -111,6 +111,11 @@ impl Open {
         self.seen <= self.behind
     }
 
+    /// Changes that have come so far.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
     fn push(&mut self, part: Part, changes: u64) {
         self.count += 1;
         self.parts.push((part, Within { commit: self.commit, parts: self.count, changes }));

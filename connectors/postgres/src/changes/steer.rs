@@ -90,7 +90,8 @@ impl Changes {
         }
         let stopped = self.following.as_ref().filter(|f| f.stops_tables()).and_then(|f| {
             let name = error.table.as_deref()?;
-            let plan = f.follower.schemas.live().into_iter().find(|p| p.source.to_string() == name)?;
+            let plans = f.follower.schemas.live();
+            let plan = plans.iter().find(|p| p.source.to_string() == name)?;
             f.follower.stopped(&plan.source, "", &error.message)
         });
         match stopped {

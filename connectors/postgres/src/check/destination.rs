@@ -1,6 +1,6 @@
 //! The destination's items: K3–K5, K9–K14, K18, K20, K21.
 
-use super::{some, version};
+use super::{End, connected, some, version};
 use crate::errors::classify;
 use crate::schema;
 use crate::sql::{ident, qualified};
@@ -35,7 +35,8 @@ pub async fn check(
     let text: String = row.try_get(1).map_err(at)?;
     let user: String = row.try_get(2).map_err(at)?;
     let database: String = row.try_get(3).map_err(at)?;
-    let mut items = vec![CheckItem::passed("K3", "destination"), version("K4", "destination", number, &text)];
+    let mut items =
+        vec![connected(client, End::Destination).await.map_err(at)?, version("K4", "destination", number, &text)];
     let same_kind = catalog.origin == crate::catalog::ORIGIN;
     items.push(if same_kind && catalog.version / 10_000 != number / 10_000 {
         let cause = format!("the source has version {}, the destination {text}", catalog.version_text);

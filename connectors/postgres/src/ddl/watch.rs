@@ -82,8 +82,9 @@ pub async fn create(session: &Session, version: u32, names: &Names) -> Result<bo
     match session.batch_execute(&sql).await {
         Ok(()) => Ok(true),
         Err(e) if matches!(e.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE | &SqlState::UNDEFINED_OBJECT)) => {
+            let why = Error { remedy: None, ..classify(&e, Fault::Source, "no event triggers at the source") };
             tracing::warn!(
-                why = %classify(&e, Fault::Source, "no event triggers at the source"),
+                %why,
                 "the account may not create event triggers: a schema change of a table that is followed will end the migration"
             );
             Ok(false)

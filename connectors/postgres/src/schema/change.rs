@@ -16,6 +16,7 @@ use drover_model::error::codes;
 use drover_model::schema::{Column, DataType, PlainDefault, Table, TableName};
 use drover_model::{Error, Fault, Result, Retry};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A column at the destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +123,7 @@ fn under_new_names<'c>(shift: &Shift<'_>, changes: impl Iterator<Item = &'c Tabl
                 *text = new;
             }
         };
-        if let Some(table) = place.and_then(|at| out.catalog.tables.get_mut(at)) {
+        if let Some(table) = place.and_then(|at| Arc::make_mut(&mut out.catalog).tables.get_mut(at)) {
             table.name = after.name.clone();
             for column in &mut table.columns {
                 renamed(&mut column.name);
@@ -141,7 +142,7 @@ fn under_new_names<'c>(shift: &Shift<'_>, changes: impl Iterator<Item = &'c Tabl
                 }
             }
         }
-        let Some(plan) = out.plans.get_mut(id as usize) else { continue };
+        let Some(plan) = Arc::make_mut(&mut out.plans).get_mut(id as usize) else { continue };
         plan.source = after.name.clone();
         if let Some(new) = shift.after.plans.get(id as usize).filter(|p| !p.is_gone()) {
             plan.destination = new.destination.clone();

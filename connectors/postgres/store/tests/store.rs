@@ -8,7 +8,7 @@ use drover_harness::{Postgres, wait};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
 use drover_proto::control::Control;
-use drover_proto::order::{Description, Outcome};
+use drover_proto::order::Outcome;
 use drover_proto::v1;
 use std::path::Path;
 use std::time::Duration;
@@ -65,7 +65,7 @@ async fn who_takes_over_goes_on_where_the_former_was_and_no_secret_is_readable()
     let log = second.log("shop", 0).await.unwrap();
     assert!(log.to_string().contains("created"), "{log}");
     let id = second.show("shop").unwrap()["id"].as_str().unwrap().to_owned();
-    let description: Description = serde_json::from_slice(&second.describe(id).await.unwrap()).unwrap();
+    let description = second.describe(id).await.unwrap();
     assert_eq!(description.migration, migration(), "with its password");
 }
 

@@ -78,7 +78,7 @@ impl Bench {
         StreamSpec {
             migration: self.migration,
             name: "bench-1".into(),
-            tables: self.plans.clone(),
+            tables: self.plans.clone().into(),
             fresh: resume.is_none(),
             epoch: 1,
             resume,

@@ -286,7 +286,7 @@ impl Destination for World {
     async fn keys(&self, _: &[TablePlan]) -> Result<Vec<Keys>> {
         absent()
     }
-    async fn apply_session(&self, _: MigrationId, _: u64, _: &[TablePlan]) -> Result<Box<dyn ApplySession>> {
+    async fn apply_session(&self, _: MigrationId, _: u64, _: &Arc<Vec<TablePlan>>) -> Result<Box<dyn ApplySession>> {
         absent()
     }
     async fn set_sequences(&self, _: &[(String, String, i64, bool)]) -> Result<()> {

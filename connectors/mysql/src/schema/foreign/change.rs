@@ -21,6 +21,7 @@ use drover_model::row::Cell;
 use drover_model::schema::{Column, DataType, Table, TableName};
 use drover_model::{Error, Fault, Result, Retry};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A table on both sides of the change. The one before has its columns under the names that they have behind it; those that are dropped have names
 /// that no column has.
@@ -163,7 +164,7 @@ fn under_new_names(shift: &Shift<'_>, changes: &[&TableChange]) -> Schemas {
                 name.clone_from(new);
             }
         };
-        if let Some(table) = place.and_then(|at| out.catalog.tables.get_mut(at)) {
+        if let Some(table) = place.and_then(|at| Arc::make_mut(&mut out.catalog).tables.get_mut(at)) {
             table.columns.iter_mut().for_each(|c| renamed(&mut c.name));
             table.keys.iter_mut().flat_map(|k| &mut k.columns).for_each(renamed);
             table.plain_indexes.iter_mut().flat_map(|i| &mut i.columns).for_each(|c| renamed(&mut c.name));
@@ -178,7 +179,7 @@ fn under_new_names(shift: &Shift<'_>, changes: &[&TableChange]) -> Schemas {
             table.options = counters;
             table.name = after.name.clone();
         }
-        let Some(plan) = out.plans.get_mut(id as usize) else { continue };
+        let Some(plan) = Arc::make_mut(&mut out.plans).get_mut(id as usize) else { continue };
         for column in &mut plan.columns {
             renamed(&mut column.source);
         }

@@ -24,12 +24,12 @@ fn made(before: &[&Table], after: &[&Table], renamed: &[(&str, &str)], filled: &
             let plan = map_table(&catalog, t, &all(t), &known).plan;
             TablePlan { id, ..plan }
         });
-        let plans = plans.collect();
+        let plans: Vec<TablePlan> = plans.collect();
         Schemas::new(catalog, plans)
     };
     let owned = |list: &[(&str, &str)]| list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
     let (mut before_all, after_all) = (schemas(before), schemas(after));
-    for (b, a) in before_all.plans.iter_mut().zip(&after_all.plans) {
+    for (b, a) in std::sync::Arc::make_mut(&mut before_all.plans).iter_mut().zip(after_all.plans.iter()) {
         b.destination = a.destination.clone();
     }
     let change = TableChange {
