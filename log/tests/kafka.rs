@@ -39,12 +39,6 @@ async fn opened(kafka: &Kafka, name: &str, migration: MigrationId) -> KafkaLog {
     log
 }
 
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn suite() {
     let kafka = Kafka::start().await.unwrap();
@@ -150,31 +144,4 @@ async fn topics_that_would_forget_and_messages_of_others_are_refused() {
     let error = reader.next().await.unwrap_err();
     assert!(error.code == codes::LOG && error.retry == drover_model::Retry::Never, "{error}");
     assert!(reader.next().await.is_err(), "it stays an error");
-}
-
-/// One appender and two readers that never catch up.
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_stays_small() {
-    let kafka = Kafka::start().await.unwrap();
-    let log = opened(&kafka, "memory", MigrationId::new_v4()).await;
-    let before = resident();
-    let mut most = 0;
-    let mut appender = log.appender(Stream::Bulk(0)).await.unwrap();
-    let mut slow = log.reader(Stream::Bulk(0), 0).await.unwrap();
-    let mut slower = log.reader(Stream::Bulk(0), 0).await.unwrap();
-    let one = record(0, 2 << 20);
-    for n in 0..150 {
-        appender.append(one.clone()).await.unwrap();
-        if n % 3 == 0 {
-            slow.next().await.unwrap();
-        }
-        if n % 10 == 0 {
-            slower.next().await.unwrap();
-        }
-        most = resident().max(most);
-    }
-    appender.flush().await.unwrap();
-    let more = most.saturating_sub(before) >> 20;
-    println!("{more} MiB more for one appender and two readers");
-    assert!(more < 120, "{more} MiB");
 }
