@@ -114,7 +114,7 @@ impl State {
                 if self.snapshot.is_some() {
                     return Ok(Vec::new());
                 }
-                let widened = self.widened(&snapshot.position);
+                let widened = self.widened(snapshot.blur.as_ref().map_or(&snapshot.position, |b| &b.until));
                 let mut events = vec![self.taken(*number, snapshot, worker, key, now_ms)];
                 events.extend(widened);
                 Ok(events)
@@ -124,14 +124,16 @@ impl State {
             }
             (OrderKey::Plan { table, .. }, Outcome::Planned { chunks }) => {
                 let snap = self.snapshot.as_ref().ok_or(Stale)?;
-                one(Event::Planned { table: *table, snapshot: snap.number, position: snap.position.clone(), chunks })
+                let (position, until) = (snap.position.clone(), snap.until(*table));
+                one(Event::Planned { table: *table, snapshot: snap.number, position, until, chunks })
             }
             (OrderKey::Copy { table, chunk, .. }, Outcome::Copied { extent, physical }) => {
                 let snap = self.snapshot.as_ref().ok_or(Stale)?;
                 if self.plans.get(*table as usize).is_some_and(|p| p.physical != physical) {
                     return Ok(self.fail(table_changed(self.table_name(*table))));
                 }
-                one(Event::Copied { table: *table, chunk: *chunk, position: snap.position.clone(), extent })
+                let (position, until) = (snap.position.clone(), snap.until(*table));
+                one(Event::Copied { table: *table, chunk: *chunk, position, until, extent })
             }
             (OrderKey::Load { table, chunk, .. }, Outcome::Loaded { rows }) => {
                 one(Event::Loaded { table: *table, chunk: *chunk, rows })

@@ -102,12 +102,17 @@ pub enum Event {
         table: u32,
         snapshot: u32,
         position: Position,
+        /// Of a blurred snapshot: what lies between may be in the rows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Position>,
         chunks: Vec<Chunk>,
     },
     Copied {
         table: u32,
         chunk: u32,
         position: Position,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Position>,
         extent: Extent,
     },
     Loaded {

@@ -11,7 +11,7 @@ use crate::table::{ChunkPlan, TableStage, TableState};
 use drover_model::check::{self, CheckItem};
 use drover_model::ddl::{Dated, Schemas};
 use drover_model::error::codes;
-use drover_model::plan::SnapshotRef;
+use drover_model::plan::{Blur, SnapshotRef};
 use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, Retry, TablePlan};
 use drover_proto::order::{Held, Opening, Owes, Step, Window};
@@ -63,6 +63,8 @@ pub enum Phase {
 pub struct Snap {
     pub number: u32,
     pub position: Position,
+    #[serde(default)]
+    pub blur: Option<Blur>,
     pub taken_ms: u64,
     /// By worker.
     pub holders: BTreeMap<String, Holder>,
@@ -75,6 +77,11 @@ pub struct Snap {
 }
 
 impl Snap {
+    /// Up to where changes may be in the rows of a table that is read from it, if that is later than its position.
+    pub fn until(&self, table: u32) -> Option<Position> {
+        Blur::of(self.blur.as_ref(), table).cloned()
+    }
+
     /// Whether a worker can join it, or has.
     pub fn may_read(&self, worker: &str) -> bool {
         self.holders.contains_key(worker) || self.holders.values().all(|h| h.snapshot.shared)
@@ -598,6 +605,7 @@ impl State {
                 self.snapshot = Some(Snap {
                     number: *number,
                     position: snapshot.position.clone(),
+                    blur: snapshot.blur.clone(),
                     taken_ms: *at_ms,
                     holders: BTreeMap::from([(worker.clone(), holder)]),
                     copied: 0,
@@ -654,7 +662,7 @@ impl State {
 
 fn apply_table(t: &mut TableState, event: &Event) {
     match event {
-        Event::Planned { snapshot, position, chunks, .. } => {
+        Event::Planned { snapshot, position, until, chunks, .. } => {
             t.stage = TableStage::Chunks;
             t.planned_on = *snapshot;
             t.chunks =
@@ -662,14 +670,14 @@ fn apply_table(t: &mut TableState, event: &Event) {
             t.pending = (0..t.chunks.len() as u32).collect();
             t.copied.clear();
             t.loaded.clear();
-            t.read_at(position);
+            t.read_at(position, until.as_ref());
         }
-        Event::Copied { chunk, position, extent, .. } => {
+        Event::Copied { chunk, position, until, extent, .. } => {
             let was_pending = t.pending.remove(chunk);
             if was_pending {
                 t.copied.insert(*chunk, *extent);
                 t.touched = true;
-                t.read_at(position);
+                t.read_at(position, until.as_ref());
             }
         }
         Event::Loaded { chunk, rows, .. } => {

@@ -73,7 +73,7 @@ impl State {
             Event::OwesVoid => self.owed.clear(),
             Event::Widened { table, position } => {
                 if let Some(t) = self.tables.get_mut(*table as usize) {
-                    t.read_at(position);
+                    t.read_at(position, None);
                     self.consistent = false;
                 }
             }

@@ -95,13 +95,14 @@ impl TableState {
         *self = TableState { generation: self.generation, ..TableState::new(TableStage::Unplanned) };
     }
 
-    /// Widens the window by the position of a snapshot that was read from.
-    pub(crate) fn read_at(&mut self, position: &Position) {
+    /// Widens the window by the position of a snapshot that was read from, and by the end of its blur.
+    pub(crate) fn read_at(&mut self, position: &Position, until: Option<&Position>) {
         if self.low.as_ref().is_none_or(|low| position < low) {
             self.low = Some(position.clone());
         }
-        if self.high.as_ref().is_none_or(|high| position > high) {
-            self.high = Some(position.clone());
+        let end = until.unwrap_or(position);
+        if self.high.as_ref().is_none_or(|high| end > high) {
+            self.high = Some(end.clone());
         }
     }
 }

@@ -266,7 +266,15 @@ pub fn log_line(state: &State, event: &Event) -> Option<(&'static str, String)> 
         Event::AdoptedAnew { why } => Some(("warning", format!("adopted, but all tables begin again: {why}"))),
         Event::Forgotten { .. } => Some(("warning", "adopted: all tables are emptied and copied again".into())),
         Event::SnapshotTaken { number, snapshot, worker, .. } => {
-            info(format!("snapshot {number} taken at {} by {worker}", snapshot.position))
+            let until = snapshot.blur.as_ref().map(|b| {
+                let tables: Vec<String> = b.tables.iter().map(&table).collect();
+                format!(
+                    ", or later up to {}: changes in between are applied to what has them already, of {}",
+                    b.until,
+                    tables.join(", ")
+                )
+            });
+            info(format!("snapshot {number} taken at {}{} by {worker}", snapshot.position, until.unwrap_or_default()))
         }
         Event::Joined { number, worker, .. } => info(format!("{worker} joined snapshot {number}")),
         Event::HolderGone { number, worker } => Some(("warning", format!("{worker} lost snapshot {number}"))),

@@ -178,8 +178,11 @@ impl TablePlan {
 /// A snapshot that reading sessions can join, as data that travels to other workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRef {
-    /// Exactly the transactions up to here are in it.
+    /// The transactions up to here are in it, and no others; with a [`Blur`], some later ones may be, too.
     pub position: crate::Position,
+    /// Where the place of the snapshot is not known exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blur: Option<Blur>,
     /// What a session joins it by; one for each process that holds it.
     pub token: String,
     /// What a session that joined must see itself on, as the source writes it.
@@ -192,6 +195,27 @@ pub struct SnapshotRef {
 
 fn yes() -> bool {
     true
+}
+
+/// A snapshot that lies somewhere between two marks of the source's log, as data that travels to other workers. What was changed between the
+/// two is in it or is not; the changes of that stretch are applied as between two snapshots ([`crate::handover::tolerant`]).
+///
+/// **What the source answers for**: nothing later than `until` is in it; no table but those named was changed between, and no schema; and the tables
+/// named can bear it: they have an identifying key and no other unique one, no foreign key ties them whose actions the log does not show, and their
+/// changes carry all columns (a row that is owed could not be fetched from this snapshot).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blur {
+    /// Nothing later is in the snapshot.
+    pub until: crate::Position,
+    /// Tables, by number, that were changed between the snapshot's position and `until`. All others stand at both.
+    pub tables: Vec<u32>,
+}
+
+impl Blur {
+    /// Up to where changes may be in a table's rows, if that is later than the snapshot's position.
+    pub fn of(blur: Option<&Blur>, table: u32) -> Option<&crate::Position> {
+        blur.filter(|b| b.tables.contains(&table)).map(|b| &b.until)
+    }
 }
 
 /// Plans of tables, shared by all who work with them, to be found by a table's number.

@@ -41,8 +41,13 @@ pub async fn validated(drover: &Deployment) -> Result<()> {
 
 /// Two fresh servers; the source has the database of the data, and nothing that is called after drover lies on either.
 pub async fn servers(pair: Pair) -> Result<(Server, Server)> {
+    servers_with(pair, &[]).await
+}
+
+/// The same with settings of the source.
+pub async fn servers_with(pair: Pair, settings: &[(&str, &str)]) -> Result<(Server, Server)> {
     let (source, destination) =
-        tokio::try_join!(Server::start(pair.source, &[]), Server::start(pair.destination, &[]))?;
+        tokio::try_join!(Server::start(pair.source, settings), Server::start(pair.destination, &[]))?;
     for server in [&source, &destination] {
         if server.dialect() == Dialect::MySql {
             server.exec("mysql", "DROP DATABASE drover").await?;

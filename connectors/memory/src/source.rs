@@ -67,7 +67,8 @@ impl MemorySource {
         let snapshot = inner.snapshots.get_mut(&id).ok_or_else(lost)?;
         snapshot.holders.insert(token.clone());
         let proof = proof(id, snapshot.at);
-        let reference = SnapshotRef { position: position(lineage, snapshot.at), token, proof, shared: true };
+        let reference =
+            SnapshotRef { position: position(lineage, snapshot.at), blur: None, token, proof, shared: true };
         Ok(MemoryHold { db: self.db.clone(), id, reference, lost: snapshot.lost.subscribe() })
     }
 

@@ -174,6 +174,13 @@ pub struct Before {
     prepared: Vec<Vec<u8>>,
 }
 
+impl Before {
+    /// Where the log stood.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
 /// To be called before the lock under which a snapshot's transactions are opened: XA transactions that are prepared by then, and commit after the
 /// snapshot, lie before it in the log. A stream that starts at [`here`] reads them from this place on.
 pub async fn before(session: &mut Session) -> Result<Before> {

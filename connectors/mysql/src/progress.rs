@@ -485,7 +485,7 @@ pub async fn cleanup(dialer: &Dialer, migration: Option<MigrationId>, name: &str
 }
 
 /// Whether nothing at all is in a database.
-async fn is_empty(session: &mut Session, database: &str) -> Result<bool> {
+pub(crate) async fn is_empty(session: &mut Session, database: &str) -> Result<bool> {
     let d = sql::text(database);
     let sql = format!(
         "SELECT (SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = {d}) \

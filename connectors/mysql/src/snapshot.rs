@@ -5,11 +5,12 @@
 //! whether a transaction is open, and a MariaDB also says on which place of the log it is. A snapshot is lost when its last session is.
 
 mod lock;
+pub(crate) mod marked;
 mod take;
 mod window;
 
 pub(crate) use take::BACK;
-pub use take::{Wanted, take};
+pub use take::{LULL, Wanted, take};
 
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;

@@ -1,12 +1,12 @@
 //! MySQL and MariaDB as sources: the trait, put together from this crate's rooms. Nothing is created at a source: the log is there anyhow, its
-//! place is read, and a snapshot is a handful of transactions.
+//! place is read, and a snapshot is a handful of transactions. (Where no lock may be had and transactions have no GTIDs, a mark has to be written.)
 
 use crate::connect::{Dialer, Session};
 use crate::errors::classify;
 use crate::position;
 use crate::reader::Reader;
 use crate::rows::MyRows;
-use crate::snapshot::{Set, Wanted, take};
+use crate::snapshot::{LULL, Set, Wanted, marked, take};
 use crate::{catalog, changes, check};
 use async_trait::async_trait;
 use drover_connectors_api::{ChunkReader, Hold, Opened, Rows, Source, StreamSpec};
@@ -19,7 +19,7 @@ use drover_model::schema::Catalog;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A source server.
 pub struct MySource {
@@ -40,7 +40,10 @@ impl MySource {
     }
 
     async fn snapshot(&self, tables: &[TablePlan], lineage: u32, exact: bool) -> Result<Arc<Set>> {
-        take(&Wanted { dialer: &self.dialer, readers: self.readers, tables, lineage, exact }).await
+        // For tests `DROVER_LULL_MS` makes it content with a blurred snapshot earlier.
+        let lull =
+            std::env::var("DROVER_LULL_MS").ok().and_then(|ms| ms.parse().ok()).map_or(LULL, Duration::from_millis);
+        take(&Wanted { dialer: &self.dialer, readers: self.readers, tables, lineage, exact, lull }).await
     }
 }
 
@@ -134,8 +137,8 @@ impl Source for MySource {
         Ok(theirs.unwrap_or(asked) - (asked + answered) / 2.0)
     }
 
-    async fn cleanup(&self, _migration: MigrationId) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    async fn cleanup(&self, migration: MigrationId) -> Result<Vec<String>> {
+        marked::cleanup(&mut self.session().await?, migration).await
     }
 
     async fn sequences(&self) -> Result<Vec<(String, String, i64, bool)>> {

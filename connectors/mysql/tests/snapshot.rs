@@ -5,17 +5,19 @@
 
 mod reading;
 
-use drover_connectors_api::ChunkReader;
+use drover_connectors_api::{ChunkReader, Source};
 use drover_connectors_mysql::connect::Dialer;
 use drover_connectors_mysql::position::{Place as LogPlace, resume_of};
 use drover_connectors_mysql::reader::Reader;
-use drover_connectors_mysql::snapshot::{Wanted, take};
+use drover_connectors_mysql::snapshot::{LULL, Wanted, take};
+use drover_connectors_mysql::source::MySource;
 use drover_harness::{MySql, Release, wait};
 use drover_model::chunk::Bounds;
 use drover_model::error::codes;
 use drover_model::{Position, TablePlan};
 use mysql_async::prelude::Queryable;
 use reading::{Blocks, DATABASE, Place, chunk, column, take_with};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -57,8 +59,8 @@ impl Writers {
 const TABLES: &str = "CREATE TABLE entry (id bigint AUTO_INCREMENT PRIMARY KEY, writer int, n int); \
     CREATE TABLE other (id int PRIMARY KEY, n bigint); INSERT INTO other VALUES (1, 0);";
 
-/// Rows of `entry` that the log has up to a place, from the log itself.
-async fn logged(place: &Place, position: &Position) -> u64 {
+/// Changed rows of a table that the log has up to a place, from the log itself.
+async fn logged(place: &Place, table: &str, position: &Position) -> u64 {
     let at: LogPlace = resume_of(position).unwrap().place;
     let mut session = place.server.connect(DATABASE).await.unwrap();
     let mut logs: Vec<mysql_async::Row> = session.query("SHOW BINARY LOGS").await.unwrap();
@@ -68,8 +70,15 @@ async fn logged(place: &Place, position: &Position) -> u64 {
         if name > at.file {
             break;
         }
-        let events: Vec<mysql_async::Row> = session.query(format!("SHOW BINLOG EVENTS IN '{name}'")).await.unwrap();
-        let mut of_entry = false;
+        // A commit that is just writing an event makes the server stumble over its half.
+        let in_half = |e: &mysql_async::Error| matches!(e, mysql_async::Error::Server(s) if s.code == 1220);
+        let events: Vec<mysql_async::Row> = loop {
+            match session.query(format!("SHOW BINLOG EVENTS IN '{name}'")).await {
+                Err(error) if in_half(&error) => {}
+                told => break told.unwrap(),
+            }
+        };
+        let mut of_table = false;
         for event in events {
             let (kind, end, info): (String, u64, String) =
                 (event.get(2).unwrap(), event.get(4).unwrap(), event.get(5).unwrap());
@@ -77,9 +86,11 @@ async fn logged(place: &Place, position: &Position) -> u64 {
                 break;
             }
             if kind == "Table_map" {
-                of_entry = info.contains("entry");
+                of_table = info.ends_with(&format!("({DATABASE}.{table})"));
             }
-            count += u64::from(of_entry && kind.starts_with("Write_rows"));
+            let first = table != "entry" && kind.starts_with("Write_rows");
+            count +=
+                u64::from(of_table && !first && (kind.starts_with("Write_rows") || kind.starts_with("Update_rows")));
         }
     }
     count
@@ -103,7 +114,7 @@ async fn exact(place: &Place, dialer: &Dialer, readers: usize, plans: &[TablePla
         seen.push((rows.len() as u64, counter));
     }
     assert!(seen.windows(2).all(|w| w[0] == w[1]), "the sessions see different states: {seen:?}");
-    let logged = logged(place, &reference.position).await;
+    let logged = logged(place, "entry", &reference.position).await;
     assert_eq!(seen[0].0, logged, "{} rows in the snapshot at {}", seen[0].0, reference.position);
     assert!(seen[0].0 > 0);
 }
@@ -134,6 +145,123 @@ async fn position_is_exact(release: Release) {
     for (_, dialer) in &ways {
         exact(&place, dialer, 3, &plans).await;
     }
+}
+
+/// Where no lock may be had and transactions have no GTIDs, the snapshot lies between two marks. Of a table that was changed between them, the rows are those of
+/// some moment in between; one that cannot bear that stands at the position exactly, and so does every table while its writers pause now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_two_marks() {
+    let settings = [("gtid-mode", "OFF"), ("enforce-gtid-consistency", "OFF")];
+    let place = Place::start(Release::MySql9, &settings).await;
+    place.exec(TABLES).await;
+    place
+        .exec("CREATE TABLE frail (id int PRIMARY KEY, n bigint, u int UNIQUE); INSERT INTO frail VALUES (1, 0, 0);")
+        .await;
+    let plans = place.plans().await;
+    let log = "REPLICATION CLIENT, REPLICATION SLAVE";
+    let bare = place.account("bare", log).await;
+    let Err(error) = take_with(&bare, 3, &plans).await else { panic!("a snapshot came from nowhere") };
+    assert_eq!(error.code, codes::PERMISSION, "{error}");
+    assert!(error.remedy.as_ref().unwrap().contains("database drover"), "{error:?}");
+    let dialer = place.account("marks", log).await;
+    place.exec("GRANT CREATE, SELECT, INSERT, UPDATE, DELETE, DROP ON drover.* TO marks@'%';").await;
+
+    // Nobody writes: exact at once.
+    let set = take_with(&dialer, 3, &plans).await.unwrap();
+    assert!(set.hold().snapshot().blur.is_none() && set.sessions() == 3);
+    drop(set);
+
+    let writers = Writers::start(&place.server, 4).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let frail = {
+        let (mut session, stop) = (place.server.connect(DATABASE).await.unwrap(), stop.clone());
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                session.query_drop("UPDATE frail SET n = n + 1").await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+    };
+    wait::until("rows are written", Duration::from_secs(20), || async {
+        let n = place.server.query_one_text(DATABASE, "SELECT COUNT(*) > 50 FROM entry").await?;
+        Ok((n.as_deref() == Some("1")).then_some(()))
+    })
+    .await
+    .unwrap();
+    let mut taken = Vec::new();
+    for lull in
+        [LULL, Duration::ZERO, Duration::ZERO, Duration::ZERO, LULL, Duration::ZERO, Duration::ZERO, Duration::ZERO]
+    {
+        let begun = Instant::now();
+        let set =
+            take(&Wanted { dialer: &dialer, readers: 3, tables: &plans, lineage: 0, exact: true, lull }).await.unwrap();
+        let took = begun.elapsed();
+        let reference = set.hold().snapshot();
+        let mut open = Vec::new();
+        for _ in 0..set.sessions() {
+            open.push(Reader::open(&reference).await.unwrap());
+        }
+        let mut seen = Vec::new();
+        for reader in &mut open {
+            let mut counts = BTreeMap::new();
+            for plan in &plans {
+                let rows = chunk(reader, plan, &Bounds::Whole).await.unwrap();
+                let count =
+                    if plan.source.name == "entry" { rows.len() as u64 } else { column(&rows, 1)[0].parse().unwrap() };
+                counts.insert(plan.source.name.clone(), count);
+            }
+            seen.push(counts);
+        }
+        println!("{took:?} at {}, {:?}: {seen:?}", reference.position, reference.blur.as_ref().map(|b| &b.tables));
+        taken.push((reference, seen));
+    }
+    stop.store(true, Ordering::Relaxed);
+    frail.await.unwrap();
+    writers.end().await;
+    for (reference, seen) in &taken {
+        let until = reference.blur.as_ref().map_or(&reference.position, |b| &b.until);
+        assert!(reference.position <= *until);
+        for plan in &plans {
+            let name = &plan.source.name;
+            let (low, high) = (logged(&place, name, &reference.position).await, logged(&place, name, until).await);
+            let named = reference.blur.as_ref().is_some_and(|b| b.tables.contains(&plan.id));
+            assert_eq!(named, low != high, "{name} was changed between the marks, or was not");
+            assert!(!(named && name == "frail"), "it has two unique keys");
+            for counts in seen {
+                assert!((low..=high).contains(&counts[name]), "{name}: {} rows, not {low} to {high}", counts[name]);
+            }
+        }
+    }
+    assert!(taken.iter().any(|(r, _)| r.blur.is_some()), "the writers rest all the time");
+    assert!(taken.iter().any(|(r, _)| r.blur.is_none()), "the writers never rest");
+
+    // The stream of a migration goes on behind the position, and cleanup leaves nothing.
+    let source = MySource::open(dialer.clone(), 2).await.unwrap();
+    let removed = source.cleanup(dialer.settings().migration).await.unwrap();
+    assert!(removed.iter().any(|r| r.contains("mark")), "{removed:?}");
+    let left = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'drover'";
+    assert_eq!(place.server.query_one_text(DATABASE, left).await.unwrap().as_deref(), Some("0"));
+    assert!(source.cleanup(dialer.settings().migration).await.unwrap().is_empty(), "there is nothing any more");
+}
+
+/// Transactions that become visible in another order than that of the log give no mark a meaning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks_need_the_order_of_the_log() {
+    let settings = [("gtid-mode", "OFF"), ("enforce-gtid-consistency", "OFF"), ("binlog-order-commits", "0")];
+    let (place, plans) = with_rows(Release::MySql9, &settings).await;
+    let dialer = place.account("marks", "REPLICATION CLIENT, REPLICATION SLAVE").await;
+    place.exec("GRANT ALL ON drover.* TO marks@'%';").await;
+    let Err(error) = take_with(&dialer, 2, &plans).await else { panic!("a snapshot came from nowhere") };
+    assert_eq!(error.code, codes::PERMISSION, "{error}");
+    // A copy alone has one session, which agrees with itself.
+    let set = take(&Wanted { dialer: &dialer, readers: 4, tables: &plans, lineage: 0, exact: false, lull: LULL })
+        .await
+        .unwrap();
+    assert_eq!(set.sessions(), 1);
+    let reference = set.hold().snapshot();
+    assert!(reference.position.text.starts_with("about "), "{}", reference.position);
+    let mut reader = Reader::open(&reference).await.unwrap();
+    assert_eq!(chunk(&mut reader, &plans[0], &Bounds::Whole).await.unwrap().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -476,7 +604,7 @@ async fn without_a_log_there_is_a_snapshot_for_a_copy_alone() {
     let poor = place.account("poor", "SHOW DATABASES").await;
     let locks = place.account("locks", "LOCK TABLES").await;
     for dialer in [&place.dialer, &locks, &poor] {
-        let wanted = |exact| Wanted { dialer, readers: 2, tables: &plans, lineage: 0, exact };
+        let wanted = |exact| Wanted { dialer, readers: 2, tables: &plans, lineage: 0, exact, lull: LULL };
         let set = take(&wanted(false)).await.unwrap();
         let reference = set.hold().snapshot();
         let hold = set.hold();
@@ -494,9 +622,13 @@ async fn without_a_log_there_is_a_snapshot_for_a_copy_alone() {
     // With a log that the account may not see.
     let (place, plans) = with_rows(Release::MariaDb10, &[]).await;
     let poor = place.account("poor", "SHOW DATABASES").await;
-    let set = take(&Wanted { dialer: &poor, readers: 2, tables: &plans, lineage: 0, exact: false }).await.unwrap();
+    let set = take(&Wanted { dialer: &poor, readers: 2, tables: &plans, lineage: 0, exact: false, lull: LULL })
+        .await
+        .unwrap();
     assert_eq!(set.sessions(), 2);
-    let Err(error) = take(&Wanted { dialer: &poor, readers: 2, tables: &plans, lineage: 0, exact: true }).await else {
+    let Err(error) =
+        take(&Wanted { dialer: &poor, readers: 2, tables: &plans, lineage: 0, exact: true, lull: LULL }).await
+    else {
         panic!("a position was made up")
     };
     assert_eq!(error.code, codes::PERMISSION, "{error}");

@@ -92,7 +92,7 @@ impl Holder {
         let (session, _, proof) = on_snapshot(dialer, "hold", token, want).await?;
         let row = session.query_one("select pg_export_snapshot()", &[]).await;
         let token = row.map_err(|e| classify(&e, Fault::Source, "cannot export the snapshot again"))?.get(0);
-        Ok(Holder { session, snapshot: SnapshotRef { position, token, proof, shared: true } })
+        Ok(Holder { session, snapshot: SnapshotRef { position, blur: None, token, proof, shared: true } })
     }
 }
 

@@ -82,7 +82,7 @@ pub fn answer(order: &Order, worker: &str, time: u64, lease: u64) -> Option<Outc
 /// The same for a source whose snapshots only their maker can read (`shared = false`).
 pub fn answer_as(order: &Order, worker: &str, time: u64, lease: u64, shared: bool) -> Option<Outcome> {
     let token = || format!("{worker}/{lease}");
-    let snapshot = || SnapshotRef { position: at(time), token: token(), proof: "p".into(), shared };
+    let snapshot = || SnapshotRef { position: at(time), blur: None, token: token(), proof: "p".into(), shared };
     let done = || Outcome::Done { what: vec!["x".into()] };
     Some(match order {
         Order::Inspect => Outcome::Inspected { catalog: catalog().into(), items: vec![CheckItem::passed("K1", "a")] },

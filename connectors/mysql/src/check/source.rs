@@ -5,6 +5,7 @@ use super::{End, connected, log, managed, selected, some, version};
 use crate::catalog::lex;
 use crate::condition::{Condition, Detail, Refusal};
 use crate::connect::Session;
+use crate::snapshot::marked;
 use crate::sql;
 use drover_model::check::CheckItem;
 use drover_model::error::codes;
@@ -148,22 +149,41 @@ async fn snapshot(
         return Ok(());
     }
     let account = &grants.account;
+    let mut ordered = false;
     if v.mysql(50_600) {
         let settings: Option<(String, u8)> = session
             .first("SELECT @@GLOBAL.gtid_mode, @@GLOBAL.binlog_order_commits", "checking the snapshot's settings")
             .await?;
-        if settings.is_some_and(|(mode, ordered)| mode == "ON" && ordered == 1) {
+        ordered = settings.as_ref().is_some_and(|(_, ordered)| *ordered == 1);
+        if ordered && settings.is_some_and(|(mode, _)| mode == "ON") {
             return Ok(());
         }
     }
-    let cause =
-        format!("account {account} may take no lock under which a snapshot and its position in the log are one");
-    let remedy = if v.mysql(80_000) {
+    let (privileges, home) = marked::NEEDS;
+    let lock = if v.mysql(80_000) {
         let grants: Vec<String> =
             databases.iter().map(|d| format!("GRANT LOCK TABLES ON {}.* TO {account}", sql::name(d))).collect();
         format!("{}; or GRANT RELOAD, PROCESS ON *.* TO {account}", grants.join("; "))
     } else {
         format!("GRANT RELOAD, PROCESS ON *.* TO {account}")
+    };
+    if ordered && privileges.iter().all(|p| grants.database(p, home)) {
+        let cause = format!(
+            "account {account} may take no lock: the snapshot is taken between two marks in the log, at a moment in which no table \
+             without a primary key, with several unique keys or with cascading foreign keys is written to; on a busy source it may have to wait for one"
+        );
+        items.push(CheckItem::warning("K8", "snapshot", cause, lock));
+        return Ok(());
+    }
+    let cause =
+        format!("account {account} may take no lock under which a snapshot and its position in the log are one");
+    let remedy = if ordered {
+        format!(
+            "{lock}; or, for a snapshot between two marks in the log, GRANT {} ON {home}.* TO {account}",
+            privileges.join(", ")
+        )
+    } else {
+        lock
     };
     items.push(CheckItem::failed("K8", "snapshot", cause, remedy));
     Ok(())

@@ -3,6 +3,7 @@
 
 use crate::connect::{Dialer, Session};
 use drover_model::error::codes;
+use drover_model::plan::Blur;
 use drover_model::{Error, Position, Result};
 use mysql_async::Row;
 use std::time::Duration;
@@ -17,6 +18,8 @@ const SHORT: Duration = Duration::from_millis(60);
 /// What came of a try at a snapshot.
 pub enum Try {
     Done(Position),
+    /// Somewhere between this position and the end of the blur.
+    Blurred(Position, Blur),
     /// Something was in the way: its description. Another try may help.
     Busy(String),
     /// This account or server cannot do it.

@@ -7,6 +7,7 @@
 //! - MySQL from 8: under `LOCK TABLES … READ` of the selected tables, then `FLUSH TABLES WITH READ LOCK`, then without a lock
 //!   ([`super::window`]).
 //! - MySQL before 8: `FLUSH TABLES WITH READ LOCK`, then without a lock.
+//! - MySQL where none of these may be had: between two marks in the log ([`super::marked`]).
 //!
 //! What is wrong with `FLUSH TABLES WITH READ LOCK` on MySQL: it declares all open tables outdated before it waits for their readers. New
 //! statements on such a table wait for the *old reader*, even when our statement was killed long ago. So it is tried only while no
@@ -16,13 +17,13 @@
 //! Each try is short ([`lock::PATIENCE`]), because new statements queue behind it. Between tries there are pauses that become longer.
 
 use super::lock::{self, Try};
-use super::{Set, lost, place_seen, window};
+use super::{Set, lost, marked, place_seen, window};
 use crate::connect::{Dialer, Session};
 use crate::position::{self, Before};
 use crate::sql::qualified;
 use crate::wire::Wire;
 use drover_model::error::codes;
-use drover_model::plan::SnapshotRef;
+use drover_model::plan::{Blur, SnapshotRef};
 use drover_model::schema::TableName;
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
 use futures::future::{join_all, try_join_all};
@@ -43,6 +44,8 @@ const READING: &str = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ; 
 
 /// So long other ways than those that need nothing but patience are tried.
 const LONG: Duration = Duration::from_secs(45);
+/// See [`Wanted::lull`]. Some milliseconds without a commit are enough, and four writers without a pause leave such in every second.
+pub const LULL: Duration = Duration::from_secs(3);
 /// First and longest pause between two rounds.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(8));
 /// `LOCK TABLES` opens each table while those before are locked already: beyond so many it would hold writers up.
@@ -58,6 +61,8 @@ pub struct Wanted<'a> {
     pub lineage: u32,
     /// A stream has to meet it: without a known position it is of no use.
     pub exact: bool,
+    /// Between marks ([`super::marked`]) a lull is waited for that long before a snapshot is taken whose place is not exact. [`LULL`] as a rule.
+    pub lull: Duration,
 }
 
 /// What of the server decides how.
@@ -65,7 +70,9 @@ pub(super) struct Server {
     pub session: Session,
     /// It writes a binary log, and this account may see where that stands.
     pub logs: bool,
-    /// MySQL: transactions have GTIDs and become visible in the order of the log.
+    /// MySQL: transactions become visible in the order of the log.
+    pub ordered: bool,
+    /// And they have GTIDs.
     pub ordered_gtids: bool,
     /// Statements of all accounts can be seen.
     pub sees_all: bool,
@@ -82,15 +89,19 @@ impl Server {
             Err(error) if !exact && (!logs || error.code == codes::PERMISSION) => logs = false,
             Err(error) => return Err(error),
         }
-        let mut ordered_gtids = false;
-        if session.version.mysql(50_700) {
-            let sql = "SELECT @@GLOBAL.gtid_mode = 'ON' AND @@GLOBAL.binlog_order_commits = 1";
+        let (mut ordered, mut ordered_gtids) = (false, false);
+        if session.version.mysql(50_600) {
+            let sql = "SELECT @@GLOBAL.binlog_order_commits = 1";
+            ordered = session.first::<i64>(sql, what).await?.unwrap_or(0) != 0;
+        }
+        if ordered && session.version.mysql(50_700) {
+            let sql = "SELECT @@GLOBAL.gtid_mode = 'ON'";
             ordered_gtids = session.first::<i64>(sql, what).await?.unwrap_or(0) != 0;
         }
         let sql =
             "SELECT COUNT(*) FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE IN ('PROCESS', 'SUPER')";
         let sees_all = session.first::<i64>(sql, what).await?.unwrap_or(0) > 0;
-        Ok(Server { session, logs, ordered_gtids, sees_all })
+        Ok(Server { session, logs, ordered, ordered_gtids, sees_all })
     }
 }
 
@@ -100,6 +111,7 @@ enum Way {
     Free,
     Tables,
     Global,
+    Marked,
 }
 
 fn ways(server: &Server, tables: usize) -> Vec<Way> {
@@ -133,10 +145,12 @@ pub async fn take(wanted: &Wanted<'_>) -> Result<Arc<Set>> {
     let mut pause = PAUSES.0;
     let mut waits_for = String::new();
     let mut denied = None;
+    let mut tried_marks = false;
     loop {
         for way in ways.clone() {
             let tried = match way {
                 Way::Free => window::open(&mut server, &mut sessions, wanted.lineage).await?,
+                Way::Marked => marked::open(wanted, &mut server, &mut sessions, begun.elapsed() >= wanted.lull).await?,
                 Way::Tables | Way::Global => {
                     let sql = match way {
                         Way::Tables => lock_tables(wanted.tables),
@@ -146,7 +160,8 @@ pub async fn take(wanted: &Wanted<'_>) -> Result<Arc<Set>> {
                 }
             };
             match tried {
-                Try::Done(position) => return finish(wanted, &server, sessions, position).await,
+                Try::Done(position) => return finish(wanted, &server, sessions, position, None).await,
+                Try::Blurred(position, blur) => return finish(wanted, &server, sessions, position, Some(blur)).await,
                 Try::Busy(why) => waits_for = why,
                 Try::Denied(error) => {
                     tracing::debug!(%error, ?way, "this way to a snapshot is barred");
@@ -163,13 +178,24 @@ pub async fn take(wanted: &Wanted<'_>) -> Result<Arc<Set>> {
                     "the sessions of this copy are not on one snapshot: the source must not be written to"
                 );
                 begin_all(&mut sessions).await?;
-                return finish(wanted, &server, sessions, nowhere(wanted.lineage)).await;
+                return finish(wanted, &server, sessions, nowhere(wanted.lineage, "no binary log".into()), None).await;
             }
+        } else if ways.is_empty() && !wanted.exact {
+            // A session agrees with itself, and no stream has to meet it.
+            sessions.truncate(1);
+            begin_all(&mut sessions).await?;
+            let about = position::status(&mut server.session).await?.place;
+            tracing::warn!("no lock can be had: all chunks are read by one session, which alone has a snapshot");
+            return finish(wanted, &server, sessions, nowhere(wanted.lineage, format!("about {about}")), None).await;
+        } else if ways.is_empty() && server.ordered && !tried_marks {
+            tried_marks = true;
+            ways.push(Way::Marked);
+            continue;
         } else if ways.is_empty() {
             return Err(no_way(&server, denied));
         } else if begun.elapsed() > LONG || ways == [Way::Free] {
-            // The fewer sessions, the easier they agree.
-            if ways.contains(&Way::Free) && sessions.len() > 1 {
+            // The fewer sessions, the easier they agree, and the sooner they have begun.
+            if (ways.contains(&Way::Free) || ways == [Way::Marked]) && sessions.len() > 1 {
                 let fewer = sessions.len().div_ceil(2);
                 sessions.truncate(fewer);
                 tracing::warn!(waits_for, sessions = fewer, "the snapshot is taken with fewer sessions");
@@ -195,8 +221,11 @@ fn no_way(server: &Server, denied: Option<Error>) -> Error {
     let text = "the account can take no snapshot whose position is known";
     let remedy = if server.session.version.is_mariadb() {
         "grant it RELOAD"
+    } else if server.session.version.mysql(80_000) {
+        "grant it LOCK TABLES on the selected databases, or RELOAD and PROCESS, or ALL on a database drover of its own, or set gtid_mode = ON; \
+         the last two need binlog_order_commits = ON"
     } else {
-        "grant it LOCK TABLES on the selected databases, or RELOAD and PROCESS, or set gtid_mode = ON and binlog_order_commits = ON"
+        "grant it RELOAD and PROCESS, or ALL on a database drover of its own, or set gtid_mode = ON; the last two need binlog_order_commits = ON"
     };
     let mut error = Error::new(codes::PERMISSION, Fault::Source, Retry::Other, text).remedy(remedy);
     error.causes.extend(denied.map(|d| d.to_string()));
@@ -204,8 +233,8 @@ fn no_way(server: &Server, denied: Option<Error>) -> Error {
 }
 
 /// A position for people.
-fn nowhere(lineage: u32) -> Position {
-    Position { lineage, order: vec![0; 16], resume: Vec::new(), text: "no binary log".into() }
+fn nowhere(lineage: u32, text: String) -> Position {
+    Position { lineage, order: vec![0; 16], resume: Vec::new(), text }
 }
 
 /// A session that is ready to begin.
@@ -228,7 +257,7 @@ fn lock_tables(tables: &[TablePlan]) -> String {
 }
 
 /// Begins a transaction in every session at once.
-async fn begin_all(sessions: &mut [Wire]) -> Result<()> {
+pub(super) async fn begin_all(sessions: &mut [Wire]) -> Result<()> {
     let what = "cannot begin a transaction on a snapshot";
     let begun = join_all(sessions.iter_mut().map(|s| s.run(BEGIN, what)));
     let late = |_| Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, what);
@@ -264,7 +293,7 @@ async fn under_lock(
     let logs = server.logs;
     let here = async {
         if !logs {
-            return Ok(nowhere(wanted.lineage));
+            return Ok(nowhere(wanted.lineage, "no binary log".into()));
         }
         let here = position::here(&mut server.session, before.as_ref(), wanted.lineage);
         let late =
@@ -284,11 +313,17 @@ async fn under_lock(
 }
 
 /// Asserts that all sessions are on one snapshot, and makes it one.
-async fn finish(wanted: &Wanted<'_>, server: &Server, mut sessions: Vec<Wire>, position: Position) -> Result<Arc<Set>> {
+async fn finish(
+    wanted: &Wanted<'_>,
+    server: &Server,
+    mut sessions: Vec<Wire>,
+    position: Position,
+    blur: Option<Blur>,
+) -> Result<Arc<Set>> {
     let marked = join_all(sessions.iter_mut().map(|s| s.run(MARK, "cannot mark the start of a transaction"))).await;
     marked.into_iter().collect::<Result<()>>()?;
     let mut place = String::new();
-    if server.logs && server.session.version.is_mariadb() {
+    if server.logs && !position.resume.is_empty() && server.session.version.is_mariadb() {
         for session in &mut sessions {
             let seen = place_seen(session).await?;
             if seen != position.text {
@@ -302,7 +337,8 @@ async fn finish(wanted: &Wanted<'_>, server: &Server, mut sessions: Vec<Wire>, p
     }
     let token = uuid::Uuid::new_v4().to_string();
     let proof = format!("{position} of {token}");
-    tracing::info!(%position, sessions = sessions.len(), "a snapshot was taken");
-    let reference = SnapshotRef { position, token, proof, shared: false };
+    let until = blur.as_ref().map(|b| tracing::field::display(&b.until));
+    tracing::info!(%position, until, sessions = sessions.len(), "a snapshot was taken");
+    let reference = SnapshotRef { position, blur, token, proof, shared: false };
     Ok(Set::new(wanted.dialer.clone(), reference, place, sessions))
 }

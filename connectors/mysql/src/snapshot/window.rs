@@ -176,6 +176,6 @@ fn gtid(row: &TextRow) -> Option<String> {
 }
 
 /// Whether the server has come upon an event that a commit was just writing (error 1220): the next look sees it whole.
-fn in_half(error: &Error) -> bool {
+pub(super) fn in_half(error: &Error) -> bool {
     error.causes.iter().any(|cause| cause.contains("error 1220") && cause.contains("truncated in the middle"))
 }

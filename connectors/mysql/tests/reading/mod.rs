@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::{BlockSink, ChunkReader};
 use drover_connectors_mysql::connect::{Dialer, Settings, Tls};
-use drover_connectors_mysql::snapshot::{Set, Wanted, take};
+use drover_connectors_mysql::snapshot::{LULL, Set, Wanted, take};
 use drover_connectors_mysql::{catalog, typemap};
 use drover_harness::{MySql, Release};
 use drover_model::chunk::Bounds;
@@ -98,7 +98,7 @@ pub fn dialer(server: &MySql, user: &str, password: Option<&str>) -> Dialer {
 }
 
 pub async fn take_with(dialer: &Dialer, readers: usize, tables: &[TablePlan]) -> Result<Arc<Set>> {
-    take(&Wanted { dialer, readers, tables, lineage: 0, exact: true }).await
+    take(&Wanted { dialer, readers, tables, lineage: 0, exact: true, lull: LULL }).await
 }
 
 /// Collects blocks.
