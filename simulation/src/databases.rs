@@ -85,6 +85,14 @@ struct SimSource {
 }
 
 impl SimSource {
+    fn taken(&self, connection: Connection, inner: Box<dyn Hold>) -> Box<dyn Hold> {
+        if let Some(blur) = inner.snapshot().blur {
+            sim::fault("snapshot blurred");
+            note!("a snapshot between {} and {}", inner.snapshot().position.text, blur.until.text);
+        }
+        self.hold(connection, inner)
+    }
+
     fn hold(&self, connection: Connection, inner: Box<dyn Hold>) -> Box<dyn Hold> {
         let reference = inner.snapshot();
         Box::new(SimHold { connection, reference, inner: Mutex::new(Some(Arc::from(inner))) })
@@ -115,7 +123,7 @@ impl Source for SimSource {
         let spec = StreamSpec { batch_bytes: sim::between(self.batch / 4, self.batch) as usize, ..spec };
         let inner = self.inner.clone();
         let opened = connection.call("open_stream", async move { inner.open_stream(spec).await }).await?;
-        let snapshot = opened.snapshot.map(|hold| self.hold(connection.clone(), hold));
+        let snapshot = opened.snapshot.map(|hold| self.taken(connection.clone(), hold));
         let stream = SimStream { inner: opened.stream, connection, ready: None };
         Ok(Opened { start: opened.start, snapshot, stream: Box::new(stream) })
     }
@@ -124,7 +132,7 @@ impl Source for SimSource {
         let connection = self.link.connect().await?;
         let (inner, tables) = (self.inner.clone(), tables.to_vec());
         let hold = connection.call("new_snapshot", async move { inner.new_snapshot(&tables).await }).await?;
-        Ok(self.hold(connection, hold))
+        Ok(self.taken(connection, hold))
     }
 
     async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>> {

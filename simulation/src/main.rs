@@ -54,10 +54,11 @@ enum Broken {
     Reorders,
     Early,
     Blind,
+    Blur,
 }
 
 fn sabotage(broken: Option<Broken>) -> Sabotage {
-    use Sabotage::{Destination, Log};
+    use Sabotage::{Destination, Log, Source};
     match broken {
         None => Sabotage::None,
         Some(Broken::Epoch) => Destination(memory::Broken::Epoch),
@@ -69,6 +70,7 @@ fn sabotage(broken: Option<Broken>) -> Sabotage {
         Some(Broken::Reorders) => Log(log::Broken::Reorders),
         Some(Broken::Early) => Log(log::Broken::Early),
         Some(Broken::Blind) => Sabotage::Blind,
+        Some(Broken::Blur) => Source(memory::Broken::Blur),
     }
 }
 

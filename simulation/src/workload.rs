@@ -105,6 +105,8 @@ pub struct Habits {
     pub statements: u64,
     /// Bytes of small values at most.
     pub bytes: u64,
+    /// Many a transaction touches nothing but the one table that bears a blurred snapshot.
+    pub apart: bool,
 }
 
 struct Work<'a> {
@@ -133,10 +135,11 @@ pub fn fill(db: &Database, habits: Habits, transactions: u64) {
 /// One transaction of the application, sometimes rolled back. Says whether it was committed.
 pub fn transact(db: &Database, habits: Habits) -> bool {
     let statements = sim::between(1, habits.statements + 1);
+    let apart = habits.apart && sim::chance(600_000);
     let done = db.transact(|tx| {
         let mut work = Work { tx, ids: habits.ids, large: habits.bytes };
         for _ in 0..statements {
-            work.statement()?;
+            if apart { work.attempt(Work::pair)? } else { work.statement()? }
         }
         if sim::chance(50_000) { Err(Error::internal("rolled back")) } else { Ok(()) }
     });

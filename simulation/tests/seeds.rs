@@ -50,6 +50,7 @@ fn each_broken_promise_is_seen() {
         ("reorders", "gap", 20),
         ("early", "", 200),
         ("blind", "rows changed between its marks", 200),
+        ("blur", "pair", 60),
     ] {
         let seen = (1..=seeds).find_map(|seed| {
             let broken = one(seed, &["--sabotage", sabotage])["broken"].as_str()?.to_owned();

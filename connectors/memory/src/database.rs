@@ -1,8 +1,10 @@
 //! The database itself: tables, a log of committed transactions, snapshots, and what drover keeps in a destination. A
 //! transaction happens at once, under one lock, or not at all.
 
+use crate::blur::Recent;
 use crate::table::{Place, Row, TableData, Value};
 use crate::visible::Unseen;
+use drover_model::plan::Blur;
 use drover_model::schema::{Effect, Table, TableName};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, error::codes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -63,8 +65,10 @@ pub(crate) type Tables = BTreeMap<TableName, Arc<TableData>>;
 
 #[derive(Debug)]
 pub(crate) struct SnapshotData {
-    pub tables: Tables,
+    /// The states that a session may see: one, unless it is blurred.
+    pub moments: Vec<Tables>,
     pub at: u64,
+    pub blur: Option<Blur>,
     /// Tokens of those who hold it.
     pub holders: BTreeSet<String>,
     /// Becomes true when it is lost.
@@ -103,7 +107,7 @@ pub(crate) struct Saved {
     log: usize,
 }
 
-/// Promises that are broken on demand, to see that a checker sees it: those of a destination, but for the first of the last two.
+/// Promises that are broken on demand, to see that a checker sees it: those of a destination, where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
     /// Commits of an older epoch are taken, wherever they go on from.
@@ -120,6 +124,8 @@ pub enum Broken {
     Sight,
     /// Who goes on with a woven table begins where it is applied, not at the oldest open low mark.
     Resume,
+    /// A source's blurred snapshot is told to be exact.
+    Blur,
 }
 
 /// What goes wrong on demand.
@@ -152,6 +158,8 @@ pub(crate) struct Inner {
     pub broken: Option<Broken>,
     /// Transactions that are in the log and that no reader sees yet.
     pub unseen: Vec<Unseen>,
+    /// Kept once snapshots may be blurred.
+    pub recent: Option<Recent>,
 }
 
 impl Inner {
@@ -210,6 +218,7 @@ impl Default for Database {
             saved: None,
             broken: None,
             unseen: Vec::new(),
+            recent: None,
         };
         Database { inner: Arc::new(Mutex::new(inner)), commits: Arc::new(watch::Sender::new(0)) }
     }
@@ -406,6 +415,7 @@ impl Database {
         let mut inner = self.lock();
         inner.version += 1;
         inner.tables.entry(def.name.clone()).or_insert_with(|| Arc::new(TableData::new(def)));
+        inner.forget_recent();
     }
 
     /// Drops a table.
@@ -413,6 +423,7 @@ impl Database {
         let mut inner = self.lock();
         inner.version += 1;
         inner.tables.remove(name);
+        inner.forget_recent();
     }
 
     /// Runs a transaction. An `Err` rolls all of it back, and nothing of it is in the log.
@@ -453,6 +464,7 @@ impl Database {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         inner.log.push(Commit { changes, unlogged: BTreeSet::new(), micros: now.as_micros() as i64, note });
         inner.save();
+        inner.remember();
         let at = inner.log.len() as u64;
         self.commits.send_replace(at);
         at
@@ -490,6 +502,7 @@ impl Database {
             inner.saved = Some(Vec::new());
             inner.make_durable();
         }
+        inner.forget_recent();
         inner.log.len()
     }
 
@@ -530,10 +543,13 @@ impl Database {
         let version = inner.version;
         edit(&mut inner.tables, name)?.def.physical = format!("rewritten {version}");
         for snapshot in inner.snapshots.values_mut() {
-            if let Ok(table) = edit(&mut snapshot.tables, name) {
-                table.clear();
+            for tables in &mut snapshot.moments {
+                if let Ok(table) = edit(tables, name) {
+                    table.clear();
+                }
             }
         }
+        inner.forget_recent();
         Ok(())
     }
 

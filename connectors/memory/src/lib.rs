@@ -11,6 +11,7 @@
 //! carried out again on the rows of now when it commits, if others committed between; what no longer fits then fails.
 
 mod apply;
+mod blur;
 mod catalog;
 mod database;
 mod destination;

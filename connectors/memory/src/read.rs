@@ -48,11 +48,15 @@ fn within<'a>(data: &'a TableData, map: &Mapping, bounds: &Bounds) -> Result<Vec
 pub struct MemoryReader {
     pub db: Database,
     pub snapshot: u64,
+    /// Which of the snapshot's states it sees, if that has several.
+    pub moment: usize,
 }
 
 impl MemoryReader {
     fn tables(&self) -> Result<Tables> {
-        self.db.lock().snapshots.get(&self.snapshot).map(|s| s.tables.clone()).ok_or_else(lost)
+        let inner = self.db.lock();
+        let snapshot = inner.snapshots.get(&self.snapshot).ok_or_else(lost)?;
+        snapshot.moments.get(self.moment % snapshot.moments.len().max(1)).cloned().ok_or_else(lost)
     }
 
     fn physical(&self, plan: &TablePlan) -> String {

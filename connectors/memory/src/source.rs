@@ -1,7 +1,7 @@
 //! The reading side.
 
 use crate::catalog;
-use crate::database::{Database, SnapshotData, StreamState, place, position};
+use crate::database::{Database, StreamState, place, position};
 use crate::read::{MemoryReader, MemoryRows, lost};
 use crate::stream::MemoryStream;
 use async_trait::async_trait;
@@ -12,7 +12,6 @@ use drover_model::migration::Migration;
 use drover_model::plan::SnapshotRef;
 use drover_model::schema::Catalog;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
-use std::collections::BTreeSet;
 use tokio::sync::watch;
 
 pub struct MemorySource {
@@ -67,23 +66,18 @@ impl MemorySource {
         let snapshot = inner.snapshots.get_mut(&id).ok_or_else(lost)?;
         snapshot.holders.insert(token.clone());
         let proof = proof(id, snapshot.at);
-        let reference =
-            SnapshotRef { position: position(lineage, snapshot.at), blur: None, token, proof, shared: true };
+        let (position, blur) = (position(lineage, snapshot.at), snapshot.blur.clone());
+        let reference = SnapshotRef { position, blur, token, proof, shared: true };
         Ok(MemoryHold { db: self.db.clone(), id, reference, lost: snapshot.lost.subscribe() })
     }
 
-    /// A snapshot of now.
-    fn take(&self) -> Result<MemoryHold> {
+    /// A snapshot of now, blurred where it may be.
+    fn take(&self, plans: &[TablePlan]) -> Result<MemoryHold> {
         let id = {
             let mut inner = self.db.lock();
             inner.tokens += 1;
             let id = inner.tokens;
-            let snapshot = SnapshotData {
-                tables: inner.tables.clone(),
-                at: inner.log.len() as u64,
-                holders: BTreeSet::new(),
-                lost: watch::Sender::new(false),
-            };
+            let snapshot = inner.snapshot(plans);
             inner.snapshots.insert(id, snapshot);
             id
         };
@@ -133,9 +127,11 @@ impl Source for MemorySource {
                         "another extractor made the stream anew",
                     ));
                 }
-                // What an attempt of before left has no snapshot any more: nothing can have been copied.
-                inner.streams.insert(spec.migration, StreamState { holder, epoch: spec.epoch, confirmed: end });
-                (holder, end, true)
+                // What an attempt of before left has no snapshot any more: nothing can have been copied. A blurred snapshot of a moment later lies
+                // here, or later.
+                let start = inner.snapshot(&spec.tables).at;
+                inner.streams.insert(spec.migration, StreamState { holder, epoch: spec.epoch, confirmed: start });
+                (holder, start, true)
             } else {
                 let stream = inner.streams.get_mut(&spec.migration);
                 let stream = stream.ok_or_else(|| gone("there is no stream of this migration".into()))?;
@@ -156,7 +152,7 @@ impl Source for MemorySource {
         // Wakes the former holder, who finds himself fenced.
         self.db.commits.send_modify(|_| {});
         let (snapshot, start) = if begins {
-            let hold = self.take()?;
+            let hold = self.take(&spec.tables)?;
             (Some(Box::new(hold) as Box<dyn Hold>), start)
         } else {
             (None, start)
@@ -167,8 +163,8 @@ impl Source for MemorySource {
         Ok(Opened { start, snapshot, stream: Box::new(stream) })
     }
 
-    async fn new_snapshot(&self, _tables: &[TablePlan]) -> Result<Box<dyn Hold>> {
-        Ok(Box::new(self.take()?))
+    async fn new_snapshot(&self, tables: &[TablePlan]) -> Result<Box<dyn Hold>> {
+        Ok(Box::new(self.take(tables)?))
     }
 
     async fn join_snapshot(&self, snapshot: &SnapshotRef) -> Result<Box<dyn Hold>> {
@@ -177,7 +173,14 @@ impl Source for MemorySource {
     }
 
     async fn reader(&self, snapshot: &SnapshotRef) -> Result<Box<dyn ChunkReader>> {
-        Ok(Box::new(MemoryReader { db: self.db.clone(), snapshot: self.find(snapshot)? }))
+        let snapshot = self.find(snapshot)?;
+        // Each session another moment, and the same ones when all is done again.
+        let moment = {
+            let mut inner = self.db.lock();
+            inner.tokens += 1;
+            (inner.tokens.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
+        };
+        Ok(Box::new(MemoryReader { db: self.db.clone(), snapshot, moment }))
     }
 
     async fn rows(&self) -> Result<Box<dyn Rows>> {
