@@ -547,6 +547,51 @@ fn owed_rows_without_a_snapshot_get_a_later_one_and_wider_windows() {
     sim.verify();
 }
 
+/// A snapshot between two marks: tables that were changed in between are applied tolerantly up to its end, whatever is read of them and when, others from its position
+/// on. What waits for consistency waits for the end.
+#[test]
+fn a_blurred_snapshot_widens_the_windows_of_its_tables_alone() {
+    for loses in [false, true] {
+        let mut sim = Sim::new(ALL, true);
+        sim.blur = vec![0];
+        while sim.state().tables.iter().map(|t| t.copied.len() + t.loaded.len()).sum::<usize>() < 2 {
+            (0..sim.workers.len()).for_each(|i| {
+                sim.poll(i);
+                sim.work(i, 0, 9);
+            });
+            sim.pass(10);
+        }
+        let first = sim.state().snapshot.clone().unwrap();
+        if loses {
+            sim.lose_snapshot();
+            sim.pass(1_000);
+        }
+        sim.calm();
+        let applying = sim.leases.iter().rev().find_map(|(_, o)| match o {
+            Order::Apply { windows, .. } => Some(windows.clone()),
+            _ => None,
+        });
+        let windows = applying.unwrap();
+        let last = sim.journal.iter().rev().find_map(|e| match e {
+            Event::SnapshotTaken { snapshot, .. } => Some(snapshot.clone()),
+            _ => None,
+        });
+        let last = last.unwrap();
+        let until = last.blur.as_ref().map(|b| b.until.clone()).unwrap();
+        assert_eq!(loses, last.position != first.position);
+        assert!(windows[0].low <= last.position && windows[0].high == until, "{windows:?}");
+        assert!(windows[1..].iter().all(|w| w.high < until) && windows[2].low == windows[2].high, "{windows:?}");
+        assert!(loses || windows[1].low == windows[1].high, "{windows:?}");
+        // The foreign keys are made when the destination has passed the end.
+        let at = |wanted: fn(&Event) -> bool| sim.journal.iter().position(wanted).unwrap();
+        assert!(
+            at(|e| matches!(e, Event::Consistent))
+                < at(|e| matches!(e, Event::SchemaDone { step: drover_proto::order::Step::Final, .. }))
+        );
+        sim.verify();
+    }
+}
+
 #[test]
 fn who_takes_an_apply_order_over_asks_for_itself() {
     let mut sim = Sim::new(ALL, true);
