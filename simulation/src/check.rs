@@ -59,6 +59,8 @@ impl Side {
                         }
                     }
                 }
+                // No application of ours does it.
+                Logged::AddColumn { .. } => {}
             }
         }
     }

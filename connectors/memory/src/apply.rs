@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 /// A [`Step`] that owns its rows, so that it can be carried out again.
 #[derive(Debug, Clone)]
-enum Owned {
+pub(crate) enum Owned {
     Delete { table: u32, keys: Vec<Vec<u8>>, tolerant: bool },
     Update { table: u32, rows: Vec<Vec<u8>>, tolerant: bool },
     Move { table: u32, old: Vec<u8>, new: Vec<u8> },
@@ -23,7 +23,7 @@ enum Owned {
 
 /// A [`Follow`] that owns its cells.
 #[derive(Debug, Clone)]
-enum Effect {
+pub(crate) enum Effect {
     Delete,
     Set(Vec<Value>),
 }
@@ -44,11 +44,12 @@ fn own(step: &Step<'_>) -> Owned {
     }
 }
 
-struct Working {
+/// Steps carried out on the rows of one moment.
+pub(crate) struct Working {
     version: u64,
-    tables: Tables,
+    pub tables: Tables,
     steps: Vec<Owned>,
-    changes: Vec<Logged>,
+    pub changes: Vec<Logged>,
 }
 
 pub struct MemoryApply {
@@ -100,7 +101,12 @@ fn key_of(plan: &TablePlan, cells: &[Option<Value>]) -> Result<Vec<Value>> {
 }
 
 impl Working {
-    fn run(&mut self, plans: &HashMap<u32, TablePlan>, step: &Owned) -> Result<()> {
+    /// On the rows of now.
+    pub fn new(inner: &Inner) -> Self {
+        Working { version: inner.version, tables: inner.tables.clone(), steps: Vec::new(), changes: Vec::new() }
+    }
+
+    pub fn run(&mut self, plans: &HashMap<u32, TablePlan>, step: &Owned) -> Result<()> {
         let plan = |id: u32| plans.get(&id).ok_or_else(|| Error::internal(format!("a change of unknown table {id}")));
         match step {
             Owned::Truncate { tables } => {
@@ -272,10 +278,7 @@ impl MemoryApply {
             return Err(Error::internal("a batch that failed was carried on instead of rolled back"));
         }
         let db = &self.db;
-        Ok(self.working.get_or_insert_with(|| {
-            let inner = db.lock();
-            Working { version: inner.version, tables: inner.tables.clone(), steps: Vec::new(), changes: Vec::new() }
-        }))
+        Ok(self.working.get_or_insert_with(|| Working::new(&db.lock())))
     }
 
     /// The commit as the server carries it out.

@@ -2,6 +2,7 @@
 //! transaction happens at once, under one lock, or not at all.
 
 use crate::table::{Place, Row, TableData, Value};
+use crate::visible::Unseen;
 use drover_model::schema::{Effect, Table, TableName};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, error::codes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,10 +13,27 @@ use tokio::sync::watch;
 /// What a transaction did to one row or table, as the log has it.
 #[derive(Debug, Clone)]
 pub enum Logged {
-    Insert { table: TableName, new: Row },
-    Update { table: TableName, old: Row, new: Row },
-    Delete { table: TableName, old: Row },
-    Truncate { tables: Vec<TableName> },
+    Insert {
+        table: TableName,
+        new: Row,
+    },
+    Update {
+        table: TableName,
+        old: Row,
+        new: Row,
+    },
+    Delete {
+        table: TableName,
+        old: Row,
+    },
+    Truncate {
+        tables: Vec<TableName>,
+    },
+    /// A column was added behind the others; alone in its transaction.
+    AddColumn {
+        before: Arc<Table>,
+        after: Arc<Table>,
+    },
 }
 
 /// What drover wrote with a transaction at a destination, beside rows.
@@ -73,6 +91,8 @@ pub(crate) struct ProgressRow {
     /// (table, generation, chunk) of the chunks that are loaded.
     pub chunks: BTreeSet<(u32, u32, u32)>,
     pub generations: HashMap<u32, u32>,
+    /// Where a woven table stands.
+    pub woven: Option<crate::woven::Standing>,
 }
 
 /// A state that a crash may leave behind.
@@ -83,7 +103,7 @@ pub(crate) struct Saved {
     log: usize,
 }
 
-/// Promises that a destination breaks on demand, to see that a checker sees it.
+/// Promises that are broken on demand, to see that a checker sees it: those of a destination, but for the first of the last two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
     /// Commits of an older epoch are taken, wherever they go on from.
@@ -96,6 +116,10 @@ pub enum Broken {
     Outcome,
     /// Rows and progress are committed apart from each other: a reader sees half a batch.
     Halves,
+    /// A source's woven chunk is read without waiting until what is in the log before its low mark can be seen.
+    Sight,
+    /// Who goes on with a woven table begins where it is applied, not at the oldest open low mark.
+    Resume,
 }
 
 /// What goes wrong on demand.
@@ -126,6 +150,8 @@ pub(crate) struct Inner {
     /// States since the last one that is durable, that one first; kept once a crash is possible.
     saved: Option<Vec<Saved>>,
     pub broken: Option<Broken>,
+    /// Transactions that are in the log and that no reader sees yet.
+    pub unseen: Vec<Unseen>,
 }
 
 impl Inner {
@@ -183,6 +209,7 @@ impl Default for Database {
             foreign_keys: Vec::new(),
             saved: None,
             broken: None,
+            unseen: Vec::new(),
         };
         Database { inner: Arc::new(Mutex::new(inner)), commits: Arc::new(watch::Sender::new(0)) }
     }
@@ -390,14 +417,22 @@ impl Database {
 
     /// Runs a transaction. An `Err` rolls all of it back, and nothing of it is in the log.
     pub fn transact<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> Result<T> {
-        let mut inner = self.lock();
+        self.transact_in(&mut self.lock(), work)
+    }
+
+    pub(crate) fn transact_in<T>(
+        &self,
+        inner: &mut Inner,
+        work: impl FnOnce(&mut Transaction) -> Result<T>,
+    ) -> Result<T> {
         let foreign_keys = inner.foreign_keys.clone();
         let (tables, unlogged) = (inner.tables.clone(), BTreeSet::new());
         let mut transaction = Transaction { tables, changes: Vec::new(), unlogged, silent: false, foreign_keys };
         let out = work(&mut transaction)?;
+        inner.have_waited(&transaction.tables);
         inner.tables = transaction.tables;
         inner.version += 1;
-        self.commit(&mut inner, transaction.changes);
+        self.commit(inner, transaction.changes);
         if let Some(commit) = inner.log.last_mut() {
             commit.unlogged = transaction.unlogged;
         }
@@ -446,6 +481,7 @@ impl Database {
         let mut inner = self.lock();
         inner.server += 1;
         inner.version += 1;
+        inner.unseen.clear();
         if let Some(mut saved) = inner.saved.take().filter(|s| !s.is_empty()) {
             let state = saved.swap_remove(keep(saved.len()).min(saved.len() - 1));
             inner.tables = state.tables;

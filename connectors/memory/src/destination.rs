@@ -94,6 +94,7 @@ impl Destination for MemoryDestination {
             before: None,
             chunks: BTreeSet::new(),
             generations: HashMap::new(),
+            woven: None,
         });
         let progress = told(migration, row);
         inner.make_durable();

@@ -5,6 +5,8 @@
 //! Databases are found by the host name of the url (`memory://name`), within the process. A test reaches the same one by
 //! [`database`], to write to the source or to make something go wrong.
 //!
+//! It can also be read without a snapshot: [`woven`].
+//!
 //! What it does not have: locks that wait. A destination's transaction works on the rows as they were when it began and is
 //! carried out again on the rows of now when it commits, if others committed between; what no longer fits then fails.
 
@@ -16,6 +18,8 @@ mod read;
 mod source;
 mod stream;
 mod table;
+mod visible;
+pub mod woven;
 
 pub use database::{Broken, Commit, CommitFault, Database, ForeignKey, Logged, Note, Savepoint, Transaction};
 pub use table::{Place, Row, TableData, Value};

@@ -17,7 +17,7 @@ pub fn lost() -> Error {
 }
 
 /// Key texts of a row, for bounds: null does not occur in a key.
-fn key_texts(row: &Row, key: &[usize]) -> Vec<String> {
+pub fn key_texts(row: &Row, key: &[usize]) -> Vec<String> {
     let text = |&c: &usize| row.get(c).and_then(Option::as_ref).map(|v| String::from_utf8_lossy(v).into_owned());
     key.iter().map(|c| text(c).unwrap_or_default()).collect()
 }

@@ -1,16 +1,18 @@
 //! The change stream: reads the log behind a position, whole transactions at a time.
 
-use crate::database::{Commit, Database, Logged, place, position};
-use crate::table::{Mapping, Row, encode};
+use crate::database::{Commit, Database, Inner, Logged, no_table, place, position};
+use crate::table::{Mapping, Row, TableData, encode};
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_connectors_api::{Batch, ChangeStream, Piece, StreamSpec};
 use drover_model::change::{self, Begin, OldKind};
+use drover_model::ddl::{SchemaChange, TableChange};
 use drover_model::error::codes;
+use drover_model::plan::PlanColumn;
 use drover_model::row::{Cell, put_cell};
-use drover_model::schema::{OldImage, TableName};
+use drover_model::schema::{OldImage, Table, TableName};
 use drover_model::{Error, Fault, Position, Result, Retry, TablePlan};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// A key of [`drover_model::schema::Table::options`]: columns, parted by commas, that an update which does not change them
 /// leaves out of the log.
@@ -79,24 +81,66 @@ fn put(out: &mut Vec<u8>, change: &Logged, tables: &HashMap<TableName, Watched>)
             }
             change::put_truncate(out, &ids);
         }
+        Logged::AddColumn { .. } => return false,
     }
     true
+}
+
+impl Watched {
+    fn new(plan: TablePlan, def: &Table) -> Result<Self> {
+        let listed = def.options.get(LARGE).map(String::as_str).unwrap_or_default();
+        Ok(Watched {
+            map: Mapping::new(&plan, &TableData::new(def.clone()), true)?,
+            full: def.old_image == OldImage::Full || plan.key.is_empty(),
+            large: plan.columns.iter().map(|c| listed.split(',').any(|l| l == c.source)).collect(),
+            plan,
+        })
+    }
+
+    /// What a column that was added makes of the table.
+    fn reshaped(&self, before: &Table, after: &Table) -> SchemaChange {
+        let mut plan = TablePlan { version: self.plan.version + 1, ..self.plan.clone() };
+        let added = after.columns.iter().skip(before.columns.len());
+        plan.columns.extend(added.map(|c| PlanColumn::new(&c.name, c.data_type.clone(), &c.origin_type)));
+        let table = TableChange {
+            id: Some(plan.id),
+            before: Some(before.clone()),
+            after: Some(after.clone()),
+            plan: Some(plan),
+            renamed: Vec::new(),
+            anew: Vec::new(),
+            filled: Vec::new(),
+            clauses: Vec::new(),
+            apart: false,
+            stopped: None,
+        };
+        SchemaChange {
+            verb: "ALTER TABLE".into(),
+            statement: None,
+            context: BTreeMap::new(),
+            tables: vec![table],
+            objects: Vec::new(),
+        }
+    }
+}
+
+/// The shape that a table had at a place in the log.
+fn shape_at(inner: &Inner, at: u64, name: &TableName) -> Result<Table> {
+    let later = inner.log.iter().skip(at as usize).flat_map(|commit| &commit.changes);
+    let mut altered = later.filter_map(|change| match change {
+        Logged::AddColumn { before, .. } if before.name == *name => Some(Table::clone(before)),
+        _ => None,
+    });
+    let now = || inner.tables.get(name).map(|data| data.def.clone());
+    altered.next().or_else(now).ok_or_else(|| no_table(name))
 }
 
 impl MemoryStream {
     pub fn new(db: Database, spec: StreamSpec, holder: u64, at: u64) -> Result<Self> {
         let (mut tables, lineage) = (HashMap::new(), db.lock().lineage);
         for plan in spec.tables.iter() {
-            let data = db.lock().tables.get(&plan.source).cloned();
-            let data = data.ok_or_else(|| crate::database::no_table(&plan.source))?;
-            let listed = data.def.options.get(LARGE).map(String::as_str).unwrap_or_default();
-            let watched = Watched {
-                map: Mapping::new(plan, &data, true)?,
-                full: data.def.old_image == OldImage::Full || plan.key.is_empty(),
-                large: plan.columns.iter().map(|c| listed.split(',').any(|l| l == c.source)).collect(),
-                plan: plan.clone(),
-            };
-            tables.insert(plan.source.clone(), watched);
+            let def = shape_at(&db.lock(), at, &plan.source)?;
+            tables.insert(plan.source.clone(), Watched::new(plan.clone(), &def)?);
         }
         Ok(MemoryStream { db, spec, holder, tables, at, lineage, ready: VecDeque::new() })
     }
@@ -155,6 +199,24 @@ impl MemoryStream {
         pieces.collect()
     }
 
+    /// A column was added to a watched table: a batch of its own.
+    fn altered(&mut self, from: u64, to: u64, micros: i64, before: &Table, after: &Table) -> Result<Batch> {
+        let watched = self.tables.get(&before.name).ok_or_else(|| no_table(&before.name))?;
+        if self.spec.schemas.is_none() {
+            let what = "a column was added, and schema changes are not followed";
+            return Err(Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, what).table(&before.name));
+        }
+        let change = watched.reshaped(before, after);
+        for plan in change.tables.iter().filter_map(|t| t.plan.clone()) {
+            self.tables.insert(before.name.clone(), Watched::new(plan, after)?);
+        }
+        let mut payload = Vec::new();
+        change::put_begin(&mut payload, &Begin { position: self.here(to), commit_micros: micros });
+        change::put_schema(&mut payload, &change);
+        change::put_end(&mut payload);
+        Ok(Batch { schema: Some(Box::new(change)), ..self.batch(from, to, micros, payload, 1, 0) })
+    }
+
     /// What the log has behind `at`; `None`: nothing new.
     fn gather(&mut self) -> Result<Option<Batch>> {
         let db = self.db.clone();
@@ -168,6 +230,15 @@ impl MemoryStream {
         let commits = inner.log.iter().enumerate().skip(from as usize);
         for (index, commit) in commits {
             let to = index as u64 + 1;
+            if let Some(Logged::AddColumn { before, after }) = commit.changes.first()
+                && self.tables.contains_key(&before.name)
+            {
+                if transactions > 0 {
+                    break;
+                }
+                self.at = to;
+                return self.altered(from, to, commit.micros, before, after).map(Some);
+            }
             let changes = self.selected(commit);
             if changes.is_empty() {
                 micros = commit.micros;

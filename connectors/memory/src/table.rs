@@ -2,7 +2,7 @@
 
 use drover_model::plan::TablePlan;
 use drover_model::row::{Cell, cells, put_cell};
-use drover_model::schema::{Table, UniqueKey};
+use drover_model::schema::{Column, Table, UniqueKey};
 use drover_model::{Error, Fault, Retry, error::codes};
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ impl TableData {
     }
 
     /// A row's values in the columns of a key; `None` if one is null.
-    fn key_values(&self, key: &UniqueKey, row: &Row) -> Option<Vec<Vec<u8>>> {
+    pub fn key_values(&self, key: &UniqueKey, row: &Row) -> Option<Vec<Vec<u8>>> {
         key.columns.iter().map(|name| row.get(self.column(name)?)?.clone()).collect()
     }
 
@@ -62,6 +62,14 @@ impl TableData {
         self.def.keys.push(key);
         self.indexes.push(index);
         Ok(())
+    }
+
+    /// Adds a column behind the others; rows that are there have null in it. One that is there already is kept.
+    pub fn add_column(&mut self, column: Column) {
+        if self.column(&column.name).is_none() {
+            self.def.columns.push(column);
+            self.rows.values_mut().for_each(|row| row.push(None));
+        }
     }
 
     pub fn clear(&mut self) {

@@ -20,6 +20,10 @@
 //! - A row that entered a key without all its cells is owed, and read again as a chunk of single keys, woven like any other.
 //! - Who begins anew goes back to [`Weave::resume_from`], the oldest open low mark, and folds without applying up to where he stands;
 //!   which chunks are loaded already the destination's marks tell. Neither deletion from the log nor confirmation passes that.
+//!
+//! Who drives it: `weavings` beside this enumerates all small histories. `connectors/memory` (its module `woven`) reads a database so, with
+//! marks in its log, its change stream, commits that are seen late, schema changes, readers that die, and a destination that is compared after every
+//! transaction: `cargo test -p drover-connectors-memory --test woven` (`WOVEN_SEEDS=20000 WOVEN_SEED=1` for more histories).
 
 use super::tolerant::{Act, Change, Image, Owed, fill, patch, whole};
 use std::collections::{BTreeMap, BTreeSet};
