@@ -224,3 +224,68 @@ async fn clocks_of_mysql(pair: Pair) -> Result<()> {
 async fn clocks_of_postgres(pair: Pair) -> Result<()> {
     clocks(pair).await
 }
+
+/// A schema change by which the server converts values, or makes some, in the zone of the session that says it: the destination makes the same of them.
+const TURNED: &str = "SET time_zone = '+00:00'; CREATE TABLE turned (id int PRIMARY KEY, d datetime NOT NULL, s timestamp NOT NULL DEFAULT '2026-01-01 00:00:00');
+    INSERT INTO turned (id, d) VALUES (1, '2026-01-15 12:00:00'), (2, '2026-07-15 12:00:00'), (3, '2026-10-25 02:30:00'), (4, '2026-10-25 03:00:00');";
+const TURNS: &str = "INSERT INTO turned (id, d) VALUES (5, '2026-10-25 01:59:59'); ALTER TABLE turned MODIFY d timestamp NOT NULL, MODIFY s datetime NOT NULL,
+    ADD shown datetime NOT NULL DEFAULT CURRENT_TIMESTAMP, ADD due timestamp NOT NULL DEFAULT '2026-07-01 12:00:00'; INSERT INTO turned (id, d, s) VALUES (6, '2026-08-01', '2026-08-01');";
+
+async fn turned(pair: Pair) -> Result<()> {
+    let mut trial = Trial::running(pair, Form::InProcess, TURNED, "").await?;
+    // The source's clock stands in Berlin; the destination has never heard of it.
+    moves_to_berlin(&trial.source).await?;
+    trial.exec(TURNS).await?;
+    let status = trial.drover.main()?.wait_exit(scene::SOON).await?;
+    let log = trial.drover.log();
+    ensure!(
+        status.code() == Some(1) && log.contains("hangs on a time zone that the destination does not know"),
+        "{status}\n{log}"
+    );
+    let made = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'turned' AND (column_name IN ('shown', 'due') OR column_name = 'd' AND data_type <> 'datetime')";
+    ensure!(trial.number(made).await? == 0, "it was made all the same");
+    // What the message says is enough.
+    trial.destination.admin().await?.run(&berlin()).await?;
+    let mut trial = trial.begun().await?;
+    trial.equal().await?;
+    let mut to = trial.to().await?;
+    // From one zone in another: an hour in winter, two in summer.
+    to.run("SET time_zone = '+00:00'").await?;
+    let found = to.rows("SELECT concat_ws(' ', id, d, s, due) FROM turned WHERE id < 3 ORDER BY id").await?;
+    let found: Vec<String> = found.into_iter().flatten().flatten().collect();
+    let wanted = [
+        "1 2026-01-15 11:00:00 2026-01-01 01:00:00 2026-07-01 10:00:00",
+        "2 2026-07-15 10:00:00 2026-01-01 01:00:00 2026-07-01 10:00:00",
+    ];
+    ensure!(found == wanted, "{found:?}");
+    scene::validated(&trial.drover).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schema_changes_of_mysql_in_a_zone() -> Result<()> {
+    turned(Pair::MYSQL).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schema_changes_of_mariadb_in_a_zone() -> Result<()> {
+    turned(MARIADB).await
+}
+
+/// Another kind of database resolves no zone: the statement stops, and in UTC it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schema_changes_in_a_zone_to_another_kind() -> Result<()> {
+    let pair = Pair { source: Engine::MySql(Release::MySql9), destination: Engine::Postgres(17) };
+    let mut trial = Trial::running(pair, Form::InProcess, TURNED, "").await?;
+    trial.exec("SET time_zone = '+00:00'; ALTER TABLE turned ADD due timestamp NOT NULL DEFAULT '2026-07-01 12:00:00'; INSERT INTO turned (id, d) VALUES (5, '2026-01-01')").await?;
+    trial.equal().await?;
+    let due = trial.number("SELECT count(*) FROM turned WHERE due = '2026-07-01 12:00:00+00'").await?;
+    ensure!(due == 5, "{due}");
+    trial.drover.start().await?;
+    trial
+        .exec("SET time_zone = '+02:00'; ALTER TABLE turned ADD other timestamp NOT NULL DEFAULT '2026-07-01 12:00:00'")
+        .await?;
+    let status = trial.drover.main()?.wait_exit(scene::SOON).await?;
+    let log = trial.drover.log();
+    ensure!(status.code() == Some(1) && log.contains("DR0009") && log.contains("column other"), "{status}\n{log}");
+    Ok(())
+}
