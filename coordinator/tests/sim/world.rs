@@ -36,8 +36,10 @@ pub struct Sim {
     pub spawned: u32,
     /// Whether snapshots can be joined by workers that did not make them.
     pub shared: bool,
-    /// Tables that are changed while a snapshot is taken, whose place is not exact then; nothing is owed, as the source answers for.
+    /// Tables that are changed while a snapshot is taken, whose place is not exact then.
     pub blur: Vec<u32>,
+    /// What was read at different moments owes rows.
+    pub owes: bool,
     /// Leases of apply orders for which the owed rows are in the log.
     pub fetched: BTreeSet<u64>,
     /// Every order ever given out, by its lease.
@@ -68,6 +70,7 @@ impl Sim {
             spawned: 0,
             shared: true,
             blur: Vec::new(),
+            owes: true,
             fetched: BTreeSet::new(),
             leases: BTreeMap::new(),
         };
@@ -124,7 +127,7 @@ impl Sim {
                     // A stretch is passed when what it owes is paid.
                     consistent: windows.iter().all(|w| w.low == w.high)
                         || self.fetched.contains(&lease.epoch)
-                        || !self.blur.is_empty(),
+                        || !self.owes,
                     from: Some(crate::common::at(0)),
                     changed: Vec::new(),
                     replaced: Vec::new(),
@@ -196,7 +199,7 @@ impl Sim {
                 Some(Outcome::SnapshotLost { error: boxed_error(Retry::Other) })
             }
             2 if matches!(order, Order::Load { .. }) => Some(Outcome::BulkLost),
-            _ if matches!(order, Order::Apply { .. }) && !self.blur.is_empty() => None,
+            _ if matches!(order, Order::Apply { .. }) && !self.owes => None,
             _ => answer_as(&order, &self.workers[i].id, self.now.wall_ms, lease.epoch, self.shared),
         };
         let outcome = outcome.map(|o| self.blurred(o));
@@ -208,6 +211,7 @@ impl Sim {
             // Whoever holds that lease applies tolerantly up to the snapshot of the fetched rows.
             if let Some(Order::Apply { windows, .. }) = self.leases.get(&owes.keys.lease) {
                 assert_eq!(windows[owes.table as usize].high, snapshot.position);
+                assert!(snapshot.blur.is_none(), "what it sees of the owed row is not known");
             }
             self.fetched.insert(owes.keys.lease);
         }
