@@ -30,7 +30,7 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 /// Format of records that is understood.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 /// A record decompresses to this at most.
 const MOST: usize = 256 << 20;
 

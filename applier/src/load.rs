@@ -3,6 +3,7 @@
 //! Attempts never mix: only records of the copy order's own lease count, and they must be complete: numbered from 0 without
 //! a gap, with as many rows as the copy reported. Anything else loads nothing.
 
+use crate::consume::VERSION;
 use bytes::Bytes;
 use drover_connectors_api::{LoadOutcome, Loader};
 use drover_log::{Log, Stream};
@@ -105,6 +106,10 @@ async fn fill(
         let ours = head.lease == chunk.extent.lease
             && (head.table, head.generation, head.chunk) == (chunk.plan.id, chunk.generation, chunk.chunk);
         if ours {
+            if head.version != VERSION {
+                let what = format!("its blocks have format {}, not {VERSION}", head.version);
+                return Err(damaged(chunk, what).remedy("run the same version of drover everywhere"));
+            }
             if head.sequence != next {
                 return Err(damaged(chunk, format!("block {} came where {next} was due", head.sequence)));
             }

@@ -153,7 +153,15 @@ impl State {
             (OrderKey::Stream, Outcome::SchemaChanged { position, change }) => {
                 one(Event::SchemaChanged { dated: Box::new(Dated { position, change: *change }) })
             }
-            (OrderKey::Apply, Outcome::Owes { owes }) => one(Event::Owes { owes }),
+            (OrderKey::Apply, Outcome::Owes { owes }) => {
+                let mut events = vec![Event::Owes { owes }];
+                if self.snapshot.as_ref().is_some_and(|s| s.blur.is_some()) {
+                    // The change that owes the row may be later than what the snapshot sees.
+                    events
+                        .extend(self.give_up_snapshot("rows are owed, which one between two marks may not have", true));
+                }
+                Ok(events)
+            }
             (OrderKey::Fetch { lease, round, .. }, Outcome::Fetched { rows }) => {
                 one(Event::Fetched { lease: *lease, round: *round, rows })
             }

@@ -201,8 +201,8 @@ fn yes() -> bool {
 /// two is in it or is not; the changes of that stretch are applied as between two snapshots ([`crate::handover::tolerant`]).
 ///
 /// **What the source answers for**: nothing later than `until` is in it; no table but those named was changed between, and no schema; and the tables
-/// named can bear it: they have an identifying key and no other unique one, no foreign key ties them whose actions the log does not show, and their
-/// changes carry all columns (a row that is owed could not be fetched from this snapshot).
+/// named can bear it: they have an identifying key and no other unique one, and no foreign key ties them whose actions the log does not show. Rows that are owed are
+/// not fetched from such a snapshot, for the change that owes one may be later than what it sees; a new one is taken for them, until its place is exact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blur {
     /// Nothing later is in the snapshot.

@@ -23,7 +23,7 @@ pub struct Scene {
 }
 
 /// How long the workload may take for what a scenario asks of it.
-const SOON: Duration = Duration::from_secs(90);
+pub const SOON: Duration = Duration::from_secs(90);
 
 /// Both sides hold the same rows.
 pub async fn equal(source: &Server, destination: &Server, drover: &mut Deployment) -> Result<()> {

@@ -235,3 +235,18 @@ pub trait Loader: Send {
     /// Gives the chunk up; nothing of it stays.
     async fn abort(&mut self) -> Result<()>;
 }
+
+/// Refuses tables of drover's own in a form that this drover does not know. `told`: the format that they say they have; those of the first versions say nothing.
+///
+/// # Errors
+/// STATE, with what to do: a newer drover made them.
+pub fn known_format(told: Option<u32>, known: u32) -> Result<()> {
+    match told {
+        Some(told) if told > known => {
+            let text = format!("what drover keeps at the destination has the format {told}, this drover knows {known}");
+            Err(Error::new(codes::STATE, Fault::User, Retry::Never, text)
+                .remedy("use the drover that made it, or a newer one"))
+        }
+        _ => Ok(()),
+    }
+}

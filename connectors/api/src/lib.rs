@@ -11,7 +11,7 @@ pub mod source;
 
 pub use apply::{ApplySession, Committed, Follow, Keys, Norm, Step, UniqueColumns};
 pub use destination::{
-    Destination, Existing, LoadOutcome, Loader, MappedTable, Progress, SchemaStep, SequenceValue, Shift,
+    Destination, Existing, LoadOutcome, Loader, MappedTable, Progress, SchemaStep, SequenceValue, Shift, known_format,
 };
 pub use source::{
     Batch, BlockSink, ChangeStream, ChunkRead, ChunkReader, Followed, Hold, Opened, Piece, Snapshot, Source, StreamSpec,

@@ -9,7 +9,7 @@
 //! How tables are told: `parts` of a table are of the kinds `column` (the definition behind the column's name) and those of
 //! [`create::PartKind`], further `partitioning` and `trigger`. Options: `engine`, `charset`, `collation`, `comment`, `auto_increment` (the
 //! next value), `options` (the others, a JSON list of pairs), `versioned` (system-versioned). Other objects: `database` (with what the server
-//! says of itself: `server.sql_mode`, `server.max_allowed_packet`, `server.zone_seconds`), `view`, `procedure`,
+//! says of itself: `server.sql_mode`, `server.max_allowed_packet`, `server.zone_seconds`, `server.zone_until`), `view`, `procedure`,
 //! `function`, `sequence`, `package`, `package body`.
 //!
 //! There is no snapshot of a catalogue here: a table that is altered meanwhile shows by its physical identity.
@@ -122,6 +122,17 @@ const NO_SUCH_TABLE: u16 = 1146;
 /// By how many seconds the server's own time zone is ahead of UTC; NULL where it cannot say.
 pub(crate) const ZONE: &str =
     "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@GLOBAL.time_zone))";
+
+/// The second since 1970 from which on that is another number; NULL where it stays for more than a year. Clocks are changed at full and half hours of UTC, and each
+/// of the next 20,000 is looked at.
+pub(crate) const ZONE_UNTIL: &str = "SELECT CAST(MIN(n) AS SIGNED) FROM (SELECT (FLOOR(UNIX_TIMESTAMP() / 1800) + 1 + a.d + 10 * b.d + 100 * c.d + 1000 * e.d + 10000 * f.d) * 1800 AS n \
+     FROM (SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) a, \
+     (SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) b, \
+     (SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) c, \
+     (SELECT 0 d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9) e, \
+     (SELECT 0 d UNION ALL SELECT 1) f) s \
+     WHERE TIMESTAMPDIFF(SECOND, FROM_UNIXTIME(n), CONVERT_TZ(FROM_UNIXTIME(n), '+00:00', @@GLOBAL.time_zone)) \
+       <> TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@GLOBAL.time_zone))";
 
 pub(crate) const READING: &str = "cannot read the catalogue";
 

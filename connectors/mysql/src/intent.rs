@@ -8,6 +8,7 @@
 
 use crate::apply;
 use crate::connect::{Dialer, Session};
+use crate::ddl::zone;
 use crate::errors::classify;
 use crate::progress::{self, Home};
 use crate::schema::change::{Made, statements};
@@ -91,6 +92,16 @@ async fn like_the_source(session: &mut Session, shift: &Shift<'_>) -> Result<()>
     for setting in settings {
         match session.query_drop(format!("SET {setting}")).await {
             Ok(()) => {}
+            // In another zone values would become other ones.
+            Err(mysql_async::Error::Server(e))
+                if context.contains_key(zone::NEEDED) && setting.contains("time_zone") =>
+            {
+                let what =
+                    format!("the schema change hangs on a time zone that the destination does not know: {}", e.message);
+                return Err(Error::new(codes::TABLE_CHANGED, Fault::Destination, Retry::Never, what).remedy(
+                    "load the zones at the destination (mysql_tzinfo_to_sql /usr/share/zoneinfo | mysql mysql), then resume",
+                ));
+            }
             Err(mysql_async::Error::Server(e)) => {
                 tracing::warn!(
                     setting,

@@ -62,6 +62,10 @@ const TABLES: [(&str, &str); 6] = [
     ),
 ];
 
+/// The format of these tables, which the progress's comment tells: `drover 1`, or none at all. It rises when an older drover would misread what is there; a table or
+/// column more is no other format.
+const FORMAT: u32 = 1;
+
 /// Bytes of the values that are named of a column, about.
 const NAMED_BYTES: usize = 16 << 10;
 
@@ -209,12 +213,24 @@ async fn has_progress(session: &mut Session, database: &str) -> Result<bool> {
     Ok(session.first::<u8>(sql, "cannot look for drover's tables").await?.is_some())
 }
 
+/// Refuses what a newer drover keeps in a form of its own.
+async fn readable(session: &mut Session, database: &str) -> Result<()> {
+    let sql = format!(
+        "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = {} AND TABLE_NAME = 'drover_progress'",
+        sql::text(database)
+    );
+    let comment: Option<String> = session.first(sql, "cannot look for drover's tables").await?;
+    let told = comment.as_deref().and_then(|c| c.strip_prefix("drover ")?.parse().ok());
+    drover_connectors_api::known_format(told, FORMAT)
+}
+
 /// The place whose progress has a row that satisfies this condition.
 async fn find(session: &mut Session, dialer: &Dialer, condition: &str) -> Result<Option<Home>> {
     for database in places(dialer) {
         if !has_progress(session, &database).await? {
             continue;
         }
+        readable(session, &database).await?;
         let home = Home { database };
         let sql = format!("SELECT 1 FROM {} WHERE {condition}", home.table("drover_progress"));
         if session.first::<u8>(sql, "cannot read the progress").await?.is_some() {
@@ -256,7 +272,10 @@ async fn create(session: &mut Session, home: &Home) -> Result<()> {
         );
         // Even where the table exists, the statement would ask for the permission to create.
         if session.first::<u8>(sql, &what).await?.is_none() {
-            let sql = format!("CREATE TABLE IF NOT EXISTS {} ({columns}) ENGINE = InnoDB", home.table(table));
+            let sql = format!(
+                "CREATE TABLE IF NOT EXISTS {} ({columns}) ENGINE = InnoDB COMMENT = 'drover {FORMAT}'",
+                home.table(table)
+            );
             session.run(sql, &what).await?;
         }
     }

@@ -303,3 +303,27 @@ async fn an_account_that_sees_little() {
         assert!(c.tables.len() > 8 && c.tables.iter().all(|t| t.name.schema == "shop"));
     }
 }
+
+/// Of the server's own zone is known how far it is ahead of UTC, and until when.
+#[tokio::test]
+async fn the_next_change_of_clocks_is_known() {
+    for release in [Release::MySql9, Release::MariaDb11] {
+        let server = server(release).await;
+        server.create_database("app").await.unwrap();
+        let mut s = session(&server, Fault::Source).await;
+        let option = |c: &Catalog, name: &str| c.objects.iter().find_map(|o| o.options.get(name).cloned());
+        let c = catalog::read(&mut s, Some("app")).await.unwrap();
+        assert_eq!((option(&c, "server.zone_seconds"), option(&c, "server.zone_until")), (Some("0".into()), None));
+        // In a month, to the half hour.
+        let turn = (std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 1800 + 30 * 48) * 1800;
+        let zone = format!(
+            "INSERT INTO time_zone VALUES (77, 'N'); INSERT INTO time_zone_name VALUES ('Some/Where', 77);
+             INSERT INTO time_zone_transition_type VALUES (77, 0, -12600, 0, 'A'), (77, 1, -9000, 1, 'B');
+             INSERT INTO time_zone_transition VALUES (77, 1000000000, 0), (77, {turn}, 1); SET GLOBAL time_zone = 'Some/Where';"
+        );
+        server.exec("mysql", &zone).await.unwrap();
+        let c = catalog::read(&mut s, Some("app")).await.unwrap();
+        let known = (option(&c, "server.zone_seconds"), option(&c, "server.zone_until"));
+        assert_eq!(known, (Some("-12600".into()), Some(turn.to_string())), "{release:?}");
+    }
+}

@@ -59,6 +59,16 @@ impl Writers {
 const TABLES: &str = "CREATE TABLE entry (id bigint AUTO_INCREMENT PRIMARY KEY, writer int, n int); \
     CREATE TABLE other (id int PRIMARY KEY, n bigint); INSERT INTO other VALUES (1, 0);";
 
+/// Without any a snapshot would show nothing.
+async fn rows_are_written(place: &Place) {
+    wait::until("rows are written", Duration::from_secs(20), || async {
+        let n = place.server.query_one_text(DATABASE, "SELECT COUNT(*) > 50 FROM entry").await?;
+        Ok((n.as_deref() == Some("1")).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
 /// Changed rows of a table that the log has up to a place, from the log itself.
 async fn logged(place: &Place, table: &str, position: &Position) -> u64 {
     let at: LogPlace = resume_of(position).unwrap().place;
@@ -128,12 +138,7 @@ async fn position_is_exact(release: Release) {
     ways.push(("flush", place.account("flush", &format!("RELOAD, PROCESS, {log}")).await));
     ways.push(("bare", place.account("bare", log).await));
     let writers = Writers::start(&place.server, 4).await;
-    wait::until("rows are written", Duration::from_secs(20), || async {
-        let n = place.server.query_one_text(DATABASE, "SELECT COUNT(*) > 50 FROM entry").await?;
-        Ok((n.as_deref() == Some("1")).then_some(()))
-    })
-    .await
-    .unwrap();
+    rows_are_written(&place).await;
     for (name, dialer) in &ways {
         for round in 0..4 {
             println!("{release:?} {name} {round}");
@@ -182,12 +187,7 @@ async fn between_two_marks() {
             }
         })
     };
-    wait::until("rows are written", Duration::from_secs(20), || async {
-        let n = place.server.query_one_text(DATABASE, "SELECT COUNT(*) > 50 FROM entry").await?;
-        Ok((n.as_deref() == Some("1")).then_some(()))
-    })
-    .await
-    .unwrap();
+    rows_are_written(&place).await;
     let mut taken = Vec::new();
     for lull in
         [LULL, Duration::ZERO, Duration::ZERO, Duration::ZERO, LULL, Duration::ZERO, Duration::ZERO, Duration::ZERO]
@@ -283,6 +283,7 @@ async fn position_is_exact_beside_a_monitor(release: Release) {
     place.exec(TABLES).await;
     let plans = place.plans().await;
     let writers = Writers::start(&place.server, 2).await;
+    rows_are_written(&place).await;
     let stop = Arc::new(AtomicBool::new(false));
     let mut monitors = Vec::new();
     for _ in 0..3 {

@@ -35,7 +35,12 @@ const TABLES: &str = "\
         table_name text not null, policy text not null, occurrences bigint not null, example text not null, \
         primary key (migration, table_id, column_name)); \
     create table if not exists drover.drover_misfit_value (migration uuid not null, table_id bigint not null, column_name text not null, \
-        named text not null, primary key (migration, table_id, column_name))";
+        named text not null, primary key (migration, table_id, column_name)); \
+    comment on table drover.drover_progress is 'drover 1'";
+
+/// The format of these tables, which the progress's comment tells: `drover 1`, or none at all. It rises when an older drover would misread what is there; a table or
+/// column more is no other format.
+const FORMAT: u32 = 1;
 
 const OURS: [&str; 5] = ["drover_progress", "drover_table", "drover_chunk", "drover_misfit", "drover_misfit_value"];
 
@@ -153,7 +158,9 @@ pub async fn prepare(dialer: &Dialer, migration: MigrationId, name: &str) -> Res
     session.batch_execute("begin; select pg_advisory_xact_lock(hashtext('drover schema'))").await.map_err(failed)?;
     let there: bool =
         session.query_one("select to_regnamespace('drover') is not null", &[]).await.map_err(failed)?.get(0);
-    if !there {
+    if there {
+        readable(&session, dialer.fault()).await?;
+    } else {
         session.batch_execute("create schema drover").await.map_err(failed)?;
     }
     let complete: bool = session
@@ -205,6 +212,14 @@ async fn read(session: &Session, fault: Fault, name: &str) -> Result<Option<Prog
     }))
 }
 
+/// Refuses what a newer drover keeps in a form of its own.
+async fn readable(session: &Session, fault: Fault) -> Result<()> {
+    let sql = "select obj_description(to_regclass('drover.drover_progress'), 'pg_class')";
+    let row = session.query_one(sql, &[]).await.map_err(|e| classify(&e, fault, "cannot read the progress"))?;
+    let told = row.get::<_, Option<&str>>(0).and_then(|c| c.strip_prefix("drover ")?.parse().ok());
+    drover_connectors_api::known_format(told, FORMAT)
+}
+
 /// The progress of a migration of this name, if any.
 pub async fn progress(dialer: &Dialer, name: &str) -> Result<Option<Progress>> {
     let session = dialer.session("progress").await?;
@@ -215,6 +230,7 @@ pub async fn progress(dialer: &Dialer, name: &str) -> Result<Option<Progress>> {
     if !there.get::<_, bool>(0) {
         return Ok(None);
     }
+    readable(&session, dialer.fault()).await?;
     read(&session, dialer.fault(), name).await
 }
 
@@ -265,6 +281,7 @@ fn named(dialer: &Dialer, purpose: &str) -> String {
 /// holder that is frozen within a commit holds the progress row: then its sessions are ended first.
 pub async fn take_over(dialer: &Dialer, migration: MigrationId) -> Result<Progress> {
     let session = dialer.session("take over").await?;
+    readable(&session, dialer.fault()).await?;
     let failed = |e: tokio_postgres::Error| classify(&e, dialer.fault(), "cannot take over at the destination");
     let former = named(dialer, apply::PURPOSE);
     let mut tries = 0;

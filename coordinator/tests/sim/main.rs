@@ -547,6 +547,80 @@ fn owed_rows_without_a_snapshot_get_a_later_one_and_wider_windows() {
     sim.verify();
 }
 
+/// A snapshot between two marks: tables that were changed in between are applied tolerantly up to its end, whatever is read of them and when, others from its position
+/// on. What waits for consistency waits for the end.
+#[test]
+fn a_blurred_snapshot_widens_the_windows_of_its_tables_alone() {
+    for loses in [false, true] {
+        let mut sim = Sim::new(ALL, true);
+        (sim.blur, sim.owes) = (vec![0], false);
+        while sim.state().tables.iter().map(|t| t.copied.len() + t.loaded.len()).sum::<usize>() < 2 {
+            (0..sim.workers.len()).for_each(|i| {
+                sim.poll(i);
+                sim.work(i, 0, 9);
+            });
+            sim.pass(10);
+        }
+        let first = sim.state().snapshot.clone().unwrap();
+        if loses {
+            sim.lose_snapshot();
+            sim.pass(1_000);
+        }
+        sim.calm();
+        let applying = sim.leases.iter().rev().find_map(|(_, o)| match o {
+            Order::Apply { windows, .. } => Some(windows.clone()),
+            _ => None,
+        });
+        let windows = applying.unwrap();
+        let last = sim.journal.iter().rev().find_map(|e| match e {
+            Event::SnapshotTaken { snapshot, .. } => Some(snapshot.clone()),
+            _ => None,
+        });
+        let last = last.unwrap();
+        let until = last.blur.as_ref().map(|b| b.until.clone()).unwrap();
+        assert_eq!(loses, last.position != first.position);
+        assert!(windows[0].low <= last.position && windows[0].high == until, "{windows:?}");
+        assert!(windows[1..].iter().all(|w| w.high < until) && windows[2].low == windows[2].high, "{windows:?}");
+        assert!(loses || windows[1].low == windows[1].high, "{windows:?}");
+        // The foreign keys are made when the destination has passed the end.
+        let at = |wanted: fn(&Event) -> bool| sim.journal.iter().position(wanted).unwrap();
+        assert!(
+            at(|e| matches!(e, Event::Consistent))
+                < at(|e| matches!(e, Event::SchemaDone { step: drover_proto::order::Step::Final, .. }))
+        );
+        sim.verify();
+    }
+}
+
+/// Nobody knows whether such a snapshot is as new as the change that owes a row: rows are fetched on the first one whose place is exact.
+#[test]
+fn owed_rows_are_not_fetched_on_a_blurred_snapshot() {
+    let mut sim = Sim::new(ALL, true);
+    sim.blur = vec![0];
+    let taken = |sim: &Sim| sim.state().next_snapshot;
+    for _ in 0..2_000 {
+        for i in 0..sim.workers.len() {
+            sim.poll(i);
+            sim.work(i, 0, 9);
+        }
+        sim.pass(100);
+        if taken(&sim) == 3 {
+            break;
+        }
+    }
+    assert!(taken(&sim) >= 3 && sim.fetched.is_empty() && !sim.state().consistent, "each is given up");
+    sim.blur = Vec::new();
+    sim.calm();
+    let state = sim.state();
+    assert!(state.consistent && !sim.fetched.is_empty());
+    let last = sim.journal.iter().rev().find_map(|e| match e {
+        Event::SnapshotTaken { snapshot, .. } => Some(snapshot.position.clone()),
+        _ => None,
+    });
+    assert_eq!(state.tables[0].high, last, "and applied tolerantly up to it");
+    sim.verify();
+}
+
 #[test]
 fn who_takes_an_apply_order_over_asks_for_itself() {
     let mut sim = Sim::new(ALL, true);

@@ -1,6 +1,6 @@
 //! The simulated world of the desk: its workers, its clock, and what must hold after every turn.
 
-use crate::common::{CHUNKS, ROWS, TABLES, answer_as};
+use crate::common::{CHUNKS, ROWS, TABLES, answer_as, at};
 use drover_coordinator::Tuning;
 use drover_coordinator::desk::{Desk, Now};
 use drover_coordinator::event::Event;
@@ -11,6 +11,7 @@ use drover_coordinator::settings::Settings;
 use drover_coordinator::turn::{Stored, Turn, Write};
 use drover_model::error::codes;
 use drover_model::migration::Migration;
+use drover_model::plan::Blur;
 use drover_model::{Error, Fault, MigrationId, Retry};
 use drover_proto::order::{Order, Outcome, Progress};
 use drover_proto::v1;
@@ -35,6 +36,10 @@ pub struct Sim {
     pub spawned: u32,
     /// Whether snapshots can be joined by workers that did not make them.
     pub shared: bool,
+    /// Tables that are changed while a snapshot is taken, whose place is not exact then.
+    pub blur: Vec<u32>,
+    /// What was read at different moments owes rows.
+    pub owes: bool,
     /// Leases of apply orders for which the owed rows are in the log.
     pub fetched: BTreeSet<u64>,
     /// Every order ever given out, by its lease.
@@ -64,6 +69,8 @@ impl Sim {
             epoch: 0,
             spawned: 0,
             shared: true,
+            blur: Vec::new(),
+            owes: true,
             fetched: BTreeSet::new(),
             leases: BTreeMap::new(),
         };
@@ -118,7 +125,9 @@ impl Sim {
                     transactions: 1,
                     commit_micros: 0,
                     // A stretch is passed when what it owes is paid.
-                    consistent: windows.iter().all(|w| w.low == w.high) || self.fetched.contains(&lease.epoch),
+                    consistent: windows.iter().all(|w| w.low == w.high)
+                        || self.fetched.contains(&lease.epoch)
+                        || !self.owes,
                     from: Some(crate::common::at(0)),
                     changed: Vec::new(),
                     replaced: Vec::new(),
@@ -190,8 +199,10 @@ impl Sim {
                 Some(Outcome::SnapshotLost { error: boxed_error(Retry::Other) })
             }
             2 if matches!(order, Order::Load { .. }) => Some(Outcome::BulkLost),
+            _ if matches!(order, Order::Apply { .. }) && !self.owes => None,
             _ => answer_as(&order, &self.workers[i].id, self.now.wall_ms, lease.epoch, self.shared),
         };
+        let outcome = outcome.map(|o| self.blurred(o));
         let Some(outcome) = outcome else {
             self.workers[i].running[n].2 = true;
             return;
@@ -200,12 +211,23 @@ impl Sim {
             // Whoever holds that lease applies tolerantly up to the snapshot of the fetched rows.
             if let Some(Order::Apply { windows, .. }) = self.leases.get(&owes.keys.lease) {
                 assert_eq!(windows[owes.table as usize].high, snapshot.position);
+                assert!(snapshot.blur.is_none(), "what it sees of the owed row is not known");
             }
             self.fetched.insert(owes.keys.lease);
         }
         self.report(i, &lease, &outcome);
         let running = &mut self.workers[i].running;
         if outcome.ends() { drop(running.remove(n)) } else { running[n].2 = true }
+    }
+
+    fn blurred(&self, mut outcome: Outcome) -> Outcome {
+        if let Outcome::StreamOpened { snapshot: Some(snapshot), .. } | Outcome::SnapshotTaken { snapshot } =
+            &mut outcome
+            && !self.blur.is_empty()
+        {
+            snapshot.blur = Some(Blur { until: at(self.now.wall_ms + 3), tables: self.blur.clone() });
+        }
+        outcome
     }
 
     /// Worker `i` ends the order of this key.

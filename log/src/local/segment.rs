@@ -18,6 +18,8 @@ use super::{damaged, disk, sync_dir};
 use crate::Offset;
 
 const MAGIC: &[u8; 8] = b"drvrlog1";
+/// What the magic of every version begins with; its last byte is the version.
+const FAMILY: &[u8] = b"drvrlog";
 /// Bytes of a segment's head.
 pub(super) const SEGMENT_HEAD: u64 = 40;
 /// Bytes of a record's head.
@@ -144,6 +146,14 @@ fn check_head(path: &Path, base: Offset, migration: MigrationId) -> Result<Optio
     let file = File::open(path).map_err(|e| disk("open", path, e))?;
     let len = file.metadata().map_err(|e| disk("read", path, e))?.len();
     let mut head = [0; SEGMENT_HEAD as usize];
+    if len >= MAGIC.len() as u64 {
+        let magic = &mut head[..MAGIC.len()];
+        file.read_exact_at(magic, 0).map_err(|e| disk("read", path, e))?;
+        // Ahead of everything else: what cannot be read may be thrown away further on, and this one can be read, by who wrote it.
+        if magic.starts_with(FAMILY) && magic != MAGIC {
+            return Err(newer(path, magic[FAMILY.len()]));
+        }
+    }
     if len < SEGMENT_HEAD {
         return Ok(None);
     }
@@ -158,6 +168,12 @@ fn check_head(path: &Path, base: Offset, migration: MigrationId) -> Result<Optio
         return Err(damaged(path, "its name and its head differ"));
     }
     Ok(Some(len))
+}
+
+fn newer(path: &Path, version: u8) -> Error {
+    let (theirs, ours) = (char::from(version), char::from(MAGIC[FAMILY.len()]));
+    let text = format!("the log {} has the format {theirs}, this drover knows {ours}", path.display());
+    Error::new(codes::LOG, Fault::User, Retry::Never, text).remedy("use the drover that wrote it, or a newer one")
 }
 
 fn foreign(path: &Path) -> Error {

@@ -37,6 +37,7 @@ pub(super) async fn databases(session: &mut Session) -> Result<Vec<Object>> {
     let server: Option<(String, u64)> =
         session.first("SELECT @@GLOBAL.sql_mode, @@GLOBAL.max_allowed_packet", READING).await?;
     let zone: Option<i64> = session.first::<Option<i64>>(super::ZONE, READING).await?.flatten();
+    let until: Option<i64> = session.first::<Option<i64>>(super::ZONE_UNTIL, READING).await?.flatten();
     let out = rows.into_iter().map(|(name, charset, collation)| {
         let mut o = object("database", &name, &name, Phase::Base, String::new());
         if let Some((mode, packet)) = &server {
@@ -45,6 +46,9 @@ pub(super) async fn databases(session: &mut Session) -> Result<Vec<Object>> {
         }
         if let Some(zone) = zone {
             o.options.insert("server.zone_seconds".into(), zone.to_string());
+        }
+        if let Some(until) = until {
+            o.options.insert("server.zone_until".into(), until.to_string());
         }
         o.options.insert("charset".into(), charset);
         o.options.insert("collation".into(), collation);

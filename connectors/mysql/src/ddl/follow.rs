@@ -8,16 +8,15 @@ use super::column::{Env, Texts};
 use super::parse::{Action, Statement, parse};
 use super::shape::{self, Altered};
 use super::text::{Modes, plain};
+use super::zone::{self, Zone};
 use crate::binlog::event::Query;
 use crate::binlog::query;
-use crate::cells;
 use crate::typemap;
 use crate::types::MyType;
 use drover_model::TablePlan;
 use drover_model::ddl::{Moves, SchemaChange, Schemas, TableChange, widens};
 use drover_model::plan::RowFormat;
-use drover_model::row;
-use drover_model::schema::{Column, DataType, Object, Phase, PlainDefault, PlainForeignKey, Table, TableName};
+use drover_model::schema::{Column, Object, Phase, PlainDefault, PlainForeignKey, Table, TableName};
 use drover_model::selection::Selection;
 use std::collections::BTreeMap;
 
@@ -113,42 +112,11 @@ fn refer(changes: &mut [TableChange]) {
     }
 }
 
-/// What rows from before have in new columns whose default is the present moment: that of the statement. A session's zone that has a name is not resolved
-/// here, and a destination of another kind then refuses the column.
-fn moments(change: &TableChange, written: &Written, zone: Option<&str>) -> Vec<(String, String)> {
-    let (Some(before), Some(after)) = (&change.before, &change.after) else { return Vec::new() };
-    let is_new = |c: &&Column| {
-        let renamed = change.renamed.iter().any(|(_, new)| *new == c.name);
-        change.anew.contains(&c.name) || before.column(&c.name).is_none() && !renamed
-    };
-    let now = after.columns.iter().filter(|c| c.plain_default == Some(PlainDefault::Now)).filter(is_new);
-    now.filter_map(|column| {
-        let DataType::Timestamp { precision, zone: instant } = column.data_type else { return None };
-        let behind = if instant { 0 } else { offset(zone?)? };
-        let seconds = u32::try_from(i64::from(written.seconds) + behind).ok()?;
-        let mut cell = Vec::new();
-        cells::put_timestamp(&mut cell, seconds, written.micros, precision, instant);
-        let text = row::cells(&cell).next()?.value()?.to_vec();
-        Some((column.name.clone(), String::from_utf8(text).ok()?))
-    })
-    .collect()
-}
-
 /// Rows that are written without a word of this column need not agree in it.
 fn computed(column: &Column) -> bool {
     let expression = column.default.as_ref().is_some_and(|d| !d.eq_ignore_ascii_case("null"))
         && !matches!(column.plain_default, Some(PlainDefault::Value(_)));
     column.identity.is_some() || column.generated.is_none() && expression
-}
-
-/// Seconds of a zone that is written as `+02:00`.
-fn offset(zone: &str) -> Option<i64> {
-    let (sign, digits) = match zone.strip_prefix('-') {
-        Some(digits) => (-1, digits),
-        None => (1, zone.strip_prefix('+').filter(|_| zone.len() > 1)?),
-    };
-    let (hours, minutes) = digits.split_once(':')?;
-    Some(sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60))
 }
 
 /// The option of a helper table that keeps which of its columns had other names when it was made: a JSON list of pairs.
@@ -313,13 +281,19 @@ impl Follower {
         if tables.is_empty() {
             return Ok(None);
         }
-        let context = self.context(&change.database, written);
+        let (zone, mut context) = (self.zone(written), self.context(&change.database, written));
+        for table in tables.iter().filter(|t| !t.apart && t.id.is_some()) {
+            let foreign = table.plan.as_ref().is_some_and(|p| p.format == RowFormat::Canonical);
+            if zone::needed(table, &zone, foreign)? {
+                context.insert(zone::NEEDED.to_owned(), "1".to_owned());
+            }
+        }
         // Rows of a table that takes another's place were written at other times.
         let stays = |c: &&mut TableChange| {
             change.verb == "ALTER TABLE" && c.before.as_ref().map(|b| &b.name) == c.after.as_ref().map(|a| &a.name)
         };
         for table in tables.iter_mut().filter(stays) {
-            table.filled = moments(table, written, context.get("time_zone").map(String::as_str));
+            table.filled = zone::moments(table, written, &zone);
         }
         Ok(Some(SchemaChange {
             verb: change.verb.to_owned(),
@@ -337,18 +311,15 @@ impl Follower {
             ("sql_mode".to_owned(), written.sql_mode.clone()),
             ("timestamp".to_owned(), format!("{}.{:06}", written.seconds, written.micros)),
         ]);
-        let mut objects = self.schemas.catalog.objects.iter();
-        let system = objects.find_map(|o| o.options.get("server.zone_seconds")?.parse::<i64>().ok());
-        let zone = match written.zone.as_deref() {
-            None | Some("SYSTEM") => system.map(|seconds| {
-                let sign = if seconds < 0 { '-' } else { '+' };
-                let minutes = seconds.abs() / 60;
-                format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60)
-            }),
-            Some(zone) => Some(zone.to_owned()),
-        };
-        context.extend(zone.map(|zone| ("time_zone".to_owned(), zone)));
+        context.extend(self.zone(written).setting().map(|zone| ("time_zone".to_owned(), zone)));
         context
+    }
+
+    /// The zone of the session that wrote a statement.
+    fn zone(&self, written: &Written) -> Zone {
+        let option =
+            |name: &str| self.schemas.catalog.objects.iter().find_map(|o| o.options.get(name)?.parse::<i64>().ok());
+        Zone::of(written, option("server.zone_seconds"), option("server.zone_until"))
     }
 
     fn find(&self, scene: &Scene, name: &TableName) -> Option<usize> {

@@ -158,6 +158,49 @@ fn the_present_moment_is_the_statements() {
     assert_eq!(filled.len(), 1, "an instant needs no zone");
 }
 
+/// A statement of a session in this zone, at this second, where the server's own zone is two hours ahead until second 1000.
+fn in_zone(f: &Follower, text: &str, zone: Option<&str>, seconds: u32) -> Result<SchemaChange, Refused> {
+    let query = query_of(text);
+    let query::Statement::Schema(change) = query::classify(&query, "d", text) else { panic!("{text}") };
+    let written = Written { seconds, zone: zone.map(str::to_owned), ..Written::default() };
+    Ok(f.follow(&change, &written)?.unwrap())
+}
+
+#[test]
+fn what_hangs_on_a_zone_is_made_in_it_or_refused() {
+    let mut f = follower();
+    let options = &mut std::sync::Arc::make_mut(&mut f.schemas.catalog).objects[0].options;
+    options.insert("server.zone_seconds".into(), "7200".into());
+    options.insert("server.zone_until".into(), "1000".into());
+    f.run("create table t (id int primary key, d datetime, s timestamp null)").unwrap();
+    let convert = "alter table t modify d timestamp null";
+    let literal = "alter table t add m timestamp not null default '2026-10-25 02:30:00'";
+    let moment = "alter table t add n datetime default current_timestamp";
+    let none =
+        "alter table t add x int default 7, add y timestamp default current_timestamp, modify s timestamp(3) null";
+    let needed = |change: SchemaChange| change.context.contains_key(super::zone::NEEDED);
+    for text in [convert, literal, moment, none] {
+        assert!(!needed(in_zone(&f, text, Some("+02:00"), 2000).unwrap()), "{text}");
+        assert!(!needed(in_zone(&f, text, Some("UTC"), 2000).unwrap()), "{text}");
+        // By a name: at the destination as well, or not at all.
+        assert_eq!(needed(in_zone(&f, text, Some("Europe/Berlin"), 2000).unwrap()), text != none, "{text}");
+        // The server's own: what is known of it is its distance to UTC before the change of clocks.
+        let refused = |seconds| in_zone(&f, text, Some("SYSTEM"), seconds).is_err();
+        assert_eq!((refused(999), refused(1000)), (text == convert || text == literal, text != none), "{text}");
+        assert_eq!(refused(1000), in_zone(&f, text, None, 1000).is_err(), "{text}");
+    }
+    let change = in_zone(&f, moment, Some("SYSTEM"), 999).unwrap();
+    assert_eq!(change.context.get("time_zone").map(String::as_str), Some("+02:00"));
+    assert_eq!(change.tables[0].filled, [("n".to_owned(), "1970-01-01 02:16:39".to_owned())]);
+    assert_eq!(in_zone(&f, none, None, 1000).unwrap().context.get("time_zone"), None);
+    // Another kind of database is told the default as the statement has it.
+    std::sync::Arc::make_mut(&mut f.schemas.plans)[0].format = RowFormat::Canonical;
+    let why = in_zone(&f, literal, Some("+02:00"), 1).unwrap_err().why;
+    assert!(why.contains("column m") && why.contains("SET time_zone"), "{why}");
+    assert!(in_zone(&f, literal, Some("Europe/Berlin"), 1).is_err());
+    assert!(in_zone(&f, literal, Some("+00:00"), 1).is_ok());
+}
+
 #[test]
 fn another_kind_converts_nothing() {
     let mut f = follower();

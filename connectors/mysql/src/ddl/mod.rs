@@ -5,3 +5,4 @@ pub mod follow;
 pub mod parse;
 pub mod shape;
 pub mod text;
+pub mod zone;

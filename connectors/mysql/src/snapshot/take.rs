@@ -202,7 +202,7 @@ pub async fn take(wanted: &Wanted<'_>) -> Result<Arc<Set>> {
                 continue;
             }
             if begun.elapsed() > 2 * LONG {
-                return Err(too_long(&waits_for));
+                return Err(too_long(&waits_for, &server, &ways));
             }
         }
         tracing::warn!(waits_for, "waiting to take a snapshot");
@@ -211,25 +211,33 @@ pub async fn take(wanted: &Wanted<'_>) -> Result<Arc<Set>> {
     }
 }
 
-fn too_long(waits_for: &str) -> Error {
+fn too_long(waits_for: &str, server: &Server, ways: &[Way]) -> Error {
     let text = format!("no snapshot could be taken without holding up the application: {waits_for}");
-    Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, text)
-        .remedy("wait for these statements and transactions to end, or end them; drover tries again")
+    let error = Error::new(codes::TIMEOUT, Fault::Source, Retry::Other, text);
+    if ways == [Way::Marked] {
+        return error.remedy(format!("{}; drover tries again", grants(server)));
+    }
+    error.remedy("wait for these statements and transactions to end, or end them; drover tries again")
 }
 
 fn no_way(server: &Server, denied: Option<Error>) -> Error {
     let text = "the account can take no snapshot whose position is known";
-    let remedy = if server.session.version.is_mariadb() {
+    let mut error = Error::new(codes::PERMISSION, Fault::Source, Retry::Other, text).remedy(grants(server));
+    error.causes.extend(denied.map(|d| d.to_string()));
+    error
+}
+
+/// What lets a snapshot with a known position be taken.
+fn grants(server: &Server) -> &'static str {
+    let version = &server.session.version;
+    if version.is_mariadb() {
         "grant it RELOAD"
-    } else if server.session.version.mysql(80_000) {
+    } else if version.mysql(80_000) {
         "grant it LOCK TABLES on the selected databases, or RELOAD and PROCESS, or ALL on a database drover of its own, or set gtid_mode = ON; \
          the last two need binlog_order_commits = ON"
     } else {
         "grant it RELOAD and PROCESS, or ALL on a database drover of its own, or set gtid_mode = ON; the last two need binlog_order_commits = ON"
-    };
-    let mut error = Error::new(codes::PERMISSION, Fault::Source, Retry::Other, text).remedy(remedy);
-    error.causes.extend(denied.map(|d| d.to_string()));
-    error
+    }
 }
 
 /// A position for people.
