@@ -16,7 +16,7 @@ use drover_model::schema::{Catalog, Object};
 use drover_model::{Error, Position, Retry, TablePlan};
 use drover_proto::order::{Held, Opening, Owes, Step, Window};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Where a migration is.
@@ -685,6 +685,13 @@ fn apply_table(t: &mut TableState, event: &Event) {
                 t.loaded.insert(*chunk);
                 t.rows += rows;
                 t.bytes += extent.bytes;
+            }
+            // An empty map keeps half a kilobyte for what it had, and there may be ten thousand tables.
+            if t.copied.is_empty() {
+                t.copied = BTreeMap::new();
+            }
+            if t.pending.is_empty() {
+                t.pending = BTreeSet::new();
             }
         }
         Event::CopyAgain { chunk, .. } => {

@@ -47,6 +47,7 @@ use drover_model::error::codes;
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
 use fold::TableFold;
 use links::Links;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What compacting knows of all tables; index = table id.
@@ -61,7 +62,8 @@ impl Shapes {
     /// From the plans and the destination's unique keys (any order; a table that is not among them has its key only).
     pub fn new(plans: &[TablePlan], keys: &[Keys]) -> Self {
         let none = Keys::default();
-        let shape = |p: &TablePlan| Shape::new(p, keys.iter().find(|k| k.table == p.id).unwrap_or(&none));
+        let keys: HashMap<u32, &Keys> = keys.iter().map(|k| (k.table, k)).collect();
+        let shape = |p: &TablePlan| Shape::new(p, keys.get(&p.id).copied().unwrap_or(&none));
         Shapes { tables: plans.iter().map(shape).collect(), links: Links::default() }
     }
     /// With the foreign keys that act without a trace.

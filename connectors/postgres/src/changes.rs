@@ -162,7 +162,7 @@ impl Changes {
     pub fn new(
         session: ReplicationSession,
         heartbeat: Option<task::Owned<()>>,
-        plans: &[TablePlan],
+        plans: Arc<Vec<TablePlan>>,
         types: Vec<Option<u32>>,
         start: Lsn,
         spill_dir: PathBuf,

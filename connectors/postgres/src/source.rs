@@ -150,7 +150,7 @@ impl PgSource {
         let spill = spec.spill.clone();
         let guard = Guard::new(self.dialer.clone(), &names.publication, &spec.tables, watched);
         let mut changes =
-            Changes::new(replication, Some(heartbeat), &spec.tables, types, start, spill, spec.batch_bytes)
+            Changes::new(replication, Some(heartbeat), spec.tables.clone(), types, start, spill, spec.batch_bytes)
                 .within(&from)
                 .guarded(guard);
         if let Some(followed) = &spec.schemas {

@@ -9,6 +9,7 @@ use drover_model::row::{Cell, put_cell};
 use drover_model::schema::TableName;
 use drover_model::{Error, Fault, Result, Retry, TablePlan};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// How a relation's tuples become rows of a plan.
 #[derive(Debug, Clone)]
@@ -61,10 +62,20 @@ pub(super) struct Known {
 /// Type and modifier of a column, where they are known.
 type Kind = (Option<u32>, Option<i32>);
 
+/// Where a plan is.
+#[derive(Debug)]
+enum Place {
+    /// Among those of the beginning, which are shared with whoever else works on the migration: there may be ten thousand of them.
+    Shared(usize),
+    /// One that came since.
+    Own(Box<TablePlan>),
+}
+
 /// The plans of the place that is being read.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    plans: HashMap<(String, String), TablePlan>,
+    shared: Arc<Vec<TablePlan>>,
+    plans: HashMap<(String, String), Place>,
     /// Of the plans' columns; by table.
     types: HashMap<u32, Vec<Kind>>,
     /// What the table of each number is called, where numbers are known.
@@ -78,12 +89,13 @@ pub(super) struct Tables {
 
 impl Tables {
     /// `types`: of each column of all `plans`, one after the other, where it is known.
-    pub fn new(plans: &[TablePlan], types: Vec<Option<u32>>) -> Tables {
+    pub fn new(shared: Arc<Vec<TablePlan>>, types: Vec<Option<u32>>) -> Tables {
         let mut types = types.into_iter().map(|t| (t, None));
-        let types = plans.iter().map(|p| (p.id, types.by_ref().take(p.columns.len()).collect())).collect();
-        let plans = plans.iter().map(|p| ((p.source.schema.clone(), p.source.name.clone()), p.clone())).collect();
+        let types = shared.iter().map(|p| (p.id, types.by_ref().take(p.columns.len()).collect())).collect();
+        let named = shared.iter().enumerate();
+        let plans = named.map(|(i, p)| ((p.source.schema.clone(), p.source.name.clone()), Place::Shared(i))).collect();
         let remedy = "schema changes are not carried over for this pair: undo the change at the source, or migrate the table again";
-        Tables { plans, types, remedy, ..Tables::default() }
+        Tables { shared, plans, types, remedy, ..Tables::default() }
     }
 
     /// Takes the numbers of the tables in: see [`crate::ddl::follow::Follower::followed`]. `told`: another name of a table is told where it gets it.
@@ -92,14 +104,25 @@ impl Tables {
         self.told = told;
     }
 
+    fn plan<'t>(&'t self, place: &'t Place) -> Option<&'t TablePlan> {
+        match place {
+            Place::Shared(index) => self.shared.get(*index),
+            Place::Own(plan) => Some(plan),
+        }
+    }
+
     pub fn of(&self, table: u32) -> Option<&TablePlan> {
-        self.plans.values().find(|p| p.id == table)
+        self.plans.values().filter_map(|place| self.plan(place)).find(|p| p.id == table)
     }
 
     /// Another plan for a table (`None`: there is none any more), with its columns' types. Those that are not known stay what they were.
     pub fn replace(&mut self, table: u32, plan: Option<(TablePlan, Vec<Kind>)>) {
         let former = self.of(table).cloned();
-        self.plans.retain(|_, p| p.id != table);
+        let shared = &self.shared;
+        self.plans.retain(|_, place| match place {
+            Place::Shared(index) => shared.get(*index).is_some_and(|p| p.id != table),
+            Place::Own(plan) => plan.id != table,
+        });
         let known = self.types.remove(&table).unwrap_or_default();
         if let Some((plan, mut types)) = plan {
             for (column, kind) in plan.columns.iter().zip(&mut types).filter(|(_, kind)| kind.0.is_none()) {
@@ -109,7 +132,7 @@ impl Tables {
                 *kind = former.as_ref().and_then(same).and_then(|i| known.get(i)).copied().unwrap_or_default();
             }
             self.types.insert(table, types);
-            self.plans.insert((plan.source.schema.clone(), plan.source.name.clone()), plan);
+            self.plans.insert((plan.source.schema.clone(), plan.source.name.clone()), Place::Own(Box::new(plan)));
         }
     }
 
@@ -140,7 +163,8 @@ impl Tables {
     fn bind(&mut self, relation: &Described) -> Bound {
         let name = || format!("{}.{}", relation.name.0, relation.name.1);
         let known = self.numbers.get(&relation.number);
-        let plan = match known.and_then(|name| self.plans.get(name)) {
+        let named = |name: &(String, String)| self.plans.get(name).and_then(|place| self.plan(place));
+        let plan = match known.and_then(named) {
             Some(plan) if self.told || known == Some(&relation.name) => plan,
             Some(plan) => {
                 let what = format!("the table is called {} now", name());
@@ -149,19 +173,26 @@ impl Tables {
             }
             // Another table under the name of one of ours is none of them.
             None if self.numbers.values().any(|name| *name == relation.name) => return Bound::Other(name()),
-            None => match self.plans.get(&relation.name) {
+            None => match named(&relation.name) {
                 Some(plan) => plan,
                 None => return Bound::Other(name()),
             },
         };
-        match mapping(plan, relation, self.types.get_mut(&plan.id)) {
+        let mut types = self.types.get(&plan.id).cloned();
+        let bound = mapping(plan, relation, types.as_mut());
+        let (id, table) = (plan.id, &plan.source);
+        let bound = match bound {
             Ok(mapping) => Bound::Rows(mapping),
             Err((how, column)) => {
                 let what = format!("the table's columns changed: {how}");
                 let error = Error::new(codes::TABLE_CHANGED, Fault::Source, Retry::Never, what);
-                Bound::Wrong(error.table(&plan.source).column(column).remedy(self.remedy))
+                Bound::Wrong(error.table(table).column(column).remedy(self.remedy))
             }
+        };
+        if let Some(types) = types {
+            self.types.insert(id, types);
         }
+        bound
     }
 }
 
