@@ -25,6 +25,7 @@ pub fn map(destination: &dyn Destination, migration: &Migration, catalog: &Catal
         let text: Vec<String> = errors.iter().map(|e| format!("{}; {}", e.message, e.remedy)).collect();
         Error::new(codes::CONFIGURATION, Fault::User, Retry::Never, text.join("; "))
     })?;
+    let selection = selection.reading(migration.floats);
     let (mut plans, mut items, mut choices) = (Vec::new(), Vec::new(), Vec::new());
     for table in &catalog.tables {
         let columns: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();

@@ -126,7 +126,6 @@ mod tests {
     use drover_connectors_api::{BlockSink, ChunkRead};
     use drover_log::local::{LocalLog, LocalOptions};
     use drover_model::chunk::{Bounds, Chunk};
-    use drover_model::plan::{Operations, RowFormat};
     use drover_model::row::cells;
     use drover_model::schema::TableName;
     use drover_proto::order::Extent;
@@ -155,21 +154,7 @@ mod tests {
     }
 
     fn plan() -> TablePlan {
-        TablePlan {
-            id: 4,
-            version: 1,
-            source: TableName::new("s", "t"),
-            destination: TableName::new("s", "t"),
-            columns: Vec::new(),
-            key: vec![0],
-            filter: None,
-            operations: Operations::ALL,
-            format: RowFormat::Canonical,
-            physical: String::new(),
-            left_out: Vec::new(),
-            rows: 0,
-            bytes: 0,
-        }
+        TablePlan { key: vec![0], ..TablePlan::new(4, TableName::new("s", "t"), Vec::new()) }
     }
 
     fn key(n: usize) -> Vec<u8> {

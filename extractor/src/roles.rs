@@ -361,7 +361,8 @@ fn followed(d: &Description, begin: Option<&Position>) -> Result<Followed> {
         None => Description { schema_changes: Vec::new(), ..d.clone() }.schemas(None)?,
     };
     let selection = Selection::compile_within(&d.migration.objects, schemas.catalog.scope.as_deref())
-        .map_err(|errors| Error::internal(format!("the selection does not compile any more: {errors:?}")))?;
+        .map_err(|errors| Error::internal(format!("the selection does not compile any more: {errors:?}")))?
+        .reading(d.migration.floats);
     Ok(Followed { schemas, selection, policy: d.migration.schema_changes })
 }
 

@@ -56,6 +56,17 @@ impl Misfit {
     }
 }
 
+/// How a source that knows both ways reads floating point numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Floats {
+    /// With all their digits: what arrives is the same number, bit by bit.
+    #[default]
+    Lossless,
+    /// Rounded to a number of decimal places, as `ROUND(column, places)` of the source does it.
+    Round,
+}
+
 /// A column that moves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanColumn {
@@ -112,6 +123,9 @@ pub struct TablePlan {
     /// Condition in the source's dialect; only rows that satisfy it move.
     pub filter: Option<String>,
     pub operations: Operations,
+    /// How the source reads FLOAT and DOUBLE columns that do not identify rows.
+    #[serde(default)]
+    pub floats: Floats,
     /// Encoding of snapshot blocks.
     pub format: RowFormat,
     /// Physical identity at planning time: compared after each chunk.
@@ -134,6 +148,7 @@ impl TablePlan {
             key: Vec::new(),
             filter: None,
             operations: Operations::ALL,
+            floats: Floats::default(),
             format: RowFormat::Canonical,
             physical: String::new(),
             rows: 0,

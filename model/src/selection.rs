@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Misfit, Operations, PlanColumn, TablePlan};
+use crate::plan::{Floats, Misfit, Operations, PlanColumn, TablePlan};
 use crate::schema::TableName;
 
 /// One `[[objects]]` block.
@@ -89,6 +89,9 @@ pub struct TableChoice {
     /// Only rows that satisfy it move; in the source's dialect.
     pub filter: Option<String>,
     pub operations: Operations,
+    /// None: as both sides do best.
+    #[serde(default)]
+    pub floats: Option<Floats>,
 }
 
 impl TableChoice {
@@ -106,6 +109,7 @@ impl TableChoice {
             columns: plan.columns.iter().map(column).collect(),
             filter: plan.filter.clone(),
             operations: plan.operations,
+            floats: Some(plan.floats),
         }
     }
 
@@ -300,6 +304,7 @@ struct Rule {
 pub struct Selection {
     rules: Vec<Rule>,
     exclude: Vec<Pattern>,
+    floats: Option<Floats>,
 }
 
 impl Selection {
@@ -311,13 +316,19 @@ impl Selection {
         Self::compile_within(blocks, None)
     }
 
+    /// The same, for a migration that says how floating point numbers are read.
+    #[must_use]
+    pub fn reading(self, floats: Option<Floats>) -> Selection {
+        Selection { floats, ..self }
+    }
+
     /// The same, where no block at all selects one schema only (see `Catalog::scope`).
     ///
     /// # Errors
     /// Every fault of every block.
     pub fn compile_within(blocks: &[ObjectRule], scope: Option<&str>) -> Result<Selection, Vec<RuleError>> {
         let mut errors = Vec::new();
-        let mut selection = Selection { rules: Vec::new(), exclude: Vec::new() };
+        let mut selection = Selection { rules: Vec::new(), exclude: Vec::new(), floats: None };
         for (rule, block) in blocks.iter().enumerate() {
             let mut check = Check { rule, errors: &mut errors };
             let include = check.patterns("include", &block.include);
@@ -417,6 +428,7 @@ impl Selection {
             columns: moved,
             filter: ranked.iter().find_map(|(_, rule)| rule.filter.clone()),
             operations: ranked.iter().find_map(|(_, rule)| rule.operations).unwrap_or(Operations::ALL),
+            floats: self.floats,
         }))
     }
 

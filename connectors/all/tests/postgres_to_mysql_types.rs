@@ -58,6 +58,7 @@ fn mapped(data_type: &DataType, key: bool, known: &Known) -> Result<foreign::Map
         columns: vec![ColumnChoice { source: "c".into(), destination: "c".into(), misfit: Misfit::Fail }],
         filter: None,
         operations: Operations::ALL,
+        floats: None,
     };
     foreign::types(&catalog, &table, &choice, known).remove("c").expect("the column is chosen")
 }

@@ -49,6 +49,7 @@ pub fn map(table: &Table, choice: &TableChoice) -> MappedTable {
         columns,
         filter: choice.filter.clone(),
         operations: choice.operations,
+        floats: choice.floats.unwrap_or_default(),
         format: RowFormat::Canonical,
         physical: table.physical.clone(),
         rows: table.rows,

@@ -58,6 +58,7 @@ async fn pair() -> Result<Pair> {
         columns: ["k", "v"].map(ColumnChoice::same).to_vec(),
         filter: None,
         operations: Operations::ALL,
+        floats: None,
     };
     let plan = destination.map_table(&catalog, catalog.table(&name).unwrap(), &choice).plan;
     destination.prepare(migration, "faults").await?;

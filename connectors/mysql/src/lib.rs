@@ -45,6 +45,7 @@ pub mod position;
 pub mod progress;
 pub mod reader;
 pub mod restart;
+pub mod round;
 pub mod rows;
 mod scan;
 pub mod schema;

@@ -7,6 +7,7 @@ use crate::catalog;
 use crate::charset::NONE;
 use crate::chunks::range::{key_columns, within};
 use crate::chunks::{self, Size, changed};
+use crate::round::Rounding;
 use crate::snapshot::{BACK, Seat, Set};
 use crate::sql;
 use crate::types::{Kind, MyType};
@@ -212,7 +213,11 @@ pub(crate) fn filtered(plan: &TablePlan, condition: Option<String>) -> String {
 }
 
 pub(crate) fn column_list(plan: &TablePlan, texts: Texts) -> String {
-    plan.columns.iter().map(|c| output(c, texts)).collect::<Vec<_>>().join(", ")
+    let read = |(i, column)| match Rounding::of(plan, i) {
+        Some(rounding) => rounding.expression(&output(column, texts)),
+        None => output(column, texts),
+    };
+    plan.columns.iter().enumerate().map(read).collect::<Vec<_>>().join(", ")
 }
 
 fn is_native(plan: &TablePlan) -> bool {

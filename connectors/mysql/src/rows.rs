@@ -17,7 +17,7 @@ use bytes::Bytes;
 use drover_connectors_api::{RowSink, Rows, Side};
 use drover_model::canonical;
 use drover_model::chunk::Bounds;
-use drover_model::plan::{PlanColumn, RowFormat};
+use drover_model::plan::{Floats, PlanColumn, RowFormat};
 use drover_model::row::{Cell, cells, put_cell, take_cell};
 use drover_model::schema::DataType;
 use drover_model::{Error, Result, TablePlan};
@@ -40,6 +40,8 @@ fn seen_from(plan: &TablePlan, side: Side) -> TablePlan {
     if side == Side::Destination {
         own.source = plan.destination.clone();
         own.filter = None;
+        // What was rounded is there as it is.
+        own.floats = Floats::Lossless;
         for column in &mut own.columns {
             column.source.clone_from(&column.destination);
             column.origin_type.clone_from(&column.destination_type);

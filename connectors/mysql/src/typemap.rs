@@ -11,7 +11,7 @@ use crate::types::{Kind, MyType};
 use drover_connectors_api::MappedTable;
 use drover_model::Result;
 use drover_model::check::CheckItem;
-use drover_model::plan::{Misfit, PlanColumn, RowFormat, TablePlan};
+use drover_model::plan::{Floats, Misfit, PlanColumn, RowFormat, TablePlan};
 use drover_model::schema::{Catalog, Column, Identity, Table, TableName, UniqueKey};
 use drover_model::selection::TableChoice;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -132,9 +132,11 @@ pub fn type_at(origin_type: &str, known: &Known) -> std::result::Result<TypeAt, 
     }
 }
 
-/// Whether values of FLOAT and DOUBLE can be read with all their digits. Older servers print 15; they are asked for ROUND(column, 38 | 308).
-pub fn floats_are_exact(flavor: Flavor, version: u32) -> bool {
-    flavor == Flavor::MariaDb || version >= 50_500
+/// How floating point numbers are read where the migration file does not say it. All servers send them bit by bit; but MySQL before 5.5 does not
+/// read each number back from its shortest text, in which they are written.
+fn floats(destination: &Version) -> Floats {
+    let exact = destination.flavor == Flavor::MariaDb || destination.number >= 50_500;
+    if exact { Floats::Lossless } else { Floats::Round }
 }
 
 /// Maps one table. `id` and `version` of the plan are zero, its format is the first of the formats.
@@ -146,7 +148,6 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
     let foreign = if origin.is_none() { foreign::types(catalog, table, choice, known) } else { BTreeMap::new() };
     let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut by_value = Vec::new();
-    let mut floats = Vec::new();
     let mut nearest = BTreeMap::new();
     for chosen in &choice.columns {
         let Some(column) = table.column(&chosen.source) else {
@@ -206,14 +207,6 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
             }
         };
         let Some(destination_type) = destination_type else { continue };
-        if origin.is_some()
-            && matches!(
-                MyType::parse(&column.origin_type).map(|t| t.kind),
-                Some(Kind::Float { declared: None } | Kind::Double { declared: None })
-            )
-        {
-            floats.push(column.name.clone());
-        }
         columns.push(PlanColumn {
             source: column.name.clone(),
             destination: chosen.destination.clone(),
@@ -248,9 +241,6 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
             format!("{}: {} does not have the collation {from}; {to} takes its place", columns.join(", "), known.version),
             "what is equal and how rows are sorted may differ for rare characters: compare what matters to the application",
         ));
-    }
-    if let Some(origin) = origin.filter(|_| !floats.is_empty()) {
-        items.push(rounding(&object, &floats, floats_are_exact(origin, catalog.version)));
     }
     if table.options.contains_key("versioned") {
         items.push(CheckItem::failed(
@@ -294,6 +284,7 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, known: 
         key,
         filter: choice.filter.clone(),
         operations: choice.operations,
+        floats: choice.floats.unwrap_or_else(|| floats(&known.version)),
         format: formats[0].clone(),
         physical: table.physical.clone(),
         rows: table.rows,
@@ -342,24 +333,6 @@ fn of_family(
         nearest.entry((collation.clone(), name)).or_default().push(column.name.clone());
     }
     Some(at.text)
-}
-
-/// R66, R67: which way of reading floating point numbers is used.
-fn rounding(object: &str, floats: &[String], exact: bool) -> CheckItem {
-    let names = floats.join(", ");
-    if exact {
-        let cause =
-            format!("{names}: read and written without loss, with all digits; ROUND(column, 38 | 308) is not needed");
-        return CheckItem { cause, ..CheckItem::passed("K17", format!("{object} FLOAT, DOUBLE")) };
-    }
-    CheckItem::warning(
-        "K17",
-        format!("{object} FLOAT, DOUBLE"),
-        format!(
-            "{names}: the source prints no more than 15 digits; they are read as ROUND(column, 38) for FLOAT, ROUND(column, 308) for DOUBLE"
-        ),
-        "check that this is precise enough",
-    )
 }
 
 /// The columns that name a row: the primary key, else a unique key of not-null columns, all of them moved.
@@ -438,5 +411,17 @@ fn names(object: &str, choice: &TableChoice, columns: &[PlanColumn], known: &Kno
                 "choose another name in columns.rename",
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rounded_unasked_only_for_servers_that_misread_their_texts() {
+        let read = |version: &str| floats(&Version::parse(version).unwrap());
+        assert_eq!(["5.1.73-log", "5.4.0"].map(read), [Floats::Round; 2]);
+        assert_eq!(["5.5.62", "9.7.0", "10.3.0-MariaDB", "5.5.5-10.4.2-MariaDB"].map(read), [Floats::Lossless; 4]);
     }
 }

@@ -150,6 +150,7 @@ pub fn map_table(catalog: &Catalog, table: &Table, choice: &TableChoice, version
         key,
         filter: choice.filter.clone(),
         operations: choice.operations,
+        floats: choice.floats.unwrap_or_default(),
         format: formats[0].clone(),
         physical: table.physical.clone(),
         rows: table.rows,

@@ -160,6 +160,7 @@ impl<'a> World<'a> {
                 columns: table.columns.iter().map(keep).collect(),
                 filter: None,
                 operations: Operations::ALL,
+                floats: None,
             };
             let mapped = destination.map_table(&catalog, table, &choice);
             ensure!(mapped.formats.contains(&RowFormat::Canonical), "canonical rows must be taken");

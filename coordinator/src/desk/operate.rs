@@ -112,6 +112,7 @@ impl Desk {
             ("stages", old.stages == new.stages),
             ("on_conflict", old.on_conflict == new.on_conflict),
             ("names", old.names == new.names),
+            ("floats", old.floats == new.floats),
             ("[[objects]]", old.objects == new.objects),
             (
                 "the kinds of the endpoints",

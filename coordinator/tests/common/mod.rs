@@ -4,7 +4,7 @@
 use drover_model::check::CheckItem;
 use drover_model::chunk::{Bounds, Chunk};
 use drover_model::migration::Migration;
-use drover_model::plan::{Operations, RowFormat, SnapshotRef};
+use drover_model::plan::SnapshotRef;
 use drover_model::schema::{Catalog, OldImage, Table, TableName, UniqueKey};
 use drover_model::{Position, TablePlan};
 use drover_proto::order::{Extent, Opening, Order, Outcome, Owes};
@@ -57,19 +57,11 @@ pub fn catalog() -> Catalog {
 
 pub fn plans() -> Vec<TablePlan> {
     let plan = |id: u32| TablePlan {
-        id,
-        version: 1,
-        source: name(id),
-        destination: name(id),
-        columns: Vec::new(),
         key: if id + 1 < TABLES { vec![0] } else { Vec::new() },
-        filter: None,
-        operations: Operations::ALL,
-        format: RowFormat::Canonical,
         physical: format!("p{id}"),
-        left_out: Vec::new(),
         rows: ROWS * u64::from(CHUNKS),
         bytes: 100 + u64::from(id),
+        ..TablePlan::new(id, name(id), Vec::new())
     };
     (0..TABLES).map(plan).collect()
 }

@@ -13,8 +13,11 @@ use super::{
     Endpoint, FullLimits, IncrementalLimits, Kafka, Limits, Log, Migration, Names, OnConflict, RetryWindows, Sasl,
     SaslMechanism, SchemaPolicy, Secret, SecretSource, Stage, Tls, TlsMode, Url,
 };
-use crate::plan::Operations;
+use crate::plan::{Floats, Operations};
 use crate::selection::{ColumnRules, ObjectRule, Selection};
+
+/// Kinds of sources that can read floating point numbers rounded.
+const ROUNDING: [&str; 3] = ["mysql", "mariadb", "tidb"];
 
 /// See [`Migration::parse`].
 pub(super) fn parse(text: &str, origin: &Path, kinds: &[&str]) -> Result<Migration, Vec<Finding>> {
@@ -70,6 +73,7 @@ impl Build<'_> {
         let destination = root.table("destination").and_then(|node| self.endpoint(&node));
         let migrate = root.table("migrate").unwrap_or(Node::missing(&MIGRATE));
         let stages = migrate.texts("stages");
+        let floats = self.floats(&migrate, source.as_ref());
         let objects = self.objects(root);
         let limits = limits(&root.table("limits").unwrap_or(Node::missing(&LIMITS)));
         let retry_node = root.table("retry").unwrap_or(Node::missing(&RETRY));
@@ -93,6 +97,7 @@ impl Build<'_> {
                 }
             },
             set_identity: migrate.flag("set_identity"),
+            floats,
             on_conflict: match migrate.text("on_conflict")? {
                 "ignore" => OnConflict::Ignore,
                 _ => OnConflict::Fail,
@@ -112,6 +117,19 @@ impl Build<'_> {
             },
             log,
         })
+    }
+
+    /// Only sources that have a ROUND of their own for it can round.
+    fn floats(&self, migrate: &Node<'_>, source: Option<&Endpoint>) -> Option<Floats> {
+        let floats = match migrate.text("floats")? {
+            "round" => Floats::Round,
+            _ => Floats::Lossless,
+        };
+        if let Some(source) = source.filter(|s| floats == Floats::Round && !ROUNDING.contains(&s.kind.as_str())) {
+            let message = format!("migrate.floats is \"round\", which a source of kind {} does not know", source.kind);
+            self.fault(migrate, "floats", message, "remove it: floating point numbers are read with all their digits");
+        }
+        Some(floats)
     }
 
     fn endpoint(&self, node: &Node<'_>) -> Option<Endpoint> {

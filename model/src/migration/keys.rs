@@ -129,6 +129,7 @@ pub(super) static MIGRATE: Section = Section {
         default("on_conflict", Takes::Choice(&["fail", "ignore"]), "fail"),
         default("names", Takes::Choice(&["default", "source", "destination"]), "default"),
         optional("set_identity", Takes::Flag),
+        optional("floats", Takes::Choice(&["lossless", "round"])),
     ],
 };
 

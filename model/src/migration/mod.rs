@@ -23,7 +23,7 @@ use crate::{Error, Fault};
 pub use self::finding::Finding;
 pub use self::units::{format_duration, format_size, parse_duration, parse_size};
 pub use self::url::Url;
-pub use crate::plan::Operations;
+pub use crate::plan::{Floats, Operations};
 pub use crate::selection::{ColumnRules, ObjectRule};
 
 /// A whole migration, as its file describes it. As JSON (the form in which it is stored and sent to workers) it holds
@@ -42,6 +42,9 @@ pub struct Migration {
     /// otherwise. Undone by cleanup.
     #[serde(default)]
     pub set_identity: bool,
+    /// How floating point numbers are read. None: without loss wherever both sides can.
+    #[serde(default)]
+    pub floats: Option<Floats>,
     /// None selects everything that a user owns.
     pub objects: Vec<ObjectRule>,
     pub limits: Limits,

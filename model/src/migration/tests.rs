@@ -151,7 +151,7 @@ const BAD: &[(&str, &[&str])] = &[
     (
         "[migrate]\nstage = [\"full\"]",
         &[
-            "conf/shop.toml:9: unknown key \"stage\" in [migrate]; did you mean \"stages\"? known here: stages, on_conflict, names, set_identity",
+            "conf/shop.toml:9: unknown key \"stage\" in [migrate]; did you mean \"stages\"? known here: stages, on_conflict, names, set_identity, floats",
         ],
     ),
     (
@@ -175,6 +175,16 @@ const BAD: &[(&str, &[&str])] = &[
             "conf/shop.toml:9: migrate.stages[3] is no string; possible: schema, full, incremental",
             "conf/shop.toml:10: \"skip\" is no value of migrate.on_conflict; possible: fail, ignore",
             "conf/shop.toml:11: migrate.names is no string; write names = \"default\"",
+        ],
+    ),
+    (
+        "[migrate]\nfloats = \"exact\"",
+        &["conf/shop.toml:9: \"exact\" is no value of migrate.floats; possible: lossless, round"],
+    ),
+    (
+        "[migrate]\nfloats = \"round\"",
+        &[
+            "conf/shop.toml:9: migrate.floats is \"round\", which a source of kind alpha does not know; remove it: floating point numbers are read with all their digits",
         ],
     ),
     ("[migrate]\nstages = []", &["conf/shop.toml:9: migrate.stages is empty; possible: schema, full, incremental"]),

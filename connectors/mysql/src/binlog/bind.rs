@@ -7,6 +7,7 @@
 use super::table_map::{self, BINARY, Column};
 use super::values::{Decode, Width, width};
 use crate::condition::Condition;
+use crate::round::Rounding;
 use crate::types::{Kind, MyType};
 use drover_model::TablePlan;
 use drover_model::plan::RowFormat;
@@ -127,7 +128,8 @@ pub fn bind(shape: &Shape, columns: &[Column], collations: &Collations, mariadb:
         } else {
             decode
         };
-        bound.push((place, decode));
+        let rounding = Rounding::of(plan, bound.len());
+        bound.push((place, decode.rounded(rounding)));
     }
     Ok(Binding {
         table: plan.id,

@@ -5,6 +5,7 @@ use super::json;
 use super::table_map::{Column, code};
 use crate::cells;
 use crate::charset::Charset;
+use crate::round::Rounding;
 use crate::types::{Kind, MyType};
 use drover_model::row::put_varint;
 use std::io::Read;
@@ -51,6 +52,9 @@ pub enum Decode {
     Year,
     Float,
     Double,
+    /// The same, rounded as the server would.
+    RoundedFloat(Rounding),
+    RoundedDouble(Rounding),
     Decimal {
         precision: u8,
         scale: u8,
@@ -206,6 +210,15 @@ impl Decode {
         })
     }
 
+    /// The same for a column that is read rounded.
+    pub fn rounded(self, rounding: Option<Rounding>) -> Decode {
+        match (self, rounding) {
+            (Decode::Float, Some(rounding)) => Decode::RoundedFloat(rounding),
+            (Decode::Double, Some(rounding)) => Decode::RoundedDouble(rounding),
+            (other, _) => other,
+        }
+    }
+
     /// Appends the cell of a value. `None` if the bytes are none of this type.
     #[inline]
     pub fn put(&self, out: &mut Vec<u8>, bytes: &[u8], scratch: &mut Vec<u8>) -> Option<()> {
@@ -219,6 +232,8 @@ impl Decode {
             }
             Decode::Float => cells::put_float(out, f32::from_le_bytes(*bytes.first_chunk()?)),
             Decode::Double => cells::put_double(out, f64::from_le_bytes(*bytes.first_chunk()?)),
+            Decode::RoundedFloat(r) => cells::put_float(out, r.float(f32::from_le_bytes(*bytes.first_chunk()?))),
+            Decode::RoundedDouble(r) => cells::put_double(out, r.double(f64::from_le_bytes(*bytes.first_chunk()?))),
             Decode::Decimal { precision, scale } => cells::put_decimal(out, bytes, *precision, *scale)?,
             Decode::Date => {
                 let n = little(bytes) as u32;

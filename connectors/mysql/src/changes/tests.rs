@@ -8,7 +8,7 @@ use crate::binlog::bind::Shape;
 use crate::binlog::event::{HEAD, kind};
 use crate::binlog::table_map::code;
 use drover_model::change::{Item, Reader};
-use drover_model::plan::{Operations, PlanColumn, RowFormat};
+use drover_model::plan::{PlanColumn, RowFormat};
 use drover_model::row::{Cell, cells};
 use drover_model::schema::{DataType, TableName};
 use drover_model::{Position, TablePlan};
@@ -17,19 +17,9 @@ use proptest::prelude::*;
 fn plan(columns: &[(&str, &str)]) -> TablePlan {
     let column = |(name, kind): &(&str, &str)| PlanColumn::new(*name, DataType::Other, *kind);
     TablePlan {
-        id: 0,
-        version: 1,
-        source: TableName::new("d", "t"),
-        destination: TableName::new("d", "t"),
-        columns: columns.iter().map(column).collect(),
-        left_out: vec![],
         key: vec![0],
-        filter: None,
-        operations: Operations::ALL,
         format: RowFormat::Native(crate::CELLS.into()),
-        physical: String::new(),
-        rows: 0,
-        bytes: 0,
+        ..TablePlan::new(0, TableName::new("d", "t"), columns.iter().map(column).collect())
     }
 }
 

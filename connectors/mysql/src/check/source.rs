@@ -5,6 +5,7 @@ use super::{End, connected, log, managed, selected, some, version};
 use crate::catalog::lex;
 use crate::condition::{Condition, Detail, Refusal};
 use crate::connect::Session;
+use crate::round;
 use crate::snapshot::marked;
 use crate::sql;
 use drover_model::check::CheckItem;
@@ -40,6 +41,7 @@ pub async fn check(
     keys(migration, plans, catalog, variables.keys().any(|k| k.starts_with("rds_")), &mut items);
     damaged(plans, catalog, migration, &mut items);
     doubtful_texts(plans, catalog, &mut items);
+    round::announce(plans, &mut items);
     if incremental {
         charsets(plans, &mut items);
     }

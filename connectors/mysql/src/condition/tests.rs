@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::condition::operand::moments;
-use drover_model::plan::{Operations, PlanColumn, RowFormat};
+use drover_model::plan::{PlanColumn, RowFormat};
 use drover_model::schema::{DataType, TableName};
 
 const COLUMNS: [(&str, &str, Option<&str>); 9] = [
@@ -19,29 +19,14 @@ const COLUMNS: [(&str, &str, Option<&str>); 9] = [
 
 fn plan() -> (TablePlan, Vec<Detail>) {
     let column = |(i, (name, of, _)): (usize, &(&str, &str, Option<&str>))| PlanColumn {
-        source: (*name).into(),
-        destination: (*name).into(),
-        data_type: DataType::Other,
-        origin_type: (*of).into(),
-        destination_type: (*of).into(),
-        identity_always: false,
         ordinal: Some(i as u16),
-        misfit: Default::default(),
+        ..PlanColumn::new(*name, DataType::Other, *of)
     };
+    let columns = COLUMNS.iter().enumerate().map(column).collect();
     let plan = TablePlan {
-        id: 1,
-        version: 1,
-        source: TableName::new("app", "t"),
-        destination: TableName::new("app", "t"),
-        columns: COLUMNS.iter().enumerate().map(column).collect(),
-        left_out: Vec::new(),
         key: vec![0],
-        filter: None,
-        operations: Operations::ALL,
         format: RowFormat::Native(crate::CELLS.into()),
-        physical: String::new(),
-        rows: 0,
-        bytes: 0,
+        ..TablePlan::new(1, TableName::new("app", "t"), columns)
     };
     // `at` can be null, `day` cannot.
     let detail = |c: &(&str, &str, Option<&str>)| Detail { collation: c.2.map(str::to_owned), nullable: c.0 != "day" };

@@ -17,7 +17,7 @@ use drover_model::TablePlan;
 use drover_model::ddl::{Moves, SchemaChange, Schemas, TableChange, widens};
 use drover_model::plan::RowFormat;
 use drover_model::schema::{Column, Object, Phase, PlainDefault, PlainForeignKey, Table, TableName};
-use drover_model::selection::Selection;
+use drover_model::selection::{Selection, TableChoice};
 use std::collections::BTreeMap;
 
 /// Why a schema change cannot be followed.
@@ -497,6 +497,9 @@ impl Follower {
             Some(old) => choice.kept(old, renamed),
             None => choice,
         };
+        // As the other tables are read, whatever this server would do by itself.
+        let model = old.or(self.schemas.plans.first());
+        let choice = TableChoice { floats: choice.floats.or(model.map(|p| p.floats)), ..choice };
         let mapped = typemap::map_table(&self.schemas.catalog, table, &choice, &self.env.known);
         let mut plan = mapped.plan;
         for column in &mut plan.columns {
@@ -504,7 +507,7 @@ impl Follower {
         }
         plan.id = id;
         plan.version = old.map_or(1, |p| p.version + 1);
-        plan.format = match old.or(self.schemas.plans.first()) {
+        plan.format = match model {
             Some(other) => other.format.clone(),
             None => RowFormat::Native(crate::CELLS.into()),
         };

@@ -21,6 +21,8 @@ pub enum Decoder {
     Year,
     Float,
     Double,
+    /// A FLOAT that is sent as a DOUBLE, since the server computed it.
+    Narrowed,
     /// Bytes with their length, as they are.
     Bytes,
     /// Text as it is stored, which becomes UTF-8.
@@ -94,6 +96,7 @@ fn decoder(sent: ColumnDef, wanted: Option<&MyType>) -> Option<Decoder> {
         MYSQL_TYPE_LONGLONG => Decoder::Int { bytes: 8, unsigned },
         MYSQL_TYPE_YEAR => Decoder::Year,
         MYSQL_TYPE_FLOAT => Decoder::Float,
+        MYSQL_TYPE_DOUBLE if matches!(kind, Some(Kind::Float { .. })) => Decoder::Narrowed,
         MYSQL_TYPE_DOUBLE => Decoder::Double,
         MYSQL_TYPE_DATE | MYSQL_TYPE_NEWDATE => Decoder::Date,
         MYSQL_TYPE_DATETIME | MYSQL_TYPE_TIMESTAMP | MYSQL_TYPE_DATETIME2 | MYSQL_TYPE_TIMESTAMP2 => {
@@ -174,6 +177,7 @@ fn put_value(decoder: Decoder, rest: &mut &[u8], out: &mut Vec<u8>) -> Option<()
         Decoder::Digits => cells::put_zerofilled(out, sized(rest)?),
         Decoder::Float => cells::put_float(out, f32::from_le_bytes(array(rest)?)),
         Decoder::Double => cells::put_double(out, f64::from_le_bytes(array(rest)?)),
+        Decoder::Narrowed => cells::put_float(out, f64::from_le_bytes(array(rest)?) as f32),
         Decoder::Year => cells::put_year(out, u16::from_le_bytes(array(rest)?)),
         Decoder::Bit { length } => cells::put_bit(out, sized(rest)?, length),
         Decoder::Date => {

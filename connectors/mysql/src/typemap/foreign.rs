@@ -379,6 +379,7 @@ pub(crate) mod tests {
             columns: table.columns.iter().map(column).collect(),
             filter: None,
             operations: Operations::ALL,
+            floats: None,
         }
     }
 

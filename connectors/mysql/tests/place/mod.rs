@@ -13,7 +13,7 @@ use drover_connectors_mysql::connect::{Dialer, Settings, Tls, TlsMode};
 use drover_connectors_mysql::load::MyLoader;
 use drover_connectors_mysql::{CELLS, catalog, progress};
 use drover_harness::mysql::{MySql, Release};
-use drover_model::plan::{Operations, PlanColumn, RowFormat};
+use drover_model::plan::{PlanColumn, RowFormat};
 use drover_model::row::{Cell, put_cell};
 use drover_model::schema::TableName;
 use drover_model::{Fault, MigrationId, Position, TablePlan};
@@ -76,19 +76,9 @@ impl Place {
             .collect();
         let place = |k: &&str| columns.iter().position(|c| c.source == *k).map(|i| i as u16).context("no key column");
         Ok(TablePlan {
-            id,
-            version: 1,
-            source: name.clone(),
-            destination: name,
             key: key.iter().map(place).collect::<Result<_>>()?,
-            columns,
-            left_out: vec![],
-            filter: None,
-            operations: Operations::ALL,
             format: RowFormat::Native(CELLS.into()),
-            physical: String::new(),
-            rows: 0,
-            bytes: 0,
+            ..TablePlan::new(id, name, columns.clone())
         })
     }
 

@@ -66,6 +66,7 @@ impl Place {
                     columns: table.columns.iter().map(keep).collect(),
                     filter: None,
                     operations: Operations::ALL,
+                    floats: None,
                 };
                 let mapped = typemap::map_table(&catalog, table, &choice, &known);
                 TablePlan { id: id as u32, version: 1, ..mapped.plan }

@@ -6,7 +6,7 @@ use drover_connectors_postgres::apply::PgApply;
 use drover_connectors_postgres::connect::{Dialer, Settings, Tls, TlsMode};
 use drover_connectors_postgres::progress;
 use drover_harness::Postgres;
-use drover_model::plan::{Operations, PlanColumn, RowFormat};
+use drover_model::plan::PlanColumn;
 use drover_model::row::{Cell, put_cell};
 use drover_model::schema::{DataType, TableName};
 use drover_model::{Fault, MigrationId, Position, TablePlan};
@@ -83,28 +83,12 @@ pub fn at(place: u64) -> Position {
 
 /// A plan whose columns are `name` or, for identity always, `name!`.
 pub fn plan(id: u32, table: &str, columns: &[&str], key: &[u16]) -> TablePlan {
-    let name = TableName::new("public", table);
-    TablePlan {
-        id,
-        version: 1,
-        source: name.clone(),
-        destination: name,
-        columns: columns
-            .iter()
-            .map(|c| PlanColumn {
-                identity_always: c.ends_with('!'),
-                ..PlanColumn::new(c.trim_end_matches('!'), DataType::Other, "text")
-            })
-            .collect(),
-        key: key.to_vec(),
-        filter: None,
-        left_out: Vec::new(),
-        operations: Operations::ALL,
-        format: RowFormat::Canonical,
-        physical: String::new(),
-        rows: 0,
-        bytes: 0,
-    }
+    let column = |c: &&str| PlanColumn {
+        identity_always: c.ends_with('!'),
+        ..PlanColumn::new(c.trim_end_matches('!'), DataType::Other, "text")
+    };
+    let columns = columns.iter().map(column).collect();
+    TablePlan { key: key.to_vec(), ..TablePlan::new(id, TableName::new("public", table), columns) }
 }
 
 /// A row: `-` is null, `?` unknown.
