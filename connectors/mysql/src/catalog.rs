@@ -21,6 +21,7 @@ pub(crate) mod plain;
 mod shows;
 pub(crate) mod unlogged;
 
+use crate::check::variant;
 use crate::connect::Session;
 use crate::flavor::Version;
 use crate::sql;
@@ -52,6 +53,7 @@ pub(crate) fn system_list() -> String {
 /// # Errors
 /// As [`crate::errors::classify`] says, with the session's side at fault.
 pub async fn read(session: &mut Session, database: Option<&str>) -> Result<Catalog> {
+    variant::can_be_source(&session.version)?;
     live_statistics(session).await?;
     let identity = identity(session).await?;
     let image =

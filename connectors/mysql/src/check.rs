@@ -7,6 +7,7 @@ mod destination;
 pub mod grants;
 mod log;
 mod source;
+pub(crate) mod variant;
 
 use crate::connect::Session;
 use crate::flavor::{Flavor, Version};

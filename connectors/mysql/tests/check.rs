@@ -300,6 +300,36 @@ async fn a_destination_that_takes_nothing() {
     assert_eq!(of(&mapped, "K16", "shop.Same").result, Outcome::Warning);
 }
 
+/// A server that calls itself by the version of a DRDS: tables are to be there already, and of changes only rows are carried.
+#[tokio::test]
+async fn a_destination_that_is_another_service() {
+    let from = server(Release::MySql9).await;
+    from.exec("mysql", "CREATE DATABASE shop; CREATE TABLE shop.t (a int PRIMARY KEY, b varchar(10));").await.unwrap();
+    let c = schemas::read(&from).await;
+    let drds = MySql::start(Release::MariaDb11, &[("version", "5.6.29-TDDL-5.3.2-1658858")]).await.unwrap();
+    drds.exec("mysql", "CREATE DATABASE shop; CREATE TABLE shop.t (a int PRIMARY KEY, b varchar(10));").await.unwrap();
+    let all = "[[objects]]\ninclude = \"shop.*\"\n";
+    let items = destination_as(&drds, "drover", &c, all).await;
+    for (object, remedy) in [("stages", "stages = [\"full\", \"incremental\"]"), ("operations", "operations = [")] {
+        let item = of(&items, "K6", object);
+        assert!(item.result == Outcome::Failed && item.remedy.contains(remedy), "{item:#?}");
+    }
+    assert_eq!(of(&items, "K7", "behind").result, Outcome::Warning);
+    // What the remedies say is enough.
+    let rows = format!(
+        "[migrate]\nstages = [\"full\", \"incremental\"]\n{all}operations = [\"insert\", \"update\", \"delete\"]\n"
+    );
+    let items = destination_as(&drds, "drover", &c, &rows).await;
+    assert!(!failed(&items).iter().any(|i| i.item == "K6"), "{items:#?}");
+    assert_eq!(of(&items, "K6", "rows to DRDS").result, Outcome::Passed);
+    // Nothing follows a proxy's log.
+    let mut s = session(&drds, Fault::Source).await;
+    assert!(catalog::read(&mut s, Some("shop")).await.unwrap_err().to_string().contains("is DRDS"));
+
+    let items = destination_as(&from, "drover", &c, all).await;
+    assert!(!items.iter().any(|i| i.item == "K6" && i.result != Outcome::Passed), "{items:#?}");
+}
+
 #[tokio::test]
 async fn connections_that_fail_say_why() {
     let server = server(Release::MariaDb10).await;

@@ -1,7 +1,7 @@
 //! The destination's items: K3–K7, K9–K12, K14–K16, K18–K21, K57.
 
 use super::grants::Grants;
-use super::{End, connected, log, selected, some, version};
+use super::{End, connected, log, selected, some, variant, version};
 use crate::catalog::lex;
 use crate::connect::Session;
 use crate::flavor::{Flavor, Version};
@@ -33,6 +33,7 @@ pub async fn check(
     versions(catalog, &session.version, &mut items);
     items.push(CheckItem::passed("K6", format!("{} to {}", catalog.origin, session.version.flavor.kind())));
     log::topology(End::Destination, &variables, session.version.flavor, &mut items);
+    variant::check(session, &variables, migration, plans, &mut items).await?;
     let objects = selected(migration, catalog);
     writable(session, &variables, &mut items).await?;
     // What is written in another kind's language is not created.
