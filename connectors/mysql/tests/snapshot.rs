@@ -156,7 +156,17 @@ async fn position_is_exact(release: Release) {
 /// some moment in between; one that cannot bear that stands at the position exactly, and so does every table while its writers pause now and then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn between_two_marks() {
-    let settings = [("gtid-mode", "OFF"), ("enforce-gtid-consistency", "OFF")];
+    marked("OFF").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_two_marks_of_a_compressed_log() {
+    marked("ON").await;
+}
+
+async fn marked(compression: &str) {
+    let settings =
+        [("gtid-mode", "OFF"), ("enforce-gtid-consistency", "OFF"), ("binlog-transaction-compression", compression)];
     let place = Place::start(Release::MySql9, &settings).await;
     place.exec(TABLES).await;
     place

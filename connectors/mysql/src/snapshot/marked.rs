@@ -112,6 +112,8 @@ fn stretch(rows: &[TextRow], high: u64) -> std::result::Result<Stretch, String> 
     let mut in_mark = false;
     let mut touched = BTreeSet::new();
     let mut reached = 0;
+    // Behind a compressed transaction the listing has its events, each with the end of the whole.
+    let mut packed = false;
     for row in rows {
         let line = (text(row, 2), text(row, 4).and_then(|end| end.parse::<u64>().ok()), text(row, 5));
         let (Some(kind), Some(end), Some(info)) = line else {
@@ -121,6 +123,7 @@ fn stretch(rows: &[TextRow], high: u64) -> std::result::Result<Stretch, String> 
             break;
         }
         reached = end;
+        packed = kind == "Transaction_payload" || packed && kind != "Xid" && info != "COMMIT";
         match kind {
             "Table_map" => {
                 let table = info.split_once('(').and_then(|(_, t)| t.strip_suffix(')')).unwrap_or(info).to_lowercase();
@@ -131,18 +134,25 @@ fn stretch(rows: &[TextRow], high: u64) -> std::result::Result<Stretch, String> 
                 low = Some(end);
                 touched.clear();
             }
-            "Xid" | "Gtid" | "Gtid_tagged" | "Anonymous_Gtid" | "Rows_query" | "Previous_gtids" | "Format_desc" => {}
+            "Xid"
+            | "Gtid"
+            | "Gtid_tagged"
+            | "Anonymous_Gtid"
+            | "Rows_query"
+            | "Previous_gtids"
+            | "Format_desc"
+            | "Transaction_payload" => {}
             _ if kind.starts_with("Write_rows") || kind.starts_with("Delete_rows") => {}
             _ if kind.starts_with("Update_rows") => {}
             "Query" if ["BEGIN", "COMMIT", "ROLLBACK"].contains(&info) || info.starts_with("SAVEPOINT") => {}
-            // Statements that change schemas, XA, compressed transactions, what no version so far has: none of it says which tables.
+            // Statements that change schemas, XA, what no version so far has: none of it says which tables.
             _ if low.is_none() => {}
             _ => return Err(format!("between the marks stands {kind} {}", info.chars().take(80).collect::<String>())),
         }
     }
     match low {
         None => Err("the mark is not in the log".into()),
-        Some(_) if reached < high => Err("very much is written to the log".into()),
+        Some(_) if reached < high || packed => Err("very much is written to the log".into()),
         Some(low) => Ok(Stretch { low, touched }),
     }
 }
@@ -327,6 +337,27 @@ mod tests {
         assert!(stretch(&rows, 40).unwrap_err().contains("ALTER"));
         assert!(stretch(&rows, 50).is_err(), "the listing ends too early");
         assert!(stretch(&rows[..4], 13).is_err(), "no mark");
+    }
+
+    #[test]
+    fn compressed_transactions_are_listed_with_what_is_in_them() {
+        let packed = |table: &str, end| {
+            [
+                row("Gtid", end - 1, "SET @@SESSION.GTID_NEXT= 'ANONYMOUS'"),
+                row("Transaction_payload", end, "compression='ZSTD', decompressed_size=1191 bytes"),
+                row("Query", end, "BEGIN"),
+                row("Table_map", end, &format!("table_id: 9 ({table})")),
+                row("Write_rows", end, ""),
+                row("Xid", end, "COMMIT /* xid=10 */"),
+            ]
+        };
+        let mut rows = packed("drover.drover_mark", 20).to_vec();
+        rows.extend(packed("shop.late", 30));
+        let late = Stretch { low: 20, touched: BTreeSet::from(["shop.late".to_owned()]) };
+        assert_eq!(stretch(&rows, 30), Ok(late));
+        for cut in 8..12 {
+            assert!(stretch(&rows[..cut], 30).is_err(), "a listing that ends within a transaction: {cut}");
+        }
     }
 
     #[test]
