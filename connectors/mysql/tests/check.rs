@@ -300,6 +300,27 @@ async fn a_destination_that_takes_nothing() {
     assert_eq!(of(&mapped, "K16", "shop.Same").result, Outcome::Warning);
 }
 
+/// From a managed server to one of one's own each table needs a key.
+#[tokio::test]
+async fn tables_without_a_key_leave_a_managed_server_only_for_another_one() {
+    let from = server(Release::MySql9).await;
+    from.exec("mysql", "CREATE DATABASE shop; CREATE TABLE shop.keyless (a int);").await.unwrap();
+    let c = schemas::read(&from).await;
+    let mut s = session(&from, Fault::Source).await;
+    let mut migration = migration("[[objects]]\ninclude = \"shop.*\"\n");
+    let plans = choose(&c, &migration.objects, &known(&from).await).plans;
+    for (source, destination, outcome) in [
+        ("10.0.0.1", "10.0.0.2", None),
+        ("rm-x.mysql.rds.aliyuncs.com", "10.0.0.2", Some(Outcome::Failed)),
+        ("rm-x.mysql.rds.aliyuncs.com", "rm-y.mysql.rds.aliyuncs.com", None),
+    ] {
+        (migration.source.url.host, migration.destination.url.host) = (source.into(), destination.into());
+        let items = check::source(&mut s, &migration, &plans, &c).await.unwrap();
+        let found = items.iter().find(|i| i.item == "K15" && i.object == "shop.keyless");
+        assert_eq!(found.map(|i| i.result), outcome, "{source} to {destination}");
+    }
+}
+
 /// A server that calls itself by the version of a DRDS: tables are to be there already, and of changes only rows are carried.
 #[tokio::test]
 async fn a_destination_that_is_another_service() {

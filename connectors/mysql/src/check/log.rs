@@ -3,7 +3,7 @@
 use super::{End, some};
 use crate::connect::Session;
 use crate::flavor::Flavor;
-use drover_model::check::CheckItem;
+use drover_model::check::{CheckItem, Outcome};
 use drover_model::{Result, TablePlan};
 use mysql_async::Row;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,19 +31,12 @@ pub(super) async fn check(
     let v = session.version.clone();
     let get = |name: &str| variables.get(name).map(String::as_str);
     let fail = |what: &str, cause: String, remedy: &str| CheckItem::failed("K23", what, cause, remedy);
-    let polar = variables.keys().any(|k| k.starts_with("polar") || k.starts_with("loose_polar"));
-    if !is_on(variables.get("log_bin")) {
-        if polar {
-            let remedy = "set loose_polar_log_bin = ON in the cluster's parameters and restart it";
-            items.push(CheckItem::failed("K24", "log_bin", "the cluster's binary log is off", remedy));
-        } else {
-            let remedy = "start the server with log_bin (Amazon: turn automated backups on); this restarts it";
-            items.push(fail("log_bin", "the binary log is off: changes cannot be followed".into(), remedy));
+    if let Some(item) = switch(variables) {
+        let off = item.result == Outcome::Failed;
+        items.push(item);
+        if off {
+            return Ok(());
         }
-        return Ok(());
-    }
-    if polar {
-        items.push(CheckItem::passed("K24", "log_bin"));
     }
     let format = get("binlog_format").unwrap_or("ROW").to_uppercase();
     if format != "ROW" {
@@ -91,6 +84,24 @@ pub(super) async fn check(
     retention(session, variables, items).await?;
     super::passed(items, since, &[("K23", "binary log".to_owned())]);
     Ok(())
+}
+
+/// K23 and K24: the log's switch, which a PolarDB's cluster has elsewhere and turned off at first. `None`: it is on, and nobody wonders.
+fn switch(variables: &BTreeMap<String, String>) -> Option<CheckItem> {
+    let polar = variables.keys().any(|k| k.starts_with("polar") || k.starts_with("loose_polar"));
+    match (is_on(variables.get("log_bin")), polar) {
+        (true, true) => Some(CheckItem::passed("K24", "log_bin")),
+        (true, false) => None,
+        (false, true) => {
+            let remedy = "set loose_polar_log_bin = ON in the cluster's parameters and restart it";
+            Some(CheckItem::failed("K24", "log_bin", "the cluster's binary log is off", remedy))
+        }
+        (false, false) => {
+            let cause = "the binary log is off: changes cannot be followed";
+            let remedy = "start the server with log_bin (Amazon: turn automated backups on); this restarts it";
+            Some(CheckItem::failed("K23", "log_bin", cause, remedy))
+        }
+    }
 }
 
 /// Whether the server replicates from another one, as far as the account may see that.
@@ -208,5 +219,36 @@ pub(super) fn topology(end: End, variables: &BTreeMap<String, String>, flavor: F
         items.push(CheckItem::failed("K7", object, cause, "point `url` at the cluster's writer endpoint"));
     } else {
         items.push(CheckItem::passed("K7", format!("{object}: {}", flavor.title())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+        list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_polardb_has_a_switch_of_its_own() {
+        let told = |list: &[(&str, &str)]| switch(&variables(list)).map(|i| (i.item, i.result, i.remedy));
+        let (item, result, remedy) = told(&[("log_bin", "OFF"), ("polar_enable_x", "ON")]).unwrap();
+        assert!(item == "K24" && result == Outcome::Failed && remedy.contains("loose_polar_log_bin"), "{remedy}");
+        assert_eq!(told(&[("log_bin", "ON"), ("polar_enable_x", "ON")]).map(|t| t.1), Some(Outcome::Passed));
+        assert_eq!(told(&[("log_bin", "OFF")]).map(|t| (t.0, t.1)), Some(("K23".to_owned(), Outcome::Failed)));
+        assert_eq!(told(&[("log_bin", "ON")]), None);
+    }
+
+    #[test]
+    fn of_an_aurora_the_writer_is_wanted() {
+        let result = |list: &[(&str, &str)]| {
+            let mut items = Vec::new();
+            topology(End::Source, &variables(list), Flavor::MySql, &mut items);
+            items.pop().unwrap().result
+        };
+        assert_eq!(result(&[("aurora_version", "3.04.0"), ("innodb_read_only", "ON")]), Outcome::Failed);
+        assert_eq!(result(&[("aurora_version", "3.04.0"), ("innodb_read_only", "OFF")]), Outcome::Passed);
+        assert_eq!(result(&[("innodb_read_only", "ON")]), Outcome::Passed);
     }
 }
