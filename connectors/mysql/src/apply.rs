@@ -1,11 +1,13 @@
 //! Applying batches of changes: one destination transaction each, closed by moving the progress.
 //!
-//! - Rows travel as literals in few set-wise statements, several statements to a packet; a large insert travels by LOAD DATA.
+//! - Rows travel as literals in few set-wise statements, several statements to a packet; a large insert travels by LOAD DATA, a large update of a
+//!   MySQL server as parameters of a prepared statement.
 //! - Affected (matched) rows are counted. A key that is not there stops the batch with `ROW_COUNT` and is named. A warning about a value stops it too.
 //! - The progress moves in the same transaction from exactly the position before, under exactly our epoch, or nothing is committed.
 //! - What the server does not keep apart but the source's bytes do (letters' case, trailing spaces, zeros with a sign) needs no care here: rows
 //!   are found as the key's own index finds them, and what collides is the server's error. See docs/decisions/0008-mysql-destination.md.
 
+mod prepared;
 mod run;
 mod statements;
 
@@ -25,6 +27,7 @@ use drover_model::plan::Plans;
 use drover_model::row::{Cell, put_cell};
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::prelude::Queryable;
+use prepared::Prepared;
 pub(crate) use run::too_large;
 use run::{Able, Run};
 use statements::Referring;
@@ -50,6 +53,8 @@ pub struct MyApply {
     /// The server's number of `session`; shared with the cancellers.
     id: Arc<AtomicU64>,
     able: Able,
+    /// Of `session`.
+    prepared: Prepared,
     shapes: HashMap<u32, Arc<Shape>>,
     keys: HashMap<u32, Keys>,
     /// Indexes that begin with some columns, where there are any.
@@ -86,6 +91,7 @@ impl MyApply {
             session,
             id: Arc::new(AtomicU64::new(id)),
             able,
+            prepared: Prepared::default(),
             shapes: HashMap::new(),
             keys: HashMap::new(),
             leading: HashMap::new(),
@@ -120,6 +126,7 @@ impl MyApply {
         let old = self.id.load(Ordering::Relaxed);
         sessions::end(&mut session, self.migration, Purpose::Apply, &[old]).await?;
         (self.session, self.home, self.able) = (session, home, able);
+        self.prepared = Prepared::default();
         self.id.store(id, Ordering::Relaxed);
         self.state = State::Idle;
         Ok(())
@@ -244,7 +251,7 @@ impl ApplySession for MyApply {
         self.learn(steps.iter().flat_map(tables)).await?;
         let begun = self.state == State::Open;
         self.state = State::Failed;
-        let mut run = Run::new(&mut self.session, &self.plans, &self.shapes, self.able);
+        let mut run = Run::new(&mut self.session, &self.plans, &self.shapes, self.able, &mut self.prepared);
         if !begun {
             run.simple("START TRANSACTION");
         }

@@ -14,6 +14,7 @@ use drover_model::plan::{PlanColumn, RowFormat};
 use drover_model::row::Cell;
 use drover_model::schema::DataType;
 use drover_model::{Error, Result};
+use mysql_async::Value;
 use std::borrow::Cow;
 use std::io::Write;
 
@@ -29,6 +30,28 @@ enum How {
     Bits(usize),
     /// Anything.
     Bytes,
+}
+
+/// What a parameter is, for a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Typed {
+    Signed,
+    Unsigned,
+    Double,
+    /// In quotes, if it were a literal.
+    Bytes,
+}
+
+impl Typed {
+    /// It makes the parameter of its type, whatever is given.
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Typed::Signed => "CAST(? AS SIGNED)",
+            Typed::Unsigned => "CAST(? AS UNSIGNED)",
+            Typed::Double => "CAST(? AS DOUBLE)",
+            Typed::Bytes => "?",
+        }
+    }
 }
 
 /// How the values of one column are written.
@@ -203,6 +226,40 @@ impl Encoder {
             _ => put_quoted(out, value),
         }
         Ok(())
+    }
+
+    /// What parameters are for the column; `whole`: it holds whole numbers.
+    pub fn typed(&self, whole: bool, unsigned: bool) -> Typed {
+        match self.how {
+            How::Number if whole && unsigned => Typed::Unsigned,
+            How::Number if whole => Typed::Signed,
+            How::Single | How::Double => Typed::Double,
+            How::Bits(_) => Typed::Unsigned,
+            How::Number | How::Bytes => Typed::Bytes,
+        }
+    }
+
+    /// A value as a parameter that [`Encoder::value`] may have to be put around; `None` where only a literal can say it.
+    ///
+    /// # Errors
+    /// INTERNAL for a cell that is unknown.
+    pub fn parameter(&self, typed: Typed, cell: Cell<'_>) -> Result<Option<Value>> {
+        if cell == Cell::Unknown {
+            return Err(unknown());
+        }
+        let Some(value) = self.written(cell)? else { return Ok(Some(Value::NULL)) };
+        let text = || std::str::from_utf8(&value).ok();
+        Ok(match (typed, self.how) {
+            (Typed::Bytes, _) => Some(Value::Bytes(value.into_owned())),
+            (_, How::Single) => single(&value).map(Value::Double),
+            (_, How::Bits(_)) => bits(&value).map(Value::UInt),
+            (Typed::Double, _) => {
+                let double = text().filter(|t| is_number(t.as_bytes())).and_then(|t| t.parse::<f64>().ok());
+                double.filter(|d| d.is_finite()).map(Value::Double)
+            }
+            (Typed::Signed, _) => text().and_then(|t| t.parse().ok()).map(Value::Int),
+            (Typed::Unsigned, _) => text().and_then(|t| t.parse().ok()).map(Value::UInt),
+        })
     }
 
     /// Appends a value as a literal with its conversion.

@@ -150,6 +150,91 @@ async fn values_of_every_type_are_updated_exactly(release: Release) -> Result<()
     Ok(())
 }
 
+/// So many rows that they travel as parameters: keys that are consecutive and keys that are not.
+async fn values_of_every_type_are_updated_exactly_in_large_parts(release: Release) -> Result<()> {
+    let place = Place::start(release).await?;
+    let mut cases = extremes::cases(release);
+    // As long as the parameters may be.
+    cases.retain(|c| c.values.iter().all(|(cell, _)| cell.len() < 1000));
+    let long = "ä".repeat(3500);
+    cases.push(extremes::Case {
+        kind: "varchar(4000) character set utf8mb4",
+        values: vec![(long.clone().into_bytes(), format!("'{long}'"))],
+    });
+    let rows = extremes::create(&place, &cases, &["t"]).await?;
+    let columns = (0..cases.len()).map(|i| format!("c{i}")).collect::<Vec<_>>().join(", ");
+    let kinds = rows.len();
+    let most = 1300;
+    place
+        .exec(&format!(
+            "CREATE TABLE n AS WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 999) SELECT n FROM n; \
+             INSERT INTO n SELECT n + 1000 FROM n WHERE n + 1000 < {most}; \
+             INSERT INTO wanted SELECT n, {columns} FROM n JOIN wanted ON id = n % {kinds} WHERE n >= {kinds}"
+        ))
+        .await?;
+    let mut plan = place.plan(0, "t", &["id"]).await?;
+    plan.id = 0;
+    let mut s = place.apply(&[plan]).await?;
+    // The id is the first cell.
+    let first = |id: usize| row(&[&id.to_string()]);
+    let all: Vec<Vec<u8>> =
+        (0..most).map(|id| [&first(id)[..], &rows[id % kinds][first(id % kinds).len()..]].concat()).collect();
+    // Backwards, with a part of few rows; every other row, and then the others; shuffled a little.
+    let orders: [Vec<usize>; 3] = [
+        (0..most).rev().collect(),
+        (0..most).step_by(2).chain((1..most).step_by(2)).collect(),
+        (0..most).map(|id| id ^ 1).collect(),
+    ];
+    for (n, order) in orders.iter().enumerate() {
+        place.exec("DELETE FROM t; INSERT INTO t (id) SELECT n FROM n").await?;
+        let some = order.iter().map(|&id| &all[id][..]).collect();
+        let step = Step::Update { table: 0, rows: some, unknown: vec![], tolerant: false };
+        apply(&mut s, n as u64, &[step]).await.with_context(|| format!("{release:?}, order {n}"))?;
+        extremes::compare(&place, &cases, &["t"]).await?;
+    }
+    Ok(())
+}
+
+async fn large_parts_are_counted(release: Release) -> Result<()> {
+    let place = Place::start(release).await?;
+    place.exec("CREATE TABLE t (id bigint unsigned primary key, a int, b varchar(5), KEY (a))").await?;
+    let mut s = place.apply(&[place.plan(1, "t", &["id"]).await?]).await?;
+    let base = u64::MAX - 10_000;
+    let rows = |a: &str, b: &str| -> Vec<Vec<u8>> { (0..500).map(|i| row(&[&(base + i).to_string(), a, b])).collect() };
+    apply(&mut s, 0, &[insert(&rows("1", "x"))]).await?;
+    // Consecutive, and with gaps; in both one is missing, and told.
+    place.exec(&format!("INSERT INTO t SELECT {base} + 1000 + 3 * (id - {base}), a, b FROM t")).await?;
+    let apart = |a: &str, b: &str| -> Vec<Vec<u8>> {
+        (0..500).map(|i| row(&[&(base + 1000 + 3 * i).to_string(), a, b])).collect()
+    };
+    for (gone, rows) in [(base + 7, rows("2", "y")), (base + 1015, apart("2", "y"))] {
+        place.exec(&format!("DELETE FROM t WHERE id = {gone}")).await?;
+        let old = place.text("SELECT concat(count(*), ' ', sum(a), max(b)) FROM t").await?;
+        let before = [row(&["1", "1", "new"])];
+        let error = failure(&mut s, &[insert(&before), update(&rows)]).await?;
+        ensure!(error.code == codes::ROW_COUNT && error.table.as_deref() == Some("data.t"), "{error}");
+        ensure!(error.key == Some(format!("id={gone}")), "{error:?}");
+        ensure!(place.text("SELECT concat(count(*), ' ', sum(a), max(b)) FROM t").await? == old);
+    }
+    // Too long for the column.
+    place.exec(&format!("INSERT INTO t VALUES ({}, 1, 'x')", base + 7)).await?;
+    let error = failure(&mut s, &[update(&rows("2", "longer"))]).await?;
+    ensure!(error.code == codes::STATEMENT, "{error}");
+    // What is equal already is found all the same; of consecutive rows none is visited twice.
+    let again = || async {
+        let status = place.rows("SHOW GLOBAL STATUS LIKE 'Handler_read_rnd'").await?;
+        anyhow::Ok(status[0][1].as_deref().context("a number")?.parse::<u64>()?)
+    };
+    let before = again().await?;
+    apply(&mut s, 1, &[update(&rows("2", "y")), update(&rows("2", "y"))]).await?;
+    let wanted =
+        place.text("SELECT concat(count(*), ' ', min(id), ' ', max(id)) FROM t WHERE a = 2 AND b = 'y'").await?;
+    ensure!(wanted == Some(format!("500 {base} {}", base + 499)), "{wanted:?}");
+    let visited = again().await? - before;
+    ensure!(release.is_mariadb() || visited < 500, "{visited} rows were visited again");
+    Ok(())
+}
+
 async fn tolerant_steps_meet_rows_or_not(release: Release) -> Result<()> {
     let (place, plan) = t(release).await?;
     place.exec("INSERT INTO t VALUES (1, 'x', 'old', 1, 'big'), (2, 'X', 'old', 1, 'big')").await?;
@@ -383,8 +468,16 @@ async fn keys_of_every_type_are_looked_up(release: Release) -> Result<()> {
         let read = counted().await? - before;
         ensure!(read < 1500, "{release:?} {kind}: {read} rows were read for 61");
         ensure!(place.text(&format!("SELECT count(*) FROM {table}")).await?.as_deref() == Some("2970"));
+        // As many rows as travel as parameters, and the rest.
+        let left: Vec<_> = (1..3001).filter(|i| i % 100 != 1).map(|i| row(&[&key(i), "3"])).collect();
+        let before = counted().await?;
+        session.execute(&[update(&left)]).await.with_context(|| kind.to_string())?;
+        let read = counted().await? - before;
+        ensure!(read < 6 * 2970, "{release:?} {kind}: {read} rows were read for 2970");
         // The next table's changes begin where a round position stands.
         ensure!(session.commit(&at(base + 2), &at(base + 10)).await? == Committed::Yes);
+        let changed = place.text(&format!("SELECT count(*) FROM {table} WHERE v = 3")).await?;
+        ensure!(changed.as_deref() == Some("2970"), "{release:?} {kind}: {changed:?}");
     }
     Ok(())
 }
@@ -664,6 +757,8 @@ async fn cleanup_leaves_nothing_and_home_moves_beside_the_data(release: Release)
 on_each!(
     every_strict_step_with_one_row_and_with_many,
     values_of_every_type_are_updated_exactly,
+    values_of_every_type_are_updated_exactly_in_large_parts,
+    large_parts_are_counted,
     tolerant_steps_meet_rows_or_not,
     wrong_counts_name_table_and_key,
     values_that_do_not_fit_are_refused,

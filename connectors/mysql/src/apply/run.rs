@@ -3,6 +3,7 @@
 //! Before the first set-wise statement of a packet stands a savepoint. If one of them found fewer rows than it should, all is taken back to
 //! there, and the server is asked which keys are missing.
 
+use super::prepared::{self, Prepared};
 use super::statements::{self, Given};
 use super::{key_text, row_count};
 use crate::connect::Session;
@@ -22,7 +23,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Rows of a set-wise statement, at most, and their bytes.
-const PART_ROWS: usize = 500;
+const PART_ROWS: usize = prepared::ROWS;
 const PART_BYTES: usize = 512 << 10;
 /// The same of an INSERT.
 const INSERT_ROWS: usize = 1000;
@@ -79,6 +80,7 @@ pub(super) struct Run<'r, 'f> {
     plans: &'r Plans,
     shapes: &'r HashMap<u32, Arc<Shape>>,
     able: Able,
+    prepared: &'r mut Prepared,
     packet: Vec<u8>,
     sent: Vec<Sent<'f>>,
     /// The packet has its savepoint.
@@ -91,8 +93,9 @@ impl<'r, 'f> Run<'r, 'f> {
         plans: &'r Plans,
         shapes: &'r HashMap<u32, Arc<Shape>>,
         able: Able,
+        prepared: &'r mut Prepared,
     ) -> Self {
-        Run { session, plans, shapes, able, packet: Vec::new(), sent: Vec::new(), marked: false }
+        Run { session, plans, shapes, able, prepared, packet: Vec::new(), sent: Vec::new(), marked: false }
     }
 
     fn fault(&self) -> Fault {
@@ -320,8 +323,35 @@ impl<'r, 'f> Run<'r, 'f> {
                 .add(table, what, check, |out, shape| statements::count(out, &Given::rows(shape, rows, &[])))
                 .await;
         }
+        if !tolerant && self.prepared(table, what, rows, &set).await? {
+            return Ok(());
+        }
         let check = if tolerant { Check::Any } else { Check::Each { rows: rows.to_vec(), whole: true } };
         self.add(table, what, check, |out, shape| statements::update(out, &Given::rows(shape, rows, &set), &set)).await
+    }
+
+    /// Updates rows by a prepared statement; says whether that can be done.
+    async fn prepared(&mut self, table: u32, what: &'static str, rows: &[&'f [u8]], set: &[usize]) -> Result<bool> {
+        let (plan, shape) = self.table(table)?;
+        let Some(update) = prepared::update(self.session, shape, rows, set).map_err(|e| e.table(&plan.destination))?
+        else {
+            return Ok(false);
+        };
+        let fault = self.fault();
+        let failed = |e: mysql_async::Error| classify(&e, fault, what).table(&plan.destination);
+        let Some(statement) = self.prepared.get(self.session, &update).await.map_err(failed)? else {
+            return Ok(false);
+        };
+        // What was gathered comes before it.
+        self.simple("SAVEPOINT drover");
+        self.send().await?;
+        self.session.exec_drop(statement, update.values).await.map_err(failed)?;
+        let (affected, warned) = (self.session.affected_rows(), self.session.get_warnings());
+        let check = Check::Each { rows: rows.to_vec(), whole: true };
+        if let Some(error) = wrong(&check, affected, &[], plan, shape, fault) {
+            return Err(self.explain(&Sent { table: Some(table), what, check }, error).await);
+        }
+        if warned > 0 { Err(warned_about(warned, plan, fault)) } else { Ok(true) }
     }
 
     /// Inserts rows, overwriting those of the same identity; no other unique key decides. The key is written as well: it may be equal and have

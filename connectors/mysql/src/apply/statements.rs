@@ -63,8 +63,12 @@ impl<'a, 'f> Given<'a, 'f> {
         &self.shape.columns[column]
     }
 
-    /// ` JOIN t FORCE INDEX (…) ON t.k = m.ck AND …`
     fn put_join(&self, out: &mut Vec<u8>, join: &str) {
+        put(out, &self.join(join));
+    }
+
+    /// ` JOIN t FORCE INDEX (…) ON t.k = m.ck AND …`
+    pub fn join(&self, join: &str) -> String {
         let shape = self.shape;
         let force = shape.index.as_ref().map_or(String::new(), |i| format!(" FORCE INDEX ({i})"));
         let on: Vec<String> = shape
@@ -79,7 +83,17 @@ impl<'a, 'f> Given<'a, 'f> {
                 )
             })
             .collect();
-        out.extend_from_slice(format!(" {join} {}{force} ON {}", shape.table, on.join(" AND ")).as_bytes());
+        format!(" {join} {}{force} ON {}", shape.table, on.join(" AND "))
+    }
+
+    /// `t.a = m.c1, t.b = m.c2`
+    pub fn set(&self, columns: &[usize]) -> String {
+        let table = &self.shape.table;
+        let set = columns.iter().map(|&c| {
+            let column = self.column(c);
+            format!("{table}.{} = {}", column.name, column.encoder.value(&format!("m.c{c}")))
+        });
+        set.collect::<Vec<_>>().join(", ")
     }
 
     /// ` WHERE k = 7 AND …` for a single row.
@@ -134,14 +148,7 @@ pub(super) fn update(out: &mut Vec<u8>, given: &Given<'_, '_>, set: &[usize]) ->
     put(out, "UPDATE ");
     given.put_derived(out)?;
     given.put_join(out, "STRAIGHT_JOIN");
-    let set: Vec<String> = set
-        .iter()
-        .map(|&c| {
-            let column = given.column(c);
-            format!("{}.{} = {}", shape.table, column.name, column.encoder.value(&format!("m.c{c}")))
-        })
-        .collect();
-    put(out, &format!(" SET {}", set.join(", ")));
+    put(out, &format!(" SET {}", given.set(set)));
     Ok(())
 }
 
