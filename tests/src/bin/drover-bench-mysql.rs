@@ -62,14 +62,16 @@ impl Options {
     }
 }
 
-/// The tables fit into memory and no run waits for a checkpoint that spares another one; everything else is the server's default, so each
-/// commit is on the disk.
+/// The tables fit into memory and no run waits for a checkpoint that spares another one; each commit is on the disk, as it is by a server's defaults and
+/// not by those of the harness.
 fn settings(release: Release) -> &'static [(&'static str, &'static str)] {
     const POOL: (&str, &str) = ("innodb-buffer-pool-size", "2G");
     const BINLOG: (&str, &str) = ("max-binlog-size", "1073741824");
+    const SYNC: (&str, &str) = ("sync-binlog", "1");
+    const FLUSH: (&str, &str) = ("innodb-flush-log-at-trx-commit", "1");
     match release.is_mariadb() {
-        true => &[BINLOG, POOL, ("innodb-log-file-size", "2G")],
-        false => &[BINLOG, POOL, ("innodb-redo-log-capacity", "4G")],
+        true => &[BINLOG, POOL, SYNC, FLUSH, ("innodb-log-file-size", "2G")],
+        false => &[BINLOG, POOL, SYNC, FLUSH, ("innodb-redo-log-capacity", "4G")],
     }
 }
 
