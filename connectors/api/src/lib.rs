@@ -35,6 +35,8 @@ pub struct Abilities {
     pub transactions: bool,
     /// Schema changes take part in transactions.
     pub transactional_ddl: bool,
+    /// The source can read floating point numbers rounded ([`drover_model::plan::Floats::Round`]).
+    pub rounds_floats: bool,
 }
 
 /// A kind of database, as it states itself to the core.

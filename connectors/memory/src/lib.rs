@@ -52,6 +52,7 @@ const ABILITIES: Abilities = Abilities {
     new_snapshot: true,
     transactions: true,
     transactional_ddl: true,
+    rounds_floats: false,
 };
 
 static ABOUT: About = About {

@@ -24,6 +24,7 @@ impl MySqlFamily {
             new_snapshot: true,
             transactions: true,
             transactional_ddl: false,
+            rounds_floats: true,
         };
         MySqlFamily {
             about: About {

@@ -23,6 +23,7 @@ impl Default for Postgres {
             new_snapshot: true,
             transactions: true,
             transactional_ddl: true,
+            rounds_floats: false,
         };
         Postgres {
             about: About {

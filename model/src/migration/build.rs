@@ -16,9 +16,6 @@ use super::{
 use crate::plan::{Floats, Operations};
 use crate::selection::{ColumnRules, ObjectRule, Selection};
 
-/// Kinds of sources that can read floating point numbers rounded.
-const ROUNDING: [&str; 3] = ["mysql", "mariadb", "tidb"];
-
 /// See [`Migration::parse`].
 pub(super) fn parse(text: &str, origin: &Path, kinds: &[&str]) -> Result<Migration, Vec<Finding>> {
     let reader = Reader { text, file: origin.display().to_string(), kinds, findings: RefCell::default() };
@@ -73,7 +70,6 @@ impl Build<'_> {
         let destination = root.table("destination").and_then(|node| self.endpoint(&node));
         let migrate = root.table("migrate").unwrap_or(Node::missing(&MIGRATE));
         let stages = migrate.texts("stages");
-        let floats = self.floats(&migrate, source.as_ref());
         let objects = self.objects(root);
         let limits = limits(&root.table("limits").unwrap_or(Node::missing(&LIMITS)));
         let retry_node = root.table("retry").unwrap_or(Node::missing(&RETRY));
@@ -97,7 +93,10 @@ impl Build<'_> {
                 }
             },
             set_identity: migrate.flag("set_identity"),
-            floats,
+            floats: migrate.text("floats").map(|word| match word {
+                "round" => Floats::Round,
+                _ => Floats::Lossless,
+            }),
             on_conflict: match migrate.text("on_conflict")? {
                 "ignore" => OnConflict::Ignore,
                 _ => OnConflict::Fail,
@@ -117,19 +116,6 @@ impl Build<'_> {
             },
             log,
         })
-    }
-
-    /// Only sources that have a ROUND of their own for it can round.
-    fn floats(&self, migrate: &Node<'_>, source: Option<&Endpoint>) -> Option<Floats> {
-        let floats = match migrate.text("floats")? {
-            "round" => Floats::Round,
-            _ => Floats::Lossless,
-        };
-        if let Some(source) = source.filter(|s| floats == Floats::Round && !ROUNDING.contains(&s.kind.as_str())) {
-            let message = format!("migrate.floats is \"round\", which a source of kind {} does not know", source.kind);
-            self.fault(migrate, "floats", message, "remove it: floating point numbers are read with all their digits");
-        }
-        Some(floats)
     }
 
     fn endpoint(&self, node: &Node<'_>) -> Option<Endpoint> {

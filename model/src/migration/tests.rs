@@ -181,12 +181,6 @@ const BAD: &[(&str, &[&str])] = &[
         "[migrate]\nfloats = \"exact\"",
         &["conf/shop.toml:9: \"exact\" is no value of migrate.floats; possible: lossless, round"],
     ),
-    (
-        "[migrate]\nfloats = \"round\"",
-        &[
-            "conf/shop.toml:9: migrate.floats is \"round\", which a source of kind alpha does not know; remove it: floating point numbers are read with all their digits",
-        ],
-    ),
     ("[migrate]\nstages = []", &["conf/shop.toml:9: migrate.stages is empty; possible: schema, full, incremental"]),
     (
         "[limits]\nfull = { rows_per_second = -1, queries_per_second = 1.5 }\nsnapshot = \"soon\"\nincremental = { queries_per_second = 1 }",

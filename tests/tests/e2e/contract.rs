@@ -56,6 +56,8 @@ async fn wrong_files_and_usage_are_status_2() -> Result<()> {
     for (from, to, said) in [
         ("[migrate]", "[migrate]\nstagez = []", "stages"),
         ("[migrate]", "[migrate]\non_conflict = \"perhaps\"", "ignore"),
+        ("[migrate]", "[migrate]\nfloats = \"exact\"", "lossless"),
+        ("[migrate]", "[migrate]\nfloats = \"round\"", "PostgreSQL as source"),
         ("kind = \"postgres\"", "kind = \"postgrez\"", "postgres"),
         ("[migrate]", "[migrate", "migration.toml:8"),
     ] {
