@@ -5,7 +5,7 @@
 //! - Affected (matched) rows are counted. A key that is not there stops the batch with `ROW_COUNT` and is named. A warning about a value stops it too.
 //! - The progress moves in the same transaction from exactly the position before, under exactly our epoch, or nothing is committed.
 //! - What the server does not keep apart but the source's bytes do (letters' case, trailing spaces, zeros with a sign) needs no care here: rows
-//!   are found as the key's own index finds them, and what collides is the server's error. See docs/decisions/0008-mysql-destination.md.
+//!   are found as the key's own index finds them, and what collides is the server's error. See docs/decisions/0007-apply.md.
 
 mod prepared;
 mod run;

@@ -2,7 +2,7 @@
 //!
 //! Values are compared here by their bytes, although this family takes many different bytes for equal (letters' case and accents, trailing
 //! spaces, a zero's sign). That is enough: a batch of which the order matters in a way that bytes do not show meets the unique index itself,
-//! is refused by it, and runs again in the source's order; see docs/decisions/0008-mysql-destination.md. An index over expressions, over
+//! is refused by it, and runs again in the source's order; see docs/decisions/0007-apply.md. An index over expressions, over
 //! parts of values or over columns that do not move is left to the server in the same way.
 
 use crate::connect::Session;
