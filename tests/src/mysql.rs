@@ -153,6 +153,19 @@ impl MySql {
         Ok(found)
     }
 
+    /// Numbers of the sessions for which `wanted` holds, asked with user and command, in ascending order. (Not from `information_schema`, which MySQL refuses
+    /// to show while a statement with an emoji is under way.)
+    pub async fn sessions(&self, wanted: impl Fn(&str, &str) -> bool) -> Result<Vec<u64>> {
+        let mut session = self.connect("mysql").await?;
+        let rows: Vec<mysql_async::Row> = session.query("SHOW PROCESSLIST").await?;
+        session.disconnect().await?;
+        let text = |row: &mysql_async::Row, i| row.get::<Option<String>, usize>(i).flatten().unwrap_or_default();
+        let rows = rows.iter().filter(|row| wanted(&text(row, 1), &text(row, 4)));
+        let mut found: Vec<u64> = rows.filter_map(|row| row.get(0)).collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+
     /// Creates an empty database.
     pub async fn create_database(&self, name: &str) -> Result<()> {
         self.exec("mysql", &format!("CREATE DATABASE `{}`", name.replace('`', "``"))).await

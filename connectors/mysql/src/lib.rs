@@ -42,6 +42,7 @@ pub mod intent;
 pub mod keys;
 pub mod load;
 pub mod position;
+mod processes;
 pub mod progress;
 pub mod reader;
 pub mod restart;

@@ -8,6 +8,7 @@
 
 use crate::connect::{Dialer, Session};
 use crate::errors::{classify, number};
+use crate::processes;
 use drover_model::error::codes;
 use drover_model::{Error, MigrationId, Result, Retry};
 use drover_runtime::retry::Backoff;
@@ -101,8 +102,8 @@ async fn alive(session: &mut Session, migration: MigrationId, purpose: Purpose, 
 
 /// The numbers of all live sessions of this purpose and migration, our own account's.
 pub async fn of(session: &mut Session, migration: MigrationId, purpose: Purpose) -> Result<Vec<u64>> {
-    let rows: Vec<mysql_async::Row> = session.all("SHOW PROCESSLIST", "cannot look for drover's sessions").await?;
-    let ids: Vec<u64> = rows.iter().filter_map(|r| r.get_opt::<u64, _>(0)?.ok()).collect();
+    let all = processes::list(session, "cannot look for drover's sessions").await?;
+    let ids: Vec<u64> = all.iter().map(|process| process.id).collect();
     alive(session, migration, purpose, &ids).await
 }
 

@@ -374,6 +374,9 @@ impl Application {
 /// Nobody notices a wait that is shorter, on a machine that is busy with other tests.
 const NOTICEABLE: Duration = Duration::from_millis(1500);
 
+/// A statement of an application. Its characters are not in those of `information_schema.PROCESSLIST`, which cannot be asked meanwhile.
+const LONG: &str = "SELECT SLEEP(100), '🐑' FROM entry LIMIT 1";
+
 /// A statement that runs until it is killed.
 struct Long {
     id: u32,
@@ -389,10 +392,8 @@ impl Long {
             let _ = session.query_drop(sql).await;
         });
         wait::until("the long statement runs", Duration::from_secs(10), || async {
-            let sql =
-                format!("SELECT COUNT(*) FROM information_schema.processlist WHERE id = {id} AND command = 'Query'");
-            let n = place.server.query_one_text(DATABASE, &sql).await?;
-            Ok((n.as_deref() == Some("1")).then_some(()))
+            let busy = place.server.sessions(|_, command| command == "Query").await?;
+            Ok(busy.contains(&u64::from(id)).then_some(()))
         })
         .await
         .unwrap();
@@ -417,7 +418,7 @@ async fn with_rows(release: Release, settings: &[(&str, &str)]) -> (Place, Vec<T
 async fn a_long_reader_holds_nobody_up() {
     for release in Release::ALL {
         let (place, plans) = with_rows(release, &[]).await;
-        let long = Long::start(&place, "SELECT SLEEP(100) FROM entry LIMIT 1").await;
+        let long = Long::start(&place, LONG).await;
         let application = Application::start(&place.server).await;
         for _ in 0..3 {
             let begun = Instant::now();
@@ -436,7 +437,7 @@ async fn a_long_reader_holds_nobody_up() {
 async fn a_flush_waits_its_turn() {
     let (place, plans) = with_rows(Release::MySql9, &[("gtid-mode", "OFF"), ("enforce-gtid-consistency", "OFF")]).await;
     let dialer = place.account("flush", "RELOAD, PROCESS, REPLICATION CLIENT, REPLICATION SLAVE").await;
-    let long = Long::start(&place, "SELECT SLEEP(100) FROM entry LIMIT 1").await;
+    let long = Long::start(&place, LONG).await;
     let application = Application::start(&place.server).await;
     let taking = {
         let (dialer, plans) = (dialer.clone(), plans.clone());
@@ -508,9 +509,8 @@ async fn a_session_that_dies_is_missed_and_the_last_one_takes_the_snapshot_along
         assert_eq!(chunk(&mut reader, &plans[0], &Bounds::Whole).await.unwrap().len(), 3);
         drop(reader);
         // One of them dies, and the session that looks at the catalogue: the others go on.
-        let of_reader = "SELECT id FROM information_schema.processlist WHERE user = 'reader' ORDER BY id";
         let mine = wait::until("only what the snapshot needs is left", Duration::from_secs(10), || async {
-            let ids: Vec<u64> = place.server.connect("mysql").await?.query(of_reader).await?;
+            let ids = place.server.sessions(|user, _| user == "reader").await?;
             Ok((ids.len() == 4).then_some(ids))
         })
         .await
@@ -530,7 +530,7 @@ async fn a_session_that_dies_is_missed_and_the_last_one_takes_the_snapshot_along
         assert_eq!(chunk(&mut again, &plans[0], &Bounds::Whole).await.unwrap().len(), 3, "it is the same snapshot");
         drop(again);
         assert!(tokio::time::timeout(Duration::from_millis(50), hold.lost()).await.is_err(), "lost too early");
-        let ids: Vec<u64> = session.query(of_reader).await.unwrap();
+        let ids = place.server.sessions(|user, _| user == "reader").await.unwrap();
         for id in ids {
             session.query_drop(format!("KILL {id}")).await.unwrap();
         }

@@ -48,8 +48,7 @@ impl OnServers {
     }
 
     async fn sessions(&self, side: Side) -> anyhow::Result<Vec<u64>> {
-        let sql = format!("SELECT id FROM information_schema.processlist WHERE user = '{ACCOUNT}'");
-        Ok(self.server(side).connect("mysql").await?.query(sql).await?)
+        self.server(side).sessions(|user, _| user == ACCOUNT).await
     }
 }
 

@@ -89,14 +89,13 @@ async fn rule(server: &Server, sql: &str) -> Result<()> {
 /// Ends all sessions of the account.
 async fn hang_up(server: &Server) -> Result<()> {
     let mut admin = server.admin().await?;
-    match server.dialect() {
-        Dialect::Postgres => {
+    match server {
+        Server::Postgres(_) => {
             let sql = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ACCOUNT}'");
             admin.rows(&sql).await.map(drop)
         }
-        Dialect::MySql => {
-            let sql = format!("SELECT id FROM information_schema.processlist WHERE user = '{ACCOUNT}'");
-            for id in admin.numbers(&sql).await?.concat() {
+        Server::MySql(server) => {
+            for id in server.sessions(|user, _| user == ACCOUNT).await? {
                 // It may be gone by itself.
                 let _ = admin.run(&format!("KILL {id};")).await;
             }

@@ -2,10 +2,10 @@
 //! stopped from outside after [`PATIENCE`], whatever the server does about its own timeouts.
 
 use crate::connect::{Dialer, Session};
+use crate::processes::{self, Process};
 use drover_model::error::codes;
 use drover_model::plan::Blur;
 use drover_model::{Error, Position, Result};
-use mysql_async::Row;
 use std::time::Duration;
 
 /// So long a lock may be waited for.
@@ -14,6 +14,8 @@ pub const PATIENCE: Duration = Duration::from_millis(300);
 pub const HELD: Duration = Duration::from_secs(2);
 /// What is under way after such a pause is no short statement.
 const SHORT: Duration = Duration::from_millis(60);
+/// A waiting replica, the server's own threads and idle sessions hold nothing up.
+const IDLE: [&str; 7] = ["Sleep", "Daemon", "Binlog Dump", "Binlog Dump GTID", "Slave_IO", "Slave_SQL", "Slave_worker"];
 
 /// What came of a try at a snapshot.
 pub enum Try {
@@ -72,29 +74,27 @@ pub async fn acquire(dialer: &Dialer, control: &mut Session, sql: &str) -> Resul
     }
 }
 
-/// Statements of others that are under way, the longest first; `None` where none is, or none can be seen.
-async fn statements(control: &mut Session) -> Result<Vec<(u64, String, u64, String)>> {
-    // A waiting replica, the server's own threads and idle sessions hold nothing up.
-    let sql = "SELECT ID, USER, TIME, COALESCE(STATE, ''), LEFT(COALESCE(INFO, ''), 200) FROM information_schema.PROCESSLIST \
-        WHERE COMMAND NOT IN ('Sleep', 'Daemon', 'Binlog Dump', 'Binlog Dump GTID', 'Slave_IO', 'Slave_SQL', 'Slave_worker') \
-        AND ID <> CONNECTION_ID() AND USER NOT IN ('system user', 'event_scheduler') AND INFO IS NOT NULL ORDER BY TIME DESC";
-    let rows: Vec<Row> = control.all(sql, "cannot see which statements are running").await?;
-    let read = |row: Row| -> Option<(u64, String, u64, String)> {
-        let text = |i: usize| row.get_opt::<Option<String>, _>(i)?.ok()?;
-        let number = |i: usize| row.get_opt::<Option<i64>, _>(i)?.ok()?;
-        let id = u64::try_from(number(0)?).ok()?;
-        let seconds = u64::try_from(number(2).unwrap_or(0)).unwrap_or(0);
-        Some((id, text(1).unwrap_or_default(), seconds, text(4).unwrap_or_default()))
-    };
-    Ok(rows.into_iter().filter_map(read).collect())
+/// Statements of others that are under way, the longest first; none where none is, or none can be seen.
+async fn statements(control: &mut Session) -> Result<Vec<Process>> {
+    let own = u64::from(control.id());
+    let mut found = processes::list(control, "cannot see which statements are running").await?;
+    found.retain(|p| {
+        p.id != own
+            && p.statement.is_some()
+            && !IDLE.contains(&p.command.as_str())
+            && !["system user", "event_scheduler"].contains(&p.user.as_str())
+    });
+    found.sort_by_key(|p| std::cmp::Reverse(p.seconds));
+    Ok(found)
 }
 
-fn describe(id: u64, user: &str, seconds: u64, info: &str) -> String {
-    let mut short: String = info.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect();
+fn describe(process: &Process) -> String {
+    let statement = process.statement.as_deref().unwrap_or_default();
+    let mut short: String = statement.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(80).collect();
     if short.is_empty() {
         short = "a transaction".into();
     }
-    format!("connection {id} of {user}, for {seconds} s: {short}")
+    format!("connection {} of {}, for {} s: {short}", process.id, process.user, process.seconds)
 }
 
 /// Statements that have been running for a while: what a flush must not meet. `None` if there is none.
@@ -105,16 +105,14 @@ pub async fn long_statements(control: &mut Session) -> Result<Option<String>> {
     }
     tokio::time::sleep(SHORT).await;
     let after = statements(control).await?;
-    let same = after.into_iter().find(|a| a.2 > 1 || before.iter().any(|b| b.0 == a.0 && b.3 == a.3));
-    Ok(same.map(|(id, user, seconds, info)| describe(id, &user, seconds, &info)))
+    let still = |a: &Process| before.iter().any(|b| b.id == a.id && b.statement == a.statement);
+    Ok(after.iter().find(|a| a.seconds > 1 || still(a)).map(describe))
 }
 
 /// What is under way, for people: a lock was asked for in vain by session `but`.
 async fn running(control: &mut Session, but: u32) -> String {
     let mut found: Vec<String> = match statements(control).await {
-        Ok(list) => {
-            list.into_iter().filter(|s| s.0 != u64::from(but)).map(|(i, u, s, t)| describe(i, &u, s, &t)).collect()
-        }
+        Ok(list) => list.iter().filter(|p| p.id != u64::from(but)).map(describe).collect(),
         Err(error) => return format!("something holds the lock up ({error})"),
     };
     let sql = "SELECT CAST(trx_mysql_thread_id AS SIGNED), CAST(TIMESTAMPDIFF(SECOND, trx_started, NOW()) AS SIGNED) \
