@@ -9,11 +9,24 @@ use drover_tests::scene::{Mark, SMALL_CHUNKS, many};
 use drover_tests::{Deployment, Form, Pair, Role, Scene, suite, wait};
 
 const SOON: Duration = Duration::from_secs(90);
+
 /// SIGKILL, and the state is gone.
 fn lose(drover: &mut Deployment) -> Result<()> {
     drover.kill9_all()?;
     let state = if drover.form == Form::Cluster { "store" } else { ".drover" };
     std::fs::remove_dir_all(drover.drover.folder().join(state)).context("the state")
+}
+
+/// Follows the source under load until the state is lost; the load goes on. Gives the marks from before.
+async fn lost_while_it_follows(scene: &mut Scene) -> Result<Vec<Mark>> {
+    scene.load().await?;
+    scene.drover.start().await?;
+    scene.drover.wait_consistent().await?;
+    scene.advance(60).await?;
+    let before = scene.marks().await?;
+    lose(&mut scene.drover)?;
+    scene.advance(60).await?;
+    Ok(before)
 }
 
 async fn adopted(scene: &mut Scene) -> Result<String> {
@@ -38,13 +51,7 @@ suite! {
 
 async fn changes_go_on_from_the_destinations_position(pair: Pair) -> Result<()> {
     let mut scene = Scene::of(pair, Form::InProcess, "").await?;
-    scene.load().await?;
-    scene.drover.start().await?;
-    scene.drover.wait_consistent().await?;
-    scene.advance(60).await?;
-    let before = scene.marks().await?;
-    lose(&mut scene.drover)?;
-    scene.advance(60).await?;
+    let before = lost_while_it_follows(&mut scene).await?;
     scene.quiet().await?;
     adopted(&mut scene).await?;
     let log = said(&scene.drover).await?;
@@ -113,13 +120,7 @@ async fn a_migration_that_has_ended_is_not_adopted_and_nothing_is_emptied() -> R
 
 async fn a_cluster_whose_store_is_lost_goes_on_from_its_log(pair: Pair) -> Result<()> {
     let mut scene = Scene::of(pair, Form::Cluster, "").await?;
-    scene.load().await?;
-    scene.drover.start().await?;
-    scene.drover.wait_consistent().await?;
-    scene.advance(60).await?;
-    let before = scene.marks().await?;
-    lose(&mut scene.drover)?;
-    scene.advance(60).await?;
+    let before = lost_while_it_follows(&mut scene).await?;
     let file = scene.drover.file.display().to_string();
     for role in [Role::Coordinator, Role::Extractor, Role::Applier] {
         scene.drover.start_role(role, &[]).await?;
