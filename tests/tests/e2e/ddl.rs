@@ -177,6 +177,44 @@ async fn what_cannot_be_carried_over_stops() -> Result<()> {
     Ok(())
 }
 
+/// What a statement says is what its client's character set makes of its bytes: here those of UTF-8, told to be another.
+async fn foreign_clients(pair: Pair) -> Result<()> {
+    let mut trial = Trial::running(pair, Form::InProcess, TABLES, "").await?;
+    for (at, charset) in ["latin1", "gbk", "cp1251", "sjis", "utf8mb4"].iter().enumerate() {
+        trial
+            .exec(&format!(
+                "SET NAMES {charset}; ALTER TABLE t ADD c{at} VARCHAR(20) CHARACTER SET utf8mb4 NOT NULL DEFAULT 'ü€' COMMENT 'ü€';
+                 CREATE TABLE `ü€{at}` (`ü€` INT PRIMARY KEY, e ENUM('ü€', 'x') CHARACTER SET utf8mb4 DEFAULT 'ü€');
+                 INSERT INTO `ü€{at}` (`ü€`) VALUES (1); TRUNCATE TABLE `ü€{at}`; INSERT INTO `ü€{at}` (`ü€`) VALUES (2);
+                 CREATE TABLE `ü{at}` LIKE `ü€{at}`; INSERT INTO `ü{at}` VALUES (1, 'x'); DROP TABLE `ü{at}`"
+            ))
+            .await?;
+    }
+    trial.equal().await?;
+    trial.same_structure().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_other_character_sets_of_mysql() -> Result<()> {
+    foreign_clients(MYSQL).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_other_character_sets_of_mariadb() -> Result<()> {
+    foreign_clients(MARIADB).await
+}
+
+/// A MariaDB logs CREATE TABLE … SELECT as a statement with rows behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_filled_as_it_is_made_stops() -> Result<()> {
+    let mut trial = Trial::running(MARIADB, Form::InProcess, TABLES, "").await?;
+    trial.exec("CREATE TABLE filled AS SELECT * FROM t").await?;
+    let status = trial.drover.main()?.wait_exit(SOON).await?;
+    let log = trial.drover.log();
+    ensure!(status.code() == Some(1) && log.contains("DR0009") && log.contains("filled"), "{status}\n{log}");
+    Ok(())
+}
+
 /// Random schema changes in the middle of the hostile workload, with kills.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_with_kills() -> Result<()> {

@@ -500,6 +500,7 @@ mod tests {
             zone: None,
             micros: None,
             collation: None,
+            steps: false,
         };
         classify(&query, "d", text)
     }
