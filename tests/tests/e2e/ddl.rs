@@ -183,10 +183,10 @@ async fn foreign_clients(pair: Pair) -> Result<()> {
     for (at, charset) in ["latin1", "gbk", "cp1251", "sjis", "utf8mb4"].iter().enumerate() {
         trial
             .exec(&format!(
-                "SET NAMES {charset}; ALTER TABLE t ADD c{at} VARCHAR(20) CHARACTER SET utf8mb4 NOT NULL DEFAULT 'ü€' COMMENT 'ü€';
-                 CREATE TABLE `ü€{at}` (`ü€` INT PRIMARY KEY, e ENUM('ü€', 'x') CHARACTER SET utf8mb4 DEFAULT 'ü€');
-                 INSERT INTO `ü€{at}` (`ü€`) VALUES (1); TRUNCATE TABLE `ü€{at}`; INSERT INTO `ü€{at}` (`ü€`) VALUES (2);
-                 CREATE TABLE `ü{at}` LIKE `ü€{at}`; INSERT INTO `ü{at}` VALUES (1, 'x'); DROP TABLE `ü{at}`"
+                "SET NAMES {charset}; ALTER TABLE t ADD c{at} VARCHAR(20) CHARACTER SET utf8mb4 NOT NULL DEFAULT 'üä' COMMENT 'üä';
+                 CREATE TABLE `üä{at}` (`üä` INT PRIMARY KEY, e ENUM('üä', 'x') CHARACTER SET utf8mb4 DEFAULT 'üä');
+                 INSERT INTO `üä{at}` (`üä`) VALUES (1); TRUNCATE TABLE `üä{at}`; INSERT INTO `üä{at}` (`üä`) VALUES (2);
+                 CREATE TABLE `ü{at}` LIKE `üä{at}`; INSERT INTO `ü{at}` VALUES (1, 'x'); DROP TABLE `ü{at}`"
             ))
             .await?;
     }
