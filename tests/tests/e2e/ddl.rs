@@ -204,6 +204,32 @@ async fn clients_of_other_character_sets_of_mariadb() -> Result<()> {
     foreign_clients(MARIADB).await
 }
 
+/// New tables take over what their database says then, also in a process that begins behind it.
+async fn database_defaults(pair: Pair) -> Result<()> {
+    let mut trial = Trial::running(pair, Form::InProcess, TABLES, "").await?;
+    trial.exec("ALTER DATABASE COLLATE utf8mb4_bin; CREATE TABLE b (k VARCHAR(5) UNIQUE); INSERT INTO b VALUES ('a'), ('A')").await?;
+    trial.equal().await?;
+    trial.exec("ALTER DATABASE CHARACTER SET latin1").await?;
+    trial.drover.wait_caught_up().await?;
+    trial.drover.kill9_all()?;
+    trial.drover.start().await?;
+    trial
+        .exec("CREATE TABLE l (k VARCHAR(5) PRIMARY KEY, e ENUM('ä') DEFAULT 'ä'); INSERT INTO l (k) VALUES ('ö')")
+        .await?;
+    trial.equal().await?;
+    trial.same_structure().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_defaults_of_mysql() -> Result<()> {
+    database_defaults(MYSQL).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_defaults_of_mariadb() -> Result<()> {
+    database_defaults(MARIADB).await
+}
+
 /// A MariaDB logs CREATE TABLE … SELECT as a statement with rows behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_that_is_filled_as_it_is_made_stops() -> Result<()> {

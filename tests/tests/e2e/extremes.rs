@@ -92,7 +92,11 @@ async fn error_values_of_enums() -> Result<()> {
             )
             .await?;
         trial.equal().await?;
-        let errors = trial.number("SELECT (SELECT count(*) FROM e WHERE v + 0 = 0) * 10 + (SELECT count(*) FROM bare WHERE v + 0 = 0)").await?;
+        let errors = trial
+            .number(
+                "SELECT (SELECT count(*) FROM e WHERE v + 0 = 0) * 10 + (SELECT count(*) FROM bare WHERE v + 0 = 0)",
+            )
+            .await?;
         anyhow::ensure!(errors == 22, "{errors} at {}", pair.destination.database());
     }
     Ok(())

@@ -456,6 +456,18 @@ impl Changes {
                 self.on_object(kind, &name, &text, &written)?;
                 self.end_statement(head)
             }
+            Statement::Database { name, charset, collation } => {
+                self.opened(before)?;
+                let written = Written::of(query, head.timestamp);
+                let name = name.unwrap_or_else(|| database.clone().into_owned());
+                let behind = self.open.as_ref().is_none_or(|o| o.behind || o.half || o.begun);
+                let follower = self.follower.as_ref().filter(|_| !behind);
+                match follower.and_then(|f| f.database(&name, charset, collation, &text, &written)) {
+                    Some(change) => self.altered(change)?,
+                    None => self.skipped.schema += 1,
+                }
+                self.end_statement(head)
+            }
             Statement::Other { .. } => {
                 self.opened(before)?;
                 self.skipped.schema += 1;

@@ -568,6 +568,36 @@ impl Follower {
         })
     }
 
+    /// Other defaults of a database: new tables of it have them from here on. `None`: it is not known, or they stay.
+    pub fn database(
+        &self,
+        name: &str,
+        charset: Option<String>,
+        collation: Option<String>,
+        text: &str,
+        written: &Written,
+    ) -> Option<SchemaChange> {
+        let same = |o: &Object| if self.folds { o.name.eq_ignore_ascii_case(name) } else { o.name == name };
+        let mut object = self.schemas.catalog.objects.iter().find(|o| o.kind == "database" && same(o))?.clone();
+        let collation = collation.map(|c| self.env.collation(&c)).filter(|c| c != "default");
+        let charset = charset.map(|c| self.env.charset(&c)).filter(|c| c != "default");
+        let charset = match (charset, &collation) {
+            (Some(charset), _) => charset,
+            (None, Some(collation)) => self.env.charset_of(collation, object.options.get("charset")?),
+            (None, None) => return None,
+        };
+        let collation = collation.unwrap_or_else(|| self.env.known.default_collation(&charset));
+        let before = object.options.clone();
+        object.options.extend([("charset".to_owned(), charset), ("collation".to_owned(), collation)]);
+        (object.options != before).then(|| SchemaChange {
+            verb: "ALTER DATABASE".to_owned(),
+            statement: Some(text.to_owned()),
+            context: self.context(name, written),
+            tables: Vec::new(),
+            objects: vec![object],
+        })
+    }
+
     /// The tables of a statement are not followed any more. `None`: it is about none that is.
     pub fn stopped(&self, change: &query::SchemaChange, why: &str) -> Option<SchemaChange> {
         let of_database = |t: &&Table| change.drops_database.as_ref().is_some_and(|d| *d == t.name.schema);

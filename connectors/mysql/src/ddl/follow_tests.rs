@@ -260,3 +260,37 @@ fn a_table_without_transactions_is_refused() {
     std::sync::Arc::make_mut(&mut f.schemas.plans)[0].format = RowFormat::Canonical;
     f.run("alter table t engine = MyISAM").unwrap();
 }
+
+#[test]
+fn new_tables_have_the_defaults_of_their_database() {
+    let mut f = follower();
+    let alter = |f: &mut Follower, text: &str| {
+        let query = query_of(text);
+        let query::Statement::Database { name, charset, collation } = query::classify(&query, "d", text) else {
+            panic!("{text}")
+        };
+        let name = name.unwrap_or_else(|| "d".into());
+        let change = f.database(&name, charset, collation, text, &Written::default());
+        if let Some(change) = &change {
+            f.apply(change);
+        }
+        change.is_some()
+    };
+    let now = |f: &mut Follower| {
+        f.run("create table t (a varchar(5) primary key)").unwrap();
+        let table = f.schemas.catalog.tables[0].clone();
+        f.run("drop table t").unwrap();
+        (table.columns[0].origin_type.clone(), table.columns[0].collation.clone().unwrap_or_default())
+    };
+    for (text, changes, charset, collation) in [
+        ("alter database d default character set = latin1", true, "latin1", "latin1_general_ci"),
+        ("alter schema `d` collate 'utf8mb4_bin'", true, "utf8mb4", "utf8mb4_bin"),
+        ("alter database collate utf8mb4_bin", false, "utf8mb4", "utf8mb4_bin"),
+        ("alter database other charset latin1", false, "utf8mb4", "utf8mb4_bin"),
+        ("alter database d encryption = 'Y' read only = 0", false, "utf8mb4", "utf8mb4_bin"),
+        ("ALTER DATABASE d CHARSET latin1 COLLATE = latin1_bin", true, "latin1", "latin1_bin"),
+    ] {
+        assert_eq!(alter(&mut f, text), changes, "{text}");
+        assert_eq!(now(&mut f), (format!("varchar(5) character set {charset}"), collation.to_owned()), "{text}");
+    }
+}
