@@ -28,7 +28,7 @@ enum How {
     Double,
     /// Digits `0` and `1`, for a BIT column of so many bytes; 0: for another column.
     Bits(usize),
-    /// The label of an ENUM none of whose labels is empty: an empty one is the error value, which a strict server takes as the text `0` only.
+    /// The label of an ENUM of which no label is empty, on neither side: an empty one is the error value, which a strict server takes as the text `0` only.
     Label,
     /// Anything.
     Bytes,
@@ -99,7 +99,9 @@ impl Encoder {
             (Some(Kind::Float { .. }), Kind::Float { .. }) => How::Single,
             (_, Kind::Float { .. } | Kind::Double { .. }) => How::Double,
             (_, Kind::Int { .. } | Kind::Decimal { .. }) => How::Number,
-            (Some(Kind::Enum { .. }), Kind::Enum { labels }) if !labels.iter().any(|l| l.is_empty() || l == "0") => {
+            (Some(Kind::Enum { labels: from }), Kind::Enum { labels })
+                if !from.iter().chain(labels).any(String::is_empty) && !labels.iter().any(|l| l == "0") =>
+            {
                 How::Label
             }
             _ => How::Bytes,
@@ -435,7 +437,8 @@ mod tests {
             ("enum('ä') character set latin1", "enum('ä') character set latin1", "ä", "CONVERT('ä' USING utf8mb4)"),
             ("enum('a','0')", "enum('a','b')", "", "'0'"),
             ("enum('a','b')", "enum('a','0')", "", "''"),
-            ("enum('a','')", "enum('a','')", "", "''"),
+            ("enum('a','')", "enum('a')", "", "''"),
+            ("enum('a')", "enum('a','')", "", "''"),
             ("set('a','b')", "set('a','b')", "", "''"),
             ("uuid", "uuid", "x", "CONVERT('x' USING ascii)"),
             ("uuid", "char(36) character set utf8mb4", "x", "'x'"),
