@@ -121,6 +121,13 @@ impl Schemas {
         for name in change.tables.iter().filter_map(|t| t.before.as_ref()).map(|t| &t.name) {
             catalog.tables.retain(|t| t.name != *name);
         }
+        // Tables that come take over what is said of their database.
+        for object in change.objects.iter().filter(|o| o.kind == "database") {
+            let known = catalog.objects.iter_mut().find(|o| o.kind == object.kind && o.name == object.name);
+            if let Some(known) = known {
+                known.options.clone_from(&object.options);
+            }
+        }
         self.refer(&change.tables);
         let (catalog, plans) = (Arc::make_mut(&mut self.catalog), Arc::make_mut(&mut self.plans));
         for table in &change.tables {

@@ -21,6 +21,7 @@ use drover_model::{Error, Result, TablePlan};
 
 pub use destination::check as destination;
 pub use source::check as source;
+pub(crate) use source::transactional;
 
 /// Which end of a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

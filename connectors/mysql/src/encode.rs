@@ -28,6 +28,8 @@ enum How {
     Double,
     /// Digits `0` and `1`, for a BIT column of so many bytes; 0: for another column.
     Bits(usize),
+    /// The label of an ENUM of which no label is empty, on neither side: an empty one is the error value, which a strict server takes as the text `0` only.
+    Label,
     /// Anything.
     Bytes,
 }
@@ -97,6 +99,11 @@ impl Encoder {
             (Some(Kind::Float { .. }), Kind::Float { .. }) => How::Single,
             (_, Kind::Float { .. } | Kind::Double { .. }) => How::Double,
             (_, Kind::Int { .. } | Kind::Decimal { .. }) => How::Number,
+            (Some(Kind::Enum { labels: from }), Kind::Enum { labels })
+                if !from.iter().chain(labels).any(String::is_empty) && !labels.iter().any(|l| l == "0") =>
+            {
+                How::Label
+            }
             _ => How::Bytes,
         };
         let text =
@@ -147,6 +154,13 @@ impl Encoder {
             // These take text only, not bytes.
             Kind::Json | Kind::Uuid | Kind::Inet4 | Kind::Inet6 => Some(plain(text).to_owned()),
             _ => None,
+        }
+    }
+
+    /// The column identifies rows: its values are compared, and are written as they are.
+    pub fn identifies(&mut self) {
+        if self.how == How::Label {
+            self.how = How::Bytes;
         }
     }
 
@@ -223,6 +237,7 @@ impl Encoder {
                 Some(bits) => write!(out, "{bits}").map_err(internal)?,
                 None => put_quoted(out, value),
             },
+            How::Label if value.is_empty() => put_quoted(out, b"0"),
             _ => put_quoted(out, value),
         }
         Ok(())
@@ -235,7 +250,7 @@ impl Encoder {
             How::Number if whole => Typed::Signed,
             How::Single | How::Double => Typed::Double,
             How::Bits(_) => Typed::Unsigned,
-            How::Number | How::Bytes => Typed::Bytes,
+            How::Number | How::Label | How::Bytes => Typed::Bytes,
         }
     }
 
@@ -250,6 +265,7 @@ impl Encoder {
         let Some(value) = self.written(cell)? else { return Ok(Some(Value::NULL)) };
         let text = || std::str::from_utf8(&value).ok();
         Ok(match (typed, self.how) {
+            (Typed::Bytes, How::Label) if value.is_empty() => Some(Value::Bytes(b"0".to_vec())),
             (Typed::Bytes, _) => Some(Value::Bytes(value.into_owned())),
             (_, How::Single) => single(&value).map(Value::Double),
             (_, How::Bits(_)) => bits(&value).map(Value::UInt),
@@ -304,6 +320,7 @@ impl Encoder {
                 Some(bits) => put_escaped(out, &bits.to_be_bytes()[8 - bytes.min(8)..]),
                 None => put_escaped(out, value),
             },
+            How::Label if value.is_empty() => out.push(b'0'),
             _ => put_escaped(out, value),
         }
         Ok(())
@@ -418,6 +435,11 @@ mod tests {
             ("json", "longtext character set utf8mb4", "{}", "'{}'"),
             ("enum('a','b') character set latin1", "enum('a','b') character set latin1", "a", "'a'"),
             ("enum('ä') character set latin1", "enum('ä') character set latin1", "ä", "CONVERT('ä' USING utf8mb4)"),
+            ("enum('a','0')", "enum('a','b')", "", "'0'"),
+            ("enum('a','b')", "enum('a','0')", "", "''"),
+            ("enum('a','')", "enum('a')", "", "''"),
+            ("enum('a')", "enum('a','')", "", "''"),
+            ("set('a','b')", "set('a','b')", "", "''"),
             ("uuid", "uuid", "x", "CONVERT('x' USING ascii)"),
             ("uuid", "char(36) character set utf8mb4", "x", "'x'"),
             ("varbinary(3)", "varbinary(3)", "x", "'x'"),
@@ -430,6 +452,10 @@ mod tests {
     fn fields() {
         assert_eq!(field(&encoder("bit(10)", "bit(10)"), b"1000000001"), b"\x02\x01");
         assert_eq!(field(&encoder("bit(4)", "bit(4)"), b"1001"), b"\\t");
+        assert_eq!(field(&encoder("enum('a')", "enum('a')"), b""), b"0");
+        let mut key = encoder("enum('a')", "enum('a')");
+        key.identifies();
+        assert_eq!(field(&key, b""), b"");
         assert_eq!(field(&encoder("blob", "blob"), b"a\tb\nc\\d\0\r'"), b"a\\tb\\nc\\\\d\\0\r'");
         let mut out = Vec::new();
         encoder("int", "int").put_field(&mut out, Cell::Null).unwrap();

@@ -84,6 +84,7 @@ pub(crate) async fn load(session: &mut Session, plan: &TablePlan) -> Result<Shap
         });
     }
     let key: Vec<usize> = plan.key.iter().map(|&k| usize::from(k)).collect();
+    key.iter().for_each(|&k| columns[k].encoder.identifies());
     let index = key_index(session, plan).await?;
     let old = |c: &Column| matches!(c.charset.as_deref(), Some("utf8" | "utf8mb3" | "ucs2"));
     let noisy = session.version.mysql(80_000) && columns.iter().any(old);

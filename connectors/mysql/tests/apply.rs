@@ -319,6 +319,7 @@ async fn values_that_do_not_fit_are_refused(release: Release) -> Result<()> {
     place.exec("CREATE TABLE t (id int primary key, d decimal(5,1), v varchar(3), l varchar(9) character set latin1, e enum('a','b'))").await?;
     let mut plan = place.plan(1, "t", &["id"]).await?;
     plan.columns[3].origin_type = "varchar(9) character set utf8mb4".into();
+    plan.columns[4].origin_type = "enum('a','b','c','') character set utf8mb4".into();
     let mut s = place.apply(std::slice::from_ref(&plan)).await?;
     let good = partial(&["1", "1.5", "abc", "ä", "a"]);
     apply(&mut s, 0, &[insert(std::slice::from_ref(&good))]).await?;

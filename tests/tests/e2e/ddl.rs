@@ -177,6 +177,70 @@ async fn what_cannot_be_carried_over_stops() -> Result<()> {
     Ok(())
 }
 
+/// What a statement says is what its client's character set makes of its bytes: here those of UTF-8, told to be another.
+async fn foreign_clients(pair: Pair) -> Result<()> {
+    let mut trial = Trial::running(pair, Form::InProcess, TABLES, "").await?;
+    for (at, charset) in ["latin1", "gbk", "cp1251", "sjis", "utf8mb4"].iter().enumerate() {
+        trial
+            .exec(&format!(
+                "SET NAMES {charset}; ALTER TABLE t ADD c{at} VARCHAR(20) CHARACTER SET utf8mb4 NOT NULL DEFAULT 'üä' COMMENT 'üä';
+                 CREATE TABLE `üä{at}` (`üä` INT PRIMARY KEY, e ENUM('üä', 'x') CHARACTER SET utf8mb4 DEFAULT 'üä');
+                 INSERT INTO `üä{at}` (`üä`) VALUES (1); TRUNCATE TABLE `üä{at}`; INSERT INTO `üä{at}` (`üä`) VALUES (2);
+                 CREATE TABLE `ü{at}` LIKE `üä{at}`; INSERT INTO `ü{at}` VALUES (1, 'x'); DROP TABLE `ü{at}`"
+            ))
+            .await?;
+    }
+    trial.equal().await?;
+    trial.same_structure().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_other_character_sets_of_mysql() -> Result<()> {
+    foreign_clients(MYSQL).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_other_character_sets_of_mariadb() -> Result<()> {
+    foreign_clients(MARIADB).await
+}
+
+/// New tables take over what their database says then, also in a process that begins behind it.
+async fn database_defaults(pair: Pair) -> Result<()> {
+    let mut trial = Trial::running(pair, Form::InProcess, TABLES, "").await?;
+    trial.exec("ALTER DATABASE COLLATE utf8mb4_bin; CREATE TABLE b (k VARCHAR(5) UNIQUE); INSERT INTO b VALUES ('a'), ('A')").await?;
+    trial.equal().await?;
+    trial.exec("ALTER DATABASE CHARACTER SET latin1").await?;
+    trial.drover.wait_caught_up().await?;
+    trial.drover.kill9_all()?;
+    trial.drover.start().await?;
+    trial
+        .exec("CREATE TABLE l (k VARCHAR(5) PRIMARY KEY, e ENUM('ä') DEFAULT 'ä'); INSERT INTO l (k) VALUES ('ö')")
+        .await?;
+    trial.equal().await?;
+    trial.same_structure().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_defaults_of_mysql() -> Result<()> {
+    database_defaults(MYSQL).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_defaults_of_mariadb() -> Result<()> {
+    database_defaults(MARIADB).await
+}
+
+/// A MariaDB logs CREATE TABLE … SELECT as a statement with rows behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_filled_as_it_is_made_stops() -> Result<()> {
+    let mut trial = Trial::running(MARIADB, Form::InProcess, TABLES, "").await?;
+    trial.exec("CREATE TABLE filled AS SELECT * FROM t").await?;
+    let status = trial.drover.main()?.wait_exit(SOON).await?;
+    let log = trial.drover.log();
+    ensure!(status.code() == Some(1) && log.contains("DR0009") && log.contains("filled"), "{status}\n{log}");
+    Ok(())
+}
+
 /// Random schema changes in the middle of the hostile workload, with kills.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_with_kills() -> Result<()> {

@@ -76,3 +76,28 @@ async fn of_mysql() -> Result<()> {
         INSERT INTO big SELECT i, i FROM s WHERE i >= 0; INSERT INTO big VALUES (18446744073709551615, 1), (9223372036854775808, 2);";
     at_the_limits(MYSQL, format!("{series}{unsigned}{}{}", ends(&types), wide(1017)?), types.len()).await
 }
+
+/// A label that an ENUM does not have becomes its error value where the server is not strict: it moves as such, by the copy and by changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn error_values_of_enums() -> Result<()> {
+    let maria = Engine::MySql(Release::MariaDb11);
+    for pair in [MYSQL, Pair { source: maria, destination: MYSQL.destination }, Pair { destination: maria, ..MYSQL }] {
+        let tables = "SET sql_mode = ''; CREATE TABLE e (id INT PRIMARY KEY, v ENUM('a', 'b') CHARACTER SET utf8mb4, w ENUM('', '0', 'ä') CHARACTER SET latin1);
+            CREATE TABLE bare (v ENUM('a', 'b'), n INT); INSERT INTO e VALUES (1, 'none', '0'), (2, 'a', ''), (3, 'b', 'ä'); INSERT INTO bare VALUES ('none', 1), ('none', 1), ('a', 2);";
+        let mut trial = Trial::running(pair, Form::InProcess, tables, "").await?;
+        trial
+            .exec(
+                "SET sql_mode = ''; INSERT INTO e VALUES (4, 'none', 'ä'), (5, 'a', ''), (6, NULL, '0'); UPDATE e SET v = 'none' WHERE id = 3; UPDATE e SET v = 'b' WHERE id = 1;
+                 UPDATE e SET id = 10 WHERE id = 4; INSERT INTO bare VALUES ('none', 3); UPDATE bare SET n = 4 WHERE v = 0 LIMIT 1; DELETE FROM bare WHERE v = 0 AND n = 1",
+            )
+            .await?;
+        trial.equal().await?;
+        let errors = trial
+            .number(
+                "SELECT (SELECT count(*) FROM e WHERE v + 0 = 0) * 10 + (SELECT count(*) FROM bare WHERE v + 0 = 0)",
+            )
+            .await?;
+        anyhow::ensure!(errors == 22, "{errors} at {}", pair.destination.database());
+    }
+    Ok(())
+}

@@ -405,6 +405,8 @@ pub struct Query<'a> {
     pub micros: Option<u32>,
     /// Number of the collation that the client wrote in.
     pub collation: Option<u16>,
+    /// Numbers of AUTO_INCREMENT do not begin at 1, or not each is given.
+    pub steps: bool,
 }
 
 /// Reads a QUERY event, or an EXECUTE_LOAD_QUERY, which has 13 bytes more. `text` is as it stands: still packed in a compressed one.
@@ -422,7 +424,7 @@ pub fn query<'a>(event: &Event<'a>) -> Option<Query<'a>> {
     let status = f.take(usize::from(status_length))?;
     let database = f.take(usize::from(database_length))?;
     f.take(1)?;
-    let Variables { mode, collation, zone, micros } = variables(status);
+    let Variables { mode, collation, zone, micros, steps } = variables(status);
     let mode = mode.unwrap_or(0);
     Some(Query {
         database,
@@ -433,6 +435,7 @@ pub fn query<'a>(event: &Event<'a>) -> Option<Query<'a>> {
         zone,
         micros,
         collation,
+        steps,
     })
 }
 
@@ -443,6 +446,7 @@ struct Variables<'a> {
     collation: Option<u16>,
     zone: Option<&'a [u8]>,
     micros: Option<u32>,
+    steps: bool,
 }
 
 /// From variables that stand before any that are not known here.
@@ -451,7 +455,9 @@ fn variables(status: &[u8]) -> Variables<'_> {
     let mut out = Variables::default();
     while let Some(code) = f.u8() {
         let read = match code {
-            0 | 3 => f.take(4).map(|_| ()),
+            0 => f.take(4).map(|_| ()),
+            // The step and the first number.
+            3 => f.take(4).map(|n| out.steps = n != [1, 0, 1, 0]),
             1 => f.u64().map(|m| out.mode = Some(m)),
             2 => f.short().and_then(|_| f.take(1)).map(|_| ()),
             4 => f.take(6).map(|c| out.collation = Some(u16::from_le_bytes([c[0], c[1]]))),

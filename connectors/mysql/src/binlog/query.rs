@@ -26,6 +26,13 @@ pub enum Statement {
         kind: &'static str,
         name: TableName,
     },
+    /// What new tables of a database take over: other defaults.
+    Database {
+        /// `None`: the session's.
+        name: Option<String>,
+        charset: Option<String>,
+        collation: Option<String>,
+    },
     /// Row changes in statement form; all names that stand in it.
     Rows {
         verb: String,
@@ -342,6 +349,9 @@ impl<'a> Walk<'a> {
             // Rows that a new unique key has no room for are thrown away, and the log has them not.
             deep |= word.eq_ignore_ascii_case("IGNORE");
         }
+        if self.take_any(&["DATABASE", "SCHEMA"]).is_some() {
+            return Some(self.database_defaults());
+        }
         if !self.take("TABLE") {
             return Some(match self.object() {
                 Some(object @ Statement::Object { kind: "view", .. }) => object,
@@ -378,6 +388,33 @@ impl<'a> Walk<'a> {
             }
         }
         Some(self.change("ALTER TABLE", text, tables, deep))
+    }
+
+    /// `[name] [[DEFAULT] {CHARACTER SET | CHARSET | COLLATE} [=] value] …`
+    fn database_defaults(&mut self) -> Statement {
+        const OPTIONS: [&str; 8] =
+            ["DEFAULT", "CHARACTER", "CHARSET", "COLLATE", "ENCRYPTION", "READ", "COMMENT", "UPGRADE"];
+        let unnamed = matches!(self.peek(), Some(Token::Word(w)) if OPTIONS.iter().any(|o| o.eq_ignore_ascii_case(w)));
+        let name = if unnamed { None } else { self.name_only() };
+        let (mut charset, mut collation) = (None, None);
+        while self.peek().is_some() {
+            let place = if self.take("CHARSET") || self.take("CHARACTER") && self.take("SET") {
+                &mut charset
+            } else if self.take("COLLATE") {
+                &mut collation
+            } else {
+                self.at += 1;
+                continue;
+            };
+            self.take_mark('=');
+            *place = match self.peek() {
+                Some(Token::Word(word) | Token::Text(word)) => Some((*word).to_owned()),
+                Some(Token::Name(name)) => Some(name.clone()),
+                _ => None,
+            };
+            self.at += 1;
+        }
+        Statement::Database { name, charset, collation }
     }
 
     /// The verb with the words that follow it, for people.
@@ -500,6 +537,7 @@ mod tests {
             zone: None,
             micros: None,
             collation: None,
+            steps: false,
         };
         classify(&query, "d", text)
     }

@@ -4,8 +4,10 @@ use super::pending::Pending;
 use super::{Changes, Held, Ids, Open, now};
 use crate::binlog::bind::Misfit;
 use crate::binlog::event::{self, ARTIFICIAL, Event, Head, MAY_BE_IGNORED, Query, Start, Xid, kind};
+use crate::binlog::lex::{Token, tokens};
 use crate::binlog::query::{self, Statement, classify};
 use crate::binlog::rows::{self, Action, Refused, unpack_mariadb};
+use crate::charset::Charset;
 use crate::ddl::follow::Written;
 use crate::position::Place;
 use drover_model::change;
@@ -394,8 +396,10 @@ impl Changes {
     }
 
     fn on_query(&mut self, head: &Head, query: &Query<'_>, before: Option<u64>) -> Result<()> {
-        let (database, text) = (self.decoded(query, query.database), self.decoded(query, query.text));
-        match classify(query, &database, &text) {
+        // Names of databases are UTF-8 whatever the client writes in.
+        let (database, text) = (String::from_utf8_lossy(query.database), self.decoded(query, query.text));
+        let statement = classify(query, &database, &text);
+        match statement {
             Statement::Begin => {
                 self.opened(before)?.begun = true;
                 Ok(())
@@ -425,9 +429,13 @@ impl Changes {
             }
             Statement::XaCommit(xid) => self.on_xa_end(head, &xid, true, before),
             Statement::XaRollback(xid) => self.on_xa_end(head, &xid, false, before),
-            Statement::Truncate(table) => self.on_truncate(head, &table, before),
+            Statement::Truncate(table) => {
+                self.readable(query, std::slice::from_ref(&table), &text)?;
+                self.on_truncate(head, &table, before)
+            }
             Statement::Schema(change) => {
                 self.opened(before)?;
+                self.readable(query, &change.tables, &text)?;
                 let written = Written::of(query, head.timestamp);
                 self.on_schema_change(change, &written)?;
                 self.end_statement(head)
@@ -446,6 +454,18 @@ impl Changes {
                 self.opened(before)?;
                 let written = Written::of(query, head.timestamp);
                 self.on_object(kind, &name, &text, &written)?;
+                self.end_statement(head)
+            }
+            Statement::Database { name, charset, collation } => {
+                self.opened(before)?;
+                let written = Written::of(query, head.timestamp);
+                let name = name.unwrap_or_else(|| database.clone().into_owned());
+                let behind = self.open.as_ref().is_none_or(|o| o.behind || o.half || o.begun);
+                let follower = self.follower.as_ref().filter(|_| !behind);
+                match follower.and_then(|f| f.database(&name, charset, collation, &text, &written)) {
+                    Some(change) => self.altered(change)?,
+                    None => self.skipped.schema += 1,
+                }
                 self.end_statement(head)
             }
             Statement::Other { .. } => {
@@ -534,7 +554,18 @@ impl Changes {
                 open.schema = Some(Box::new(change));
                 Ok(())
             }
-            _ => Err(self.fail(codes::INTERNAL, "a schema change within a transaction")),
+            // A MariaDB writes the rows of CREATE TABLE … SELECT behind it.
+            _ => {
+                let statement = short(change.statement.as_deref().unwrap_or_default());
+                let what = format!(
+                    "a schema change cannot be carried over (rows follow in the same transaction): {statement}"
+                );
+                let error = self.fail(codes::TABLE_CHANGED, what).remedy(REMEDY);
+                Err(match change.table() {
+                    Some(table) => error.table(table),
+                    None => error,
+                })
+            }
         }
     }
 
@@ -583,18 +614,55 @@ impl Changes {
         })
     }
 
-    /// A statement's text, from the character set that the client wrote in.
+    /// A statement's text, from the character set that the client wrote in. What is no character of it, and all beyond ASCII of a character set that
+    /// cannot be read, becomes [`UNREAD`].
     fn decoded<'q>(&self, query: &Query<'_>, bytes: &'q [u8]) -> Cow<'q, str> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Cow::Borrowed(text),
-            Err(_) if query.collation.and_then(|c| self.tables.charset(c)) == Some("latin1") => {
-                Cow::Owned(bytes.iter().map(|&b| char::from(b)).collect())
-            }
-            // Names beyond ASCII are not recognised then; keywords and quotes are.
-            Err(_) => String::from_utf8_lossy(bytes),
+        if bytes.is_ascii() {
+            return String::from_utf8_lossy(bytes);
         }
+        let charset = match query.collation.and_then(|c| self.tables.charset(c)) {
+            // Names are UTF-8 then, and so are texts that become a column's.
+            None | Some("binary") => Charset::Utf8,
+            Some(name) => Charset::of(name).unwrap_or(Charset::Ascii),
+        };
+        if charset == Charset::Utf8 {
+            return String::from_utf8_lossy(bytes);
+        }
+        let mut text = Vec::with_capacity(bytes.len() * 2);
+        charset.put(&mut text, bytes);
+        Cow::Owned(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Refuses a change of tables of the migration whose names or texts could not be read; comments do not count.
+    fn readable(&self, query: &Query<'_>, tables: &[TableName], text: &str) -> Result<()> {
+        let unread = |t: &Token<'_>| match t {
+            Token::Word(text) | Token::Text(text) => text.contains(UNREAD),
+            Token::Name(name) => name.contains(UNREAD),
+            Token::Mark(mark) => *mark == UNREAD,
+        };
+        if !text.contains(UNREAD)
+            || self.open.as_ref().is_some_and(|o| o.behind)
+            || !tokens(text, query.ansi_quotes, query.no_backslash).iter().any(unread)
+        {
+            return Ok(());
+        }
+        let ours = |t: &&TableName| {
+            let hidden = t.name.contains(UNREAD) && self.tables.of_database(&t.schema).next().is_some();
+            let selected = self.follower.as_ref().is_some_and(|f| f.concerns_table(t));
+            hidden || selected || t.schema.contains(UNREAD) || self.tables.selected(t).is_some()
+        };
+        let Some(table) = tables.iter().find(ours) else { return Ok(()) };
+        let charset = query.collation.and_then(|c| self.tables.charset(c)).unwrap_or("utf8mb4");
+        let what = format!("a schema change has characters that drover cannot read as {charset}: {}", short(text));
+        Err(self
+            .fail(codes::TABLE_CHANGED, what)
+            .table(table)
+            .remedy("migrate the table again; make such changes in a session with SET NAMES utf8mb4"))
     }
 }
+
+/// Stands in a statement's text for what could not be read.
+const UNREAD: char = char::REPLACEMENT_CHARACTER;
 
 const REMEDY: &str =
     "make the change in another way (see the guide's page on schema changes) or undo it, and migrate the table again";

@@ -103,6 +103,16 @@ impl Log {
         self.event(kind::QUERY, &body);
     }
 
+    /// A statement as a client with this collation wrote it.
+    fn statement(&mut self, collation: u16, text: &[u8]) {
+        let mut body = vec![0; 8];
+        body.extend([1, 0, 0, 7, 0, 4]);
+        body.extend(collation.to_le_bytes());
+        body.extend([8, 0, 8, 0, b'd', 0]);
+        body.extend_from_slice(text);
+        self.event(kind::QUERY, &body);
+    }
+
     fn map(&mut self, head: u8, codes: &[u8], meta: &[u8]) {
         let mut body = vec![7, 0, 0, 0];
         body.extend(if head == 6 { vec![] } else { vec![0, 0] });
@@ -157,7 +167,9 @@ impl Log {
         let dump = Dump::over(Box::pin(std::io::Cursor::new(self.packets.clone())), &folder);
         let behind = (read != resume.place).then(|| resume.place.clone());
         let start = Start { lineage: 0, read, behind, born: resume.born, known: None, passing: None, gtids: None };
-        let tables = Tables::new(vec![Shape::new(plan, None, None).unwrap()], HashMap::new(), false);
+        let collations = [(1, "big5"), (8, "latin1"), (28, "gbk"), (33, "utf8mb3"), (63, "binary")];
+        let collations = collations.map(|(number, charset)| (number, charset.to_owned())).into();
+        let tables = Tables::new(vec![Shape::new(plan, None, None).unwrap()], collations, false);
         let room = Room::new(folder, 1 << 20);
         Changes::new(dump, from.clone(), Flavor::MySql, "id:1".into(), start, tables, room, 0, resume.place)
     }
@@ -419,6 +431,45 @@ fn events_that_end_it() {
     };
     assert_eq!(ends(&shape(&[code::LONGLONG], &[])), lost(codes::TABLE_CHANGED));
     assert_eq!(ends(&shape(&[code::LONG, code::LONG], &[])), lost(codes::TABLE_CHANGED));
+}
+
+#[test]
+fn statements_are_read_in_the_character_set_of_their_client() {
+    let told = |collation: u16, text: &[u8]| {
+        let mut log = Log::new("8.0.36", true);
+        log.statement(collation, text);
+        log.simple(2);
+        let (found, _, error) = read(log.stream(plan(INT)));
+        if found.is_empty() { error.to_string() } else { "passed over".to_owned() }
+    };
+    let add = |bytes: &[u8]| [&b"alter table t add c varchar(9) default '"[..], bytes, b"'"].concat();
+    for (collation, bytes, text) in [
+        (8, &b"\x80 \xe4"[..], "€ ä"),
+        // Bytes that would be UTF-8, too.
+        (8, "ü".as_bytes(), "Ã¼"),
+        (28, "ü".as_bytes(), "眉"),
+        // The second byte of a character is no backslash.
+        (28, b"\x95\x5c", "昞"),
+        (33, "ü".as_bytes(), "ü"),
+        (63, "ü".as_bytes(), "ü"),
+    ] {
+        let error = told(collation, &add(bytes));
+        assert!(
+            error.contains(&format!(
+                "the table was changed by ALTER TABLE: alter table t add c varchar(9) default '{text}'"
+            )),
+            "{error}"
+        );
+    }
+    for (collation, bytes) in [(1, &b"\xa4\xa4"[..]), (33, b"\xe4"), (28, b"\x81"), (63, b"\xff")] {
+        let error = told(collation, &add(bytes));
+        assert!(error.contains("cannot read as") && error.contains("DR0009"), "{error}");
+    }
+    // A name that may be anyone's, and what does not matter.
+    assert!(told(1, b"truncate table \xa4\xa4").contains("cannot read as big5"));
+    assert_eq!(told(1, b"truncate table other.\xa4\xa4"), "passed over");
+    assert_eq!(told(1, b"alter table u add c varchar(9) default '\xa4\xa4'"), "passed over");
+    assert!(told(1, b"/* \xa4\xa4 */ drop table t").contains("was changed by DROP TABLE"));
 }
 
 proptest! {

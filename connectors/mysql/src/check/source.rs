@@ -196,14 +196,19 @@ fn whole_databases(migration: &Migration, catalog: &Catalog) -> BTreeSet<String>
     selected(migration, catalog).into_iter().filter(|o| o.kind == "database").map(|o| o.name).collect()
 }
 
+/// Whether rows of this engine's tables are written in transactions.
+pub(crate) fn transactional(engine: &str) -> bool {
+    const SAFE: [&str; 6] = ["INNODB", "XENGINE", "ROCKSDB", "TOKUDB", "NDBCLUSTER", "NDB"];
+    SAFE.contains(&engine.to_uppercase().as_str())
+}
+
 /// K5: rows of engines without transactions are in no snapshot.
 fn engines(plans: &[TablePlan], catalog: &Catalog, incremental: bool, items: &mut Vec<CheckItem>) {
-    const SAFE: [&str; 6] = ["INNODB", "XENGINE", "ROCKSDB", "TOKUDB", "NDBCLUSTER", "NDB"];
     let since = items.len();
     for plan in plans {
         let Some(table) = catalog.table(&plan.source) else { continue };
         let engine = table.options.get("engine").map_or("InnoDB", String::as_str);
-        if SAFE.contains(&engine.to_uppercase().as_str()) {
+        if transactional(engine) {
             continue;
         }
         let object = plan.source.to_string();

@@ -5,12 +5,14 @@
 //! by its name: its structure is followed, its rows are not, and in the exchange the table takes on the structure of the copy.
 
 use super::column::{Env, Texts};
+use super::numbers;
 use super::parse::{Action, Statement, parse};
 use super::shape::{self, Altered};
 use super::text::{Modes, plain};
 use super::zone::{self, Zone};
 use crate::binlog::event::Query;
 use crate::binlog::query;
+use crate::check;
 use crate::typemap;
 use crate::types::MyType;
 use drover_model::TablePlan;
@@ -38,6 +40,8 @@ pub struct Written {
     pub seconds: u32,
     pub micros: u32,
     pub zone: Option<String>,
+    /// See [`Query::steps`].
+    pub steps: bool,
 }
 
 impl Written {
@@ -68,6 +72,7 @@ impl Written {
             seconds,
             micros: query.micros.unwrap_or(0),
             zone: query.zone.map(|z| String::from_utf8_lossy(z).into_owned()),
+            steps: query.steps,
         }
     }
 }
@@ -95,6 +100,17 @@ fn keeps(change: &TableChange, plan: &TablePlan, now: &Table) -> Result<(), Stri
         }
     }
     Ok(())
+}
+
+/// At a destination of the same family the table gets the same engine; without transactions its rows would be doubled when drover is killed.
+fn transactional(change: &TableChange) -> Result<(), String> {
+    let engine = |t: &Table| t.options.get("engine").cloned().unwrap_or_else(|| "InnoDB".to_owned());
+    match change.after.as_ref().filter(|_| !change.apart).map(engine) {
+        Some(now) if !check::transactional(&now) && change.before.as_ref().map(engine).as_ref() != Some(&now) => {
+            Err(format!("the table gets the engine {now}, which has no transactions"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Foreign keys that tables keep follow the names of what they refer to.
@@ -194,8 +210,12 @@ impl Follower {
     pub fn concerns(&self, change: &query::SchemaChange) -> bool {
         let gone =
             |d: &String| self.schemas.plans.iter().any(|p| !p.is_gone() && p.source.schema.eq_ignore_ascii_case(d));
-        change.drops_database.as_ref().is_some_and(gone)
-            || change.tables.iter().any(|t| self.known(t).is_some() || self.helped(t).is_some() || self.selects(t))
+        change.drops_database.as_ref().is_some_and(gone) || change.tables.iter().any(|t| self.concerns_table(t))
+    }
+
+    /// Whether a table of this name belongs to the migration, or would if it were made.
+    pub fn concerns_table(&self, name: &TableName) -> bool {
+        self.known(name).is_some() || self.helped(name).is_some() || self.selects(name)
     }
 
     /// A table of the migration that a statement is about, for messages.
@@ -284,6 +304,10 @@ impl Follower {
         let (zone, mut context) = (self.zone(written), self.context(&change.database, written));
         for table in tables.iter().filter(|t| !t.apart && t.id.is_some()) {
             let foreign = table.plan.as_ref().is_some_and(|p| p.format == RowFormat::Canonical);
+            numbers::told(table, written.steps)?;
+            if !foreign {
+                transactional(table)?;
+            }
             if zone::needed(table, &zone, foreign)? {
                 context.insert(zone::NEEDED.to_owned(), "1".to_owned());
             }
@@ -539,6 +563,36 @@ impl Follower {
             verb: format!("CREATE {}", kind.to_uppercase()),
             statement: Some(text.to_owned()),
             context,
+            tables: Vec::new(),
+            objects: vec![object],
+        })
+    }
+
+    /// Other defaults of a database: new tables of it have them from here on. `None`: it is not known, or they stay.
+    pub fn database(
+        &self,
+        name: &str,
+        charset: Option<String>,
+        collation: Option<String>,
+        text: &str,
+        written: &Written,
+    ) -> Option<SchemaChange> {
+        let same = |o: &Object| if self.folds { o.name.eq_ignore_ascii_case(name) } else { o.name == name };
+        let mut object = self.schemas.catalog.objects.iter().find(|o| o.kind == "database" && same(o))?.clone();
+        let collation = collation.map(|c| self.env.collation(&c)).filter(|c| c != "default");
+        let charset = charset.map(|c| self.env.charset(&c)).filter(|c| c != "default");
+        let charset = match (charset, &collation) {
+            (Some(charset), _) => charset,
+            (None, Some(collation)) => self.env.charset_of(collation, object.options.get("charset")?),
+            (None, None) => return None,
+        };
+        let collation = collation.unwrap_or_else(|| self.env.known.default_collation(&charset));
+        let before = object.options.clone();
+        object.options.extend([("charset".to_owned(), charset), ("collation".to_owned(), collation)]);
+        (object.options != before).then(|| SchemaChange {
+            verb: "ALTER DATABASE".to_owned(),
+            statement: Some(text.to_owned()),
+            context: self.context(name, written),
             tables: Vec::new(),
             objects: vec![object],
         })

@@ -51,6 +51,7 @@ fn query_of(text: &str) -> Query<'_> {
         zone: None,
         micros: None,
         collation: None,
+        steps: false,
     }
 }
 
@@ -214,4 +215,82 @@ fn another_kind_converts_nothing() {
     f.run("alter table t drop column a, add column a int").unwrap().unwrap();
     let refused = f.run("alter table t modify c varchar(20) character set latin1").unwrap_err();
     assert!(refused.why.contains("column c was converted"), "{}", refused.why);
+}
+
+#[test]
+fn numbers_of_rows_that_are_there_are_the_same_or_refused() {
+    let add = |table: &str, steps: bool| {
+        let mut f = follower();
+        f.run(table).unwrap();
+        let text = "alter table t add n int not null auto_increment first, add key (n)";
+        let query = query_of(text);
+        let query::Statement::Schema(change) = query::classify(&query, "d", text) else { panic!("{text}") };
+        f.follow(&change, &Written { steps, ..Written::default() }).map(|c| c.unwrap().tables.len()).map_err(|e| e.why)
+    };
+    assert_eq!(add("create table t (a int, b varbinary(9), primary key (b, a))", false), Ok(1));
+    assert_eq!(
+        add("create table t (a varchar(9) character set utf8mb4 collate utf8mb4_bin primary key)", false),
+        Ok(1)
+    );
+    for (table, steps, why) in [
+        ("create table t (a int primary key)", true, "by steps of the session"),
+        ("create table t (a int)", false, "happen to be stored"),
+        ("create table t (a int not null unique)", false, "happen to be stored"),
+        ("create table t (a varchar(9) primary key)", false, "the order of the texts in a"),
+    ] {
+        let refused = add(table, steps).unwrap_err();
+        assert!(refused.contains(why) && refused.contains("column n"), "{table}: {refused}");
+    }
+    // Columns that have their values already.
+    let mut f = follower();
+    f.run("create table t (a int not null unique, b int)").unwrap();
+    f.run("alter table t modify a int auto_increment").unwrap().unwrap();
+    f.run("alter table t rename column a to c").unwrap().unwrap();
+    f.run("create table u (a int auto_increment primary key)").unwrap().unwrap();
+}
+
+#[test]
+fn a_table_without_transactions_is_refused() {
+    let mut f = follower();
+    assert!(f.run("create table t (a int primary key) engine = myisam").unwrap_err().why.contains("myisam"));
+    f.run("create table t (a int primary key) engine = innodb").unwrap().unwrap();
+    assert!(f.run("alter table t engine = MEMORY").unwrap_err().why.contains("no transactions"));
+    f.run("alter table t engine = InnoDB, add b int").unwrap().unwrap();
+    // Its engine is no matter to another kind of database.
+    std::sync::Arc::make_mut(&mut f.schemas.plans)[0].format = RowFormat::Canonical;
+    f.run("alter table t engine = MyISAM").unwrap();
+}
+
+#[test]
+fn new_tables_have_the_defaults_of_their_database() {
+    let mut f = follower();
+    let alter = |f: &mut Follower, text: &str| {
+        let query = query_of(text);
+        let query::Statement::Database { name, charset, collation } = query::classify(&query, "d", text) else {
+            panic!("{text}")
+        };
+        let name = name.unwrap_or_else(|| "d".into());
+        let change = f.database(&name, charset, collation, text, &Written::default());
+        if let Some(change) = &change {
+            f.apply(change);
+        }
+        change.is_some()
+    };
+    let now = |f: &mut Follower| {
+        f.run("create table t (a varchar(5) primary key)").unwrap();
+        let table = f.schemas.catalog.tables[0].clone();
+        f.run("drop table t").unwrap();
+        (table.columns[0].origin_type.clone(), table.columns[0].collation.clone().unwrap_or_default())
+    };
+    for (text, changes, charset, collation) in [
+        ("alter database d default character set = latin1", true, "latin1", "latin1_general_ci"),
+        ("alter schema `d` collate 'utf8mb4_bin'", true, "utf8mb4", "utf8mb4_bin"),
+        ("alter database collate utf8mb4_bin", false, "utf8mb4", "utf8mb4_bin"),
+        ("alter database other charset latin1", false, "utf8mb4", "utf8mb4_bin"),
+        ("alter database d encryption = 'Y' read only = 0", false, "utf8mb4", "utf8mb4_bin"),
+        ("ALTER DATABASE d CHARSET latin1 COLLATE = latin1_bin", true, "latin1", "latin1_bin"),
+    ] {
+        assert_eq!(alter(&mut f, text), changes, "{text}");
+        assert_eq!(now(&mut f), (format!("varchar(5) character set {charset}"), collation.to_owned()), "{text}");
+    }
 }

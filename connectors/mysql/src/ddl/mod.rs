@@ -2,6 +2,7 @@
 
 pub mod column;
 pub mod follow;
+pub mod numbers;
 pub mod parse;
 pub mod shape;
 pub mod text;

@@ -473,11 +473,13 @@ pub fn alter(table: &Table, actions: &[Action], env: &Env) -> Result<Altered, St
             _ => {}
         }
     }
+    let there = |name: &str| table.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
     let mut parts = Vec::new();
     for action in actions {
         match action {
             Action::AddColumn { column, lenient } => {
-                if !(*lenient && draft.at(&column.name).is_some()) {
+                // Servers look for what there is before the statement.
+                if !(*lenient && (there(&column.name) || draft.at(&column.name).is_some())) {
                     if !table.columns.is_empty() {
                         repeatable(column)?;
                     }
@@ -497,7 +499,7 @@ pub fn alter(table: &Table, actions: &[Action], env: &Env) -> Result<Altered, St
                 }
             }
             Action::Redefine { old, column, lenient } => {
-                if *lenient && draft.at(old).is_none() {
+                if *lenient && !there(old) {
                     continue;
                 }
                 let was = draft.columns[draft.need(old)?].0.name.clone();

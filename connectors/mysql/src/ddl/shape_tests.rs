@@ -141,3 +141,13 @@ fn what_cannot_be_told_is_refused() {
     );
     assert!(altered(&t, "alter table t drop column if exists nothing", &env).is_ok());
 }
+
+#[test]
+fn what_exists_is_what_was_there_before_the_statement() {
+    let env = env("11.8.0-MariaDB");
+    let t = made("create table t (a int, b int)", &env);
+    let text = "alter table t add column if not exists c int default 4, modify column if exists c bigint, \
+                drop column b, add column if not exists b bigint";
+    let after = altered(&t, text, &env).unwrap();
+    assert_eq!(types(&after.table), [("a", "int"), ("c", "int")]);
+}

@@ -122,6 +122,11 @@ pub fn statements(shift: &Shift<'_>, known: &Known) -> Result<Vec<Made>> {
 
 /// A view or routine as it was written, for whoever calls it: the account that made it may not be there.
 fn object_statements(work: &Work<'_>, object: &Object) -> Option<Vec<Made>> {
+    if object.kind == "database" {
+        let to = work.renames.databases.get(&object.name)?;
+        let sql = work.database(to).sql.replacen("CREATE DATABASE IF NOT EXISTS", "ALTER DATABASE", 1);
+        return sql.contains(" COLLATE ").then(|| vec![Made { lenient: true, ..Made::new(sql, Vec::new()) }]);
+    }
     let text = &object.definition;
     let t = lex::words(text);
     let word = object.kind.to_uppercase();
