@@ -90,12 +90,34 @@ impl Session {
     }
 }
 
-/// Set at the start of every session. Strict, with every date that a table may hold; zero is a value of an auto-increment column like others;
-/// timestamps are UTC; nobody is cut off while the other side is slow.
+/// Set at the start of every session, with [`ISOLATION`]. Strict, with every date that a table may hold; zero is a value of an auto-increment
+/// column like others; timestamps are UTC; nobody is cut off while the other side is slow. What the server's global settings or its
+/// `init_connect` say does not hold: each statement commits by itself unless a transaction was begun, results come whole, statements
+/// are not refused for the rows that they would look at, and definitions are printed with quotes.
 pub(crate) const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION', \
     SESSION time_zone = '+00:00', SESSION wait_timeout = 86400, SESSION net_read_timeout = 3600, \
     SESSION net_write_timeout = 3600, SESSION sql_auto_is_null = 0, SESSION group_concat_max_len = 1048576, \
-    NAMES utf8mb4";
+    SESSION autocommit = 1, SESSION completion_type = 0, SESSION sql_select_limit = 18446744073709551615, SESSION sql_big_selects = 1, \
+    SESSION sql_safe_updates = 0, SESSION sql_notes = 1, SESSION sql_quote_show_create = 1, NAMES utf8mb4";
+
+/// Set at the start of every session, too. Nobody sees what others have not committed.
+pub(crate) const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+
+/// Nobody ends a session because it takes long or waits: not a copy, nor the building of an index.
+pub(crate) fn endless(version: &Version) -> Option<&'static str> {
+    if version.mariadb(100_300) {
+        Some(
+            "SET SESSION max_statement_time = 0, SESSION idle_transaction_timeout = 0, \
+             SESSION idle_readonly_transaction_timeout = 0, SESSION idle_write_transaction_timeout = 0",
+        )
+    } else if version.mariadb(100_100) {
+        Some("SET SESSION max_statement_time = 0")
+    } else if version.mysql(50_708) {
+        Some("SET SESSION max_execution_time = 0")
+    } else {
+        None
+    }
+}
 
 impl Dialer {
     pub fn new(settings: Settings) -> Self {
@@ -159,12 +181,17 @@ impl Dialer {
         let mut conn = dialed.map_err(late)?.map_err(|e| classify(&e, s.fault, what()))?;
         let prepared = async {
             conn.query_drop(SETTINGS).await?;
+            conn.query_drop(ISOLATION).await?;
             conn.query_first::<String, _>("SELECT VERSION()").await
         };
-        let text = prepared.await.map_err(|e| classify(&e, s.fault, "cannot prepare a session"))?.unwrap_or_default();
+        let failed = |e| classify(&e, s.fault, "cannot prepare a session");
+        let text = prepared.await.map_err(failed)?.unwrap_or_default();
         let version = Version::parse(&text).ok_or_else(|| {
             Error::new(codes::CONFIGURATION, s.fault, Retry::Never, format!("{text:?} is no version of this family"))
         })?;
+        if let Some(endless) = endless(&version) {
+            conn.query_drop(endless).await.map_err(failed)?;
+        }
         Ok(Session { conn, version, fault: s.fault })
     }
 }

@@ -21,8 +21,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(120);
 /// Settings of a session that writes. Literals are bytes and mean what the column says; foreign keys do not fire, their effects are applied
 /// from the log; keys are checked; commits of others are seen at once, so that a statement waits for single rows and not for gaps
 /// between them; a list of keys is a range of the index, whatever limits the server has beyond which it would read the whole index instead.
-const SETTINGS: &str = "SET NAMES binary, SESSION foreign_key_checks = 0, SESSION unique_checks = 1, SESSION sql_safe_updates = 0, \
-    SESSION sql_select_limit = 18446744073709551615, SESSION innodb_lock_wait_timeout = 60, SESSION lock_wait_timeout = 60 \
+const SETTINGS: &str = "SET NAMES binary, SESSION foreign_key_checks = 0, SESSION unique_checks = 1, \
+    SESSION innodb_lock_wait_timeout = 60, SESSION lock_wait_timeout = 60 \
     /*!50709 , SESSION range_optimizer_max_mem_size = 0 */ \
     /*M!100509 , SESSION optimizer_max_sel_arg_weight = 0, SESSION in_predicate_conversion_threshold = 0 */";
 

@@ -49,9 +49,15 @@ pub(crate) fn error(warnings: &[Warning], fault: Fault, shape: &Shape) -> Option
     Some(error)
 }
 
-/// Reads the warnings of the statement before and refuses what it did, unless they are about words only.
+/// Reads the warnings of the statement before, of which there are some, and refuses what it did, unless they are about words only.
 pub(crate) async fn refuse(session: &mut Session, shape: &Shape) -> Result<()> {
     let warnings: Vec<Warning> = session.all("SHOW WARNINGS", "cannot read the server's warnings").await?;
+    if warnings.is_empty() {
+        // The account may not be allowed to set it for its session.
+        let what = "the destination may not have kept values as they are: it counts warnings and does not keep them";
+        let error = Error::new(codes::LOSS, session.fault, Retry::Other, what).table(&shape.name);
+        return Err(error.remedy("SET GLOBAL max_error_count = DEFAULT at the destination, then the values are named"));
+    }
     match error(&warnings, session.fault, shape) {
         Some(error) => Err(error),
         None => Ok(()),

@@ -103,17 +103,10 @@ impl Wire {
             |_| Error::new(codes::CONNECTION, s.fault, Retry::Connection, what()).remedy("nobody answered within 10 s");
         let mut wire = opened.map_err(late)?.map_err(|e| e.into_error(s.fault, &what()))?;
         wire.run(crate::connect::SETTINGS, "cannot prepare a session").await?;
-        // Nobody ends a reading session because it takes long or waits.
-        let endless = if wire.version.is_mariadb() {
-            "SET SESSION max_statement_time = 0, SESSION idle_transaction_timeout = 0, SESSION idle_readonly_transaction_timeout = 0"
-        } else if wire.version.mysql(50_708) {
-            "SET SESSION max_execution_time = 0"
-        } else {
-            "DO 0"
-        };
-        wire.run(endless, "cannot prepare a session").await?;
-        wire.run("SET SESSION sql_big_selects = 1, SESSION sql_select_limit = DEFAULT", "cannot prepare a session")
-            .await?;
+        wire.run(crate::connect::ISOLATION, "cannot prepare a session").await?;
+        if let Some(endless) = crate::connect::endless(&wire.version) {
+            wire.run(endless, "cannot prepare a session").await?;
+        }
         Ok(wire)
     }
 

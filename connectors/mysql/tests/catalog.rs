@@ -281,6 +281,31 @@ async fn a_destination_that_folds_names() {
     }
 }
 
+/// A view that does not work is named, with those over it, and is not made; one whose definer is gone is made.
+#[tokio::test]
+async fn views_that_do_not_work_are_named() {
+    for release in Release::ALL {
+        let server = server(release).await;
+        let sql = "CREATE DATABASE shop; USE shop; CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE gone (id int PRIMARY KEY); \
+            CREATE FUNCTION f() RETURNS int DETERMINISTIC NO SQL RETURN 1; \
+            CREATE VIEW fine AS SELECT id FROM t; CREATE VIEW bad AS SELECT id FROM gone; CREATE VIEW overlying AS SELECT * FROM bad; \
+            CREATE VIEW bad_column AS SELECT v FROM t; CREATE VIEW bad_function AS SELECT f() AS x; \
+            CREATE DEFINER = nobody@nowhere VIEW orphan AS SELECT id FROM t; \
+            DROP TABLE gone; DROP FUNCTION f; ALTER TABLE t DROP COLUMN v;";
+        server.exec("mysql", sql).await.unwrap();
+        let c = read(&server).await;
+        let of = |kind: &str| -> Vec<&str> {
+            let mut names: Vec<_> = c.objects.iter().filter(|o| o.kind == kind).map(|o| o.name.as_str()).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(of("view"), ["fine", "orphan"], "{release:?}: {:?}", c.objects);
+        assert_eq!(of("unsupported"), ["bad", "bad_column", "bad_function", "overlying"], "{release:?}");
+        let reason = &c.objects.iter().find(|o| o.name == "bad").unwrap().options["reason"];
+        assert!(reason.contains("does not work at the source"), "{reason}");
+    }
+}
+
 /// What an account cannot see is said, or is not there at all for it; nothing else is lost.
 #[tokio::test]
 async fn an_account_that_sees_little() {

@@ -78,6 +78,14 @@ async fn rows_that_collide_are_refused(release: Release) -> Result<()> {
         ensure!(error.code == codes::STATEMENT, "{error}");
     }
     ensure!(place.list("SELECT concat(id, v) FROM t").await? == ["1a"]);
+    // Nor where the server forgets what it warned of.
+    place.exec("SET GLOBAL local_infile = 1; SET GLOBAL max_error_count = 0").await?;
+    let error = place.load(&plan, 3, &[row(&["4", "b"]), row(&["1", "c"])]).await.err().context("nothing was said")?;
+    ensure!(
+        error.code == codes::LOSS && error.remedy.as_ref().is_some_and(|r| r.contains("max_error_count")),
+        "{error}"
+    );
+    ensure!(place.list("SELECT concat(id, v) FROM t").await? == ["1a"]);
     Ok(())
 }
 

@@ -59,6 +59,63 @@ fn with_tls(server: &MySql, tls: Tls) -> Dialer {
     })
 }
 
+/// What a server's administrator set for the application's sessions does not hold for drover's, of either form, also of an account without
+/// a right to set more than its own session: results come whole, statements commit, nobody is cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_servers_settings_for_applications_do_not_hold() {
+    for release in Release::ALL {
+        let place = Place::start(release, &[]).await;
+        let rows: Vec<String> = (0..50).map(|n| format!("({n})")).collect();
+        place
+            .exec(&format!(
+                "CREATE TABLE many (id int PRIMARY KEY, n int); INSERT INTO many (id) VALUES {}; CREATE TABLE written (who varchar(9)); \
+                 CREATE USER plain@'%' IDENTIFIED BY 'x'; GRANT ALL ON shop.* TO plain@'%'",
+                rows.join(", ")
+            ))
+            .await;
+        let slow = if release.is_mariadb() { "max_statement_time = 0.2" } else { "max_execution_time = 200" };
+        let isolation = if release == Release::MariaDb10 { "tx_isolation" } else { "transaction_isolation" };
+        // The last: this session is bound by it.
+        place
+            .exec(&format!(
+                "SET GLOBAL autocommit = 0, GLOBAL completion_type = 1, GLOBAL sql_safe_updates = 1, GLOBAL sql_quote_show_create = 0, \
+                 GLOBAL {isolation} = 'READ-UNCOMMITTED', GLOBAL {slow}, GLOBAL max_join_size = 3, GLOBAL sql_select_limit = 10, \
+                 GLOBAL init_connect = 'SET autocommit = 0, sql_select_limit = 1, sql_mode = ''ANSI_QUOTES'', NAMES latin1'"
+            ))
+            .await;
+        // The account without rights is the one for which init_connect runs.
+        for (user, password) in [("drover", None), ("plain", Some("x"))] {
+            let dialer = dialer(&place.server, user, password);
+            let mut session = dialer.session("test").await.unwrap_or_else(|e| panic!("{release:?} {user}: {e}"));
+            let mut wire = Wire::connect(&dialer, "test").await.unwrap_or_else(|e| panic!("{release:?} {user}: {e}"));
+            session.run("USE shop", "x").await.unwrap();
+            wire.run("USE shop", "x").await.unwrap();
+            let found: Vec<i32> = session.all("SELECT a.id FROM many a, many b WHERE b.id < 2", "x").await.unwrap();
+            let read = wire.all("SELECT a.id FROM many a, many b WHERE b.id < 2", "x").await.unwrap();
+            assert_eq!((found.len(), read.len()), (100, 100), "{release:?} {user}: a part of the result");
+            let shown: (String, String) = session.first("SHOW CREATE TABLE many", "x").await.unwrap().unwrap();
+            assert!(shown.1.contains("`id`"), "{release:?} {user}: {}", shown.1);
+            session.run("UPDATE many SET n = 1", "x").await.unwrap_or_else(|e| panic!("{release:?} {user}: {e}"));
+            // Longer than a statement may take.
+            let slow: Option<i32> = session.first("SELECT SLEEP(0.5) FROM many WHERE id = 1", "x").await.unwrap();
+            assert_eq!(slow, Some(0), "{release:?} {user}: broken off");
+            session.run(format!("INSERT INTO written VALUES ('{user}')"), "x").await.unwrap();
+            wire.run("BEGIN; INSERT INTO written VALUES ('wire'); COMMIT", "x").await.unwrap();
+            assert!(!wire.in_transaction(), "{release:?} {user}: a commit began another transaction");
+            let uncommitted = "BEGIN; INSERT INTO written VALUES ('open')";
+            wire.run(uncommitted, "x").await.unwrap();
+            let seen: Option<u64> =
+                session.first("SELECT COUNT(*) FROM written WHERE who = 'open'", "x").await.unwrap();
+            assert_eq!(seen, Some(0), "{release:?} {user}: what nobody committed is seen");
+            wire.run("ROLLBACK", "x").await.unwrap();
+        }
+        let count = "SELECT GROUP_CONCAT(who ORDER BY who) FROM shop.written";
+        let mut other = dialer(&place.server, "drover", None).session("test").await.unwrap();
+        let written: Option<String> = other.first(count, "x").await.unwrap();
+        assert_eq!(written.as_deref(), Some("drover,plain,wire,wire"), "{release:?}: statements that nobody committed");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_are_encrypted_as_asked() {
     // It makes itself a certificate and who signs it.

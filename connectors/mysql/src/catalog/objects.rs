@@ -112,14 +112,27 @@ pub(super) async fn routines(session: &mut Session) -> Result<Vec<Object>> {
     Ok(out)
 }
 
+/// "View references invalid table(s) or column(s) or function(s) or definer/invoker of view lack rights to use them". Of a view whose
+/// definer is gone servers say something else: it can be created elsewhere.
+const INVALID_VIEW: &str = "1356";
+const NOT_WORKING: &str = "it does not work at the source: it refers to tables, columns or functions that are not there, or that it may not use";
+
 /// Views, with the relations that they need.
 pub(super) async fn views(session: &mut Session, found: &[&Relation], known: &[&Relation]) -> Result<Vec<Object>> {
-    let statements = found.iter().map(|r| format!("SHOW CREATE VIEW {}", sql::qualified(&r.name)));
-    let shown = shows::rows(session, statements.collect()).await?;
+    // What the server warns of stands behind each: that it prints a view is no sign that it works.
+    let with_warning =
+        |r: &&Relation| [format!("SHOW CREATE VIEW {}", sql::qualified(&r.name)), "SHOW WARNINGS".to_owned()];
+    let mut shown = shows::rows(session, found.iter().flat_map(with_warning).collect()).await?.into_iter();
     let known: BTreeSet<&TableName> = known.iter().map(|r| &r.name).collect();
     let mut out = Vec::new();
-    for (relation, shown) in found.iter().zip(shown) {
+    for relation in found {
+        let (Some(shown), Some(warning)) = (shown.next(), shown.next()) else { break };
         let name = &relation.name;
+        let invalid = warning.is_ok_and(|row| shows::text(&row, 1).is_some_and(|number| number == INVALID_VIEW));
+        if shown.is_ok() && invalid {
+            out.push(unsupported(&name.schema, &name.name, "view", NOT_WORKING));
+            continue;
+        }
         let definition = shown.and_then(|row| Ok((shows::text(&row, 1).ok_or_else(shows::not_shown)?, row)));
         out.push(match definition {
             Ok((text, row)) => {

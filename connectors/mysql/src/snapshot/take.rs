@@ -38,9 +38,8 @@ pub(super) const MARK: &str = "SAVEPOINT drover";
 /// See [`MARK`].
 pub(crate) const BACK: &str = "ROLLBACK TO SAVEPOINT drover";
 
-/// Before each session's transaction. Text comes as it is stored; transactions are ours to begin and to end.
-const READING: &str = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
-    SET SESSION autocommit = 1, SESSION completion_type = 0, SESSION lock_wait_timeout = 60, SESSION character_set_results = NULL";
+/// Before each session's transaction. Text comes as it is stored.
+const READING: &str = "SET SESSION lock_wait_timeout = 60, SESSION character_set_results = NULL";
 
 /// So long other ways than those that need nothing but patience are tried.
 const LONG: Duration = Duration::from_secs(45);
