@@ -73,11 +73,16 @@ impl DerefMut for Session {
 }
 
 /// Set at the start of every session. `search_path` is empty but for the system's, so that every name that drover writes or
-/// reads back is qualified; text forms do not depend on the server's or the role's settings.
+/// reads back is qualified; text forms do not depend on the server's, the database's or the role's settings, nor does what literals and
+/// comparisons mean, nor what a transaction sees that does not say it. No session ends because it takes long or waits; the last two limits
+/// are of servers since 14 and 17.
 const SETTINGS: &str = "set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres'; set extra_float_digits = 3; \
     set timezone = 'UTC'; set bytea_output = 'hex'; set client_encoding = 'UTF8'; set statement_timeout = 0; \
     set lock_timeout = 0; set idle_in_transaction_session_timeout = 0; set search_path = pg_catalog; \
-    set xmloption = content; set check_function_bodies = off; set row_security = off; set client_min_messages = warning";
+    set xmloption = content; set check_function_bodies = off; set row_security = off; set client_min_messages = warning; \
+    set array_nulls = on; set transform_null_equals = off; set standard_conforming_strings = on; set quote_all_identifiers = off; \
+    set default_transaction_isolation = 'read committed'; set default_transaction_deferrable = off; \
+    select set_config(name, '0', false) from pg_settings where name in ('idle_session_timeout', 'transaction_timeout')";
 
 impl Dialer {
     /// Reads the TLS material; does not connect.

@@ -25,5 +25,6 @@ mod postgres_to_mysql;
 mod scan;
 mod schemas;
 mod secured;
+mod settings;
 mod verbs;
 mod zones;

@@ -110,6 +110,12 @@ impl Wire {
         frontend::startup_message(parameters, &mut wire.output)?;
         wire.flush().await?;
         wire.authenticate(endpoint, encrypted).await?;
+        // Servers that do not know a parameter refuse the session, and what they know is seen now only.
+        for (since, limit) in [(140_000, "idle_session_timeout"), (170_000, "transaction_timeout")] {
+            if wire.server_version >= since {
+                wire.query(&format!("SET {limit} = 0")).await?;
+            }
+        }
         Ok(wire)
     }
 
