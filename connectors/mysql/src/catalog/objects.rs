@@ -119,16 +119,18 @@ const NOT_WORKING: &str = "it does not work at the source: it refers to tables, 
 
 /// Views, with the relations that they need.
 pub(super) async fn views(session: &mut Session, found: &[&Relation], known: &[&Relation]) -> Result<Vec<Object>> {
-    // What the server warns of stands behind each: that it prints a view is no sign that it works.
-    let with_warning =
-        |r: &&Relation| [format!("SHOW CREATE VIEW {}", sql::qualified(&r.name)), "SHOW WARNINGS".to_owned()];
-    let mut shown = shows::rows(session, found.iter().flat_map(with_warning).collect()).await?.into_iter();
+    // What the server warns of stands behind each: that it prints a view is no sign that it works. The first may be about its definer.
+    let with_warnings = |r: &&Relation| {
+        let warning = |n: u8| format!("SHOW WARNINGS LIMIT {n}, 1");
+        [format!("SHOW CREATE VIEW {}", sql::qualified(&r.name)), warning(0), warning(1)]
+    };
+    let mut shown = shows::rows(session, found.iter().flat_map(with_warnings).collect()).await?.into_iter();
     let known: BTreeSet<&TableName> = known.iter().map(|r| &r.name).collect();
     let mut out = Vec::new();
     for relation in found {
-        let (Some(shown), Some(warning)) = (shown.next(), shown.next()) else { break };
+        let (Some(shown), Some(first), Some(second)) = (shown.next(), shown.next(), shown.next()) else { break };
         let name = &relation.name;
-        let invalid = warning.is_ok_and(|row| shows::text(&row, 1).is_some_and(|number| number == INVALID_VIEW));
+        let invalid = [first, second].iter().flatten().any(|row| shows::text(row, 1).as_deref() == Some(INVALID_VIEW));
         if shown.is_ok() && invalid {
             out.push(unsupported(&name.schema, &name.name, "view", NOT_WORKING));
             continue;
