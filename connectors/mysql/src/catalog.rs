@@ -43,6 +43,9 @@ pub const SYSTEM: [&str; 7] =
 pub const HELPERS: [&str; 6] =
     ["drover_progress", "drover_chunk", "drover_table", "drover_intent", "drover_misfit", "drover_misfit_value"];
 
+/// Why something of the user's that is named like one of them is not carried.
+pub(crate) const RESERVED: &str = "drover keeps its own state in tables of this name";
+
 /// `('mysql', 'information_schema', …)`, for NOT IN.
 pub(crate) fn system_list() -> String {
     format!("({})", SYSTEM.map(|s| format!("'{s}'")).join(", "))
@@ -60,8 +63,16 @@ pub async fn read(session: &mut Session, database: Option<&str>) -> Result<Catal
         session.first::<(Option<String>, Option<String>)>("SHOW VARIABLES LIKE 'binlog_row_image'", READING).await?;
     let full = image.and_then(|(_, v)| v).is_none_or(|v| v.eq_ignore_ascii_case("FULL"));
     let silent = unlogged::silent(session).await?;
-    let relations = relations(session).await?;
+    let mut relations = relations(session).await?;
     let mut columns = columns(session, None).await?;
+    let mut found = objects::databases(session).await?;
+    relations.retain(|r| {
+        let reserved = HELPERS.contains(&r.name.name.as_str());
+        if reserved && !of_drover(columns.get(&r.name)) {
+            found.push(objects::unsupported(&r.name.schema, &r.name.name, "table", RESERVED));
+        }
+        !reserved
+    });
     let mut partitions = partition_times(session, None).await?;
     let names = |wanted: &[&str]| -> Vec<&Relation> {
         relations.iter().filter(|r| wanted.contains(&r.kind.as_str())).collect()
@@ -71,7 +82,6 @@ pub async fn read(session: &mut Session, database: Option<&str>) -> Result<Catal
         shows::all(session, tables.iter().map(|r| format!("SHOW CREATE TABLE {}", sql::qualified(&r.name))), 1).await?;
     let mut triggers = objects::triggers(session).await?;
     let mut out = Vec::with_capacity(tables.len());
-    let mut found = objects::databases(session).await?;
     for (relation, printed) in tables.into_iter().zip(printed) {
         let parsed = match printed {
             Ok(text) => Definition::parse(&text).map_err(|e| e.to_string()),
@@ -203,7 +213,12 @@ async fn relations(session: &mut Session) -> Result<Vec<Relation>> {
             collation,
             comment,
         });
-    Ok(out.filter(|r| !HELPERS.contains(&r.name.name.as_str())).collect())
+    Ok(out.collect())
+}
+
+/// Whether a table of a helper's name has that helper's columns; of another one of this name nothing may be left out silently.
+fn of_drover(columns: Option<&Vec<ShapeColumn>>) -> bool {
+    columns.and_then(|c| c.first()).is_some_and(|c| c.name == "migration" && c.origin_type.starts_with("char(36)"))
 }
 
 /// Engines whose rows are not in the table.

@@ -237,6 +237,26 @@ async fn conditions_are_parsed_by_the_server() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_named_like_one_of_drovers() {
+    for release in [Release::MySql9, Release::MariaDb11] {
+        let from = server(release).await;
+        let sql = "CREATE DATABASE shop; CREATE TABLE shop.t (id int PRIMARY KEY); CREATE TABLE shop.drover_table (id int PRIMARY KEY)";
+        from.exec("mysql", sql).await.unwrap();
+        for rules in ["", "[[objects]]\ninclude = \"shop.*\"\n", "[[objects]]\ninclude = \"shop.*e\"\n"] {
+            let items = source_as(&from, "drover", rules).await;
+            let item = of(&items, "K55", "shop.drover_table");
+            assert_eq!(item.result, Outcome::Failed, "{release:?}: {item:?}");
+            assert!(item.remedy.contains("RENAME TABLE `shop`.`drover_table`"), "{item:?}");
+        }
+        for rules in ["include = \"shop.*\"\nexclude = \"shop.drover_table\"", "include = \"shop.t\""] {
+            let items = source_as(&from, "drover", &format!("[[objects]]\n{rules}\n")).await;
+            assert!(items.iter().all(|i| !i.object.contains("drover_table")), "{release:?}: {items:#?}");
+            assert_eq!(of(&items, "K55", "tables").result, Outcome::Passed);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_destination_that_takes_nothing() {
     let from = server(Release::MySql9).await;
     from.exec(

@@ -171,3 +171,24 @@ async fn renamed_and_dropped_columns() {
         assert!(!dump.iter().any(|t| t.contains("VIEW")), "{dump:#?}");
     }
 }
+
+/// The period stays behind, and so must keys over it: a MariaDB refused the table.
+#[tokio::test]
+async fn keys_over_periods_are_left_out_with_them() {
+    for release in [Release::MariaDb10, Release::MariaDb11] {
+        let (from, to) = (server(release).await, server(release).await);
+        let sql = "CREATE DATABASE shop; CREATE TABLE shop.stay (id int, room int, a date NOT NULL, b date NOT NULL, PERIOD FOR p (a, b), \
+            PRIMARY KEY (id, p WITHOUT OVERLAPS), UNIQUE KEY free (room, p WITHOUT OVERLAPS), KEY plain (room))";
+        from.exec("mysql", sql).await.unwrap();
+        let (_, chosen) = recreate(&from, &to, &[rule("shop.*", None)]).await;
+        for object in ["period shop.stay.p", "primary key shop.stay.PRIMARY", "shop.stay.free"] {
+            assert!(
+                chosen.items.iter().any(|i| i.item == "K20" && i.object.ends_with(object)),
+                "{object}: {:#?}",
+                chosen.items
+            );
+        }
+        let here = dump(&to, "shop").await.join("\n");
+        assert!(here.contains("KEY `plain`") && !here.contains("OVERLAPS") && !here.contains("PERIOD"), "{here}");
+    }
+}

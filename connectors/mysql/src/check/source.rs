@@ -2,7 +2,7 @@
 
 use super::grants::Grants;
 use super::{End, connected, log, managed, selected, some, version};
-use crate::catalog::lex;
+use crate::catalog::{RESERVED, lex};
 use crate::condition::{Condition, Detail, Refusal};
 use crate::connect::Session;
 use crate::round;
@@ -13,6 +13,7 @@ use drover_model::error::codes;
 use drover_model::migration::{Migration, Stage};
 use drover_model::plan::RowFormat;
 use drover_model::schema::{Catalog, Effect};
+use drover_model::selection::Selection;
 use drover_model::{Result, TablePlan};
 use mysql_async::prelude::Queryable;
 use std::collections::BTreeSet;
@@ -239,11 +240,13 @@ fn keys(migration: &Migration, plans: &[TablePlan], catalog: &Catalog, rds: bool
     }
 }
 
-/// K55: tables that the server cannot open.
+/// K55: tables that the server cannot open, and those whose names are drover's.
 fn damaged(plans: &[TablePlan], catalog: &Catalog, migration: &Migration, items: &mut Vec<CheckItem>) {
     let since = items.len();
+    reserved(catalog, migration, items);
     for o in selected(migration, catalog) {
-        if o.kind == "unsupported" && o.options.get("kind").is_some_and(|k| k == "table") {
+        let named = o.options.get("reason").is_some_and(|r| r == RESERVED);
+        if o.kind == "unsupported" && !named && o.options.get("kind").is_some_and(|k| k == "table") {
             let reason = o.options.get("reason").cloned().unwrap_or_default();
             let remedy = format!(
                 "CHECK TABLE and REPAIR TABLE {}.{}, or leave it out by exclude",
@@ -259,6 +262,26 @@ fn damaged(plans: &[TablePlan], catalog: &Catalog, migration: &Migration, items:
         }
     }
     super::passed(items, since, &[("K55", format!("{} tables", plans.len()))]);
+}
+
+/// K55: what a rule selects, a pattern too, but is left out because it has the name of one of drover's tables.
+fn reserved(catalog: &Catalog, migration: &Migration, items: &mut Vec<CheckItem>) {
+    // Rules that do not compile have been refused with the file.
+    let Ok(selection) = Selection::compile_within(&migration.objects, catalog.scope.as_deref()) else { return };
+    for o in catalog.objects.iter().filter(|o| o.options.get("reason").is_some_and(|r| r == RESERVED)) {
+        if matches!(selection.decide(&o.schema, &o.name, &[]), Ok(None)) {
+            continue;
+        }
+        let remedy = format!(
+            "rename it at the source (RENAME TABLE {0}.{1} TO {0}.…), or leave it out by exclude = [\"{2}.{3}\"]",
+            sql::name(&o.schema),
+            sql::name(&o.name),
+            o.schema,
+            o.name
+        );
+        let object = format!("{}.{}", o.schema, o.name);
+        items.push(CheckItem::failed("K55", object, format!("it would be left out: {RESERVED}"), remedy));
+    }
 }
 
 /// K17: texts that the server itself prints with a question mark in place of a character that its printing cannot carry.

@@ -394,7 +394,10 @@ impl Work<'_> {
                     let text = rewrite::columns(text, &columns.renamed, &columns.dropped, false)?;
                     parts.push(rewrite::dialect(&text, self.known));
                 }
-                KeyPart::Expression { text } if v.is_mariadb() => parts.push(text.clone()),
+                // `p` WITHOUT OVERLAPS: the table is made without its period.
+                KeyPart::Expression { .. } if v.is_mariadb() => {
+                    return Err("its period is not carried to another server".into());
+                }
                 KeyPart::Expression { .. } => return Err("MySQL has no periods".into()),
             }
         }
