@@ -204,6 +204,39 @@ async fn clients_of_other_character_sets_of_mariadb() -> Result<()> {
     foreign_clients(MARIADB).await
 }
 
+/// What a session of MySQL says of defaults holds for what it makes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defaults_of_a_session() -> Result<()> {
+    let mut trial = Trial::running(MYSQL, Form::InProcess, TABLES, "").await?;
+    trial
+        .exec(
+            "SET default_collation_for_utf8mb4 = utf8mb4_general_ci, explicit_defaults_for_timestamp = 0;
+             CREATE TABLE g (id INT PRIMARY KEY, b VARCHAR(5) CHARACTER SET utf8mb4, a TIMESTAMP, z TIMESTAMP, UNIQUE (b));
+             INSERT INTO g (id, b) VALUES (1, 'ß'), (2, 'ss'); SET sql_mode = ''; ALTER TABLE g ADD c TIMESTAMP, ADD d VARCHAR(5) CHARACTER SET utf8mb4 DEFAULT 'x';
+             SET default_collation_for_utf8mb4 = DEFAULT, explicit_defaults_for_timestamp = 1;
+             CREATE TABLE h (id INT PRIMARY KEY, b VARCHAR(5) CHARACTER SET utf8mb4, a TIMESTAMP); INSERT INTO h (id, b) VALUES (1, 'x')",
+        )
+        .await?;
+    trial.equal().await?;
+    trial.same_structure().await
+}
+
+/// And of MariaDB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn collations_of_a_session_of_mariadb() -> Result<()> {
+    let mut trial = Trial::running(MARIADB, Form::InProcess, TABLES, "").await?;
+    trial
+        .exec(
+            "SET character_set_collations = 'utf8mb4=utf8mb4_bin,latin1=latin1_german2_ci';
+             CREATE TABLE g (id INT PRIMARY KEY, b VARCHAR(5) CHARACTER SET utf8mb4, l VARCHAR(5) CHARACTER SET latin1, UNIQUE (b));
+             INSERT INTO g (id, b) VALUES (1, 'a'), (2, 'A'); ALTER TABLE g ADD d VARCHAR(5) CHARACTER SET utf8mb4 DEFAULT 'x';
+             SET character_set_collations = ''; CREATE TABLE h (b VARCHAR(5) CHARACTER SET utf8mb4 PRIMARY KEY); INSERT INTO h VALUES ('x')",
+        )
+        .await?;
+    trial.equal().await?;
+    trial.same_structure().await
+}
+
 /// New tables take over what their database says then, also in a process that begins behind it.
 async fn database_defaults(pair: Pair) -> Result<()> {
     let mut trial = Trial::running(pair, Form::InProcess, TABLES, "").await?;

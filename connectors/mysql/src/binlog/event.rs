@@ -407,6 +407,27 @@ pub struct Query<'a> {
     pub collation: Option<u16>,
     /// Numbers of AUTO_INCREMENT do not begin at 1, or not each is given.
     pub steps: bool,
+    /// The session's `explicit_defaults_for_timestamp`, where a MySQL says it.
+    pub explicit_timestamps: Option<bool>,
+    /// See [`Query::defaults`].
+    pub(crate) defaults: Defaults<'a>,
+}
+
+/// As the log has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Defaults<'a> {
+    /// Of MySQL, whose other character sets have one each.
+    pub utf8mb4: Option<u16>,
+    /// Of MariaDB: two numbers each, of the collation that a character set came with and of the session's.
+    pub pairs: &'a [u8],
+}
+
+impl Query<'_> {
+    /// Numbers of the collations that character sets have in this session where none is named, as far as the log says.
+    pub fn defaults(&self) -> impl Iterator<Item = u16> {
+        let pairs = self.defaults.pairs.chunks_exact(4).map(|p| u16::from_le_bytes([p[2], p[3]]));
+        self.defaults.utf8mb4.into_iter().chain(pairs)
+    }
 }
 
 /// Reads a QUERY event, or an EXECUTE_LOAD_QUERY, which has 13 bytes more. `text` is as it stands: still packed in a compressed one.
@@ -424,7 +445,7 @@ pub fn query<'a>(event: &Event<'a>) -> Option<Query<'a>> {
     let status = f.take(usize::from(status_length))?;
     let database = f.take(usize::from(database_length))?;
     f.take(1)?;
-    let Variables { mode, collation, zone, micros, steps } = variables(status);
+    let Variables { mode, collation, zone, micros, steps, explicit_timestamps, defaults } = variables(status);
     let mode = mode.unwrap_or(0);
     Some(Query {
         database,
@@ -436,6 +457,8 @@ pub fn query<'a>(event: &Event<'a>) -> Option<Query<'a>> {
         micros,
         collation,
         steps,
+        explicit_timestamps,
+        defaults,
     })
 }
 
@@ -447,6 +470,8 @@ struct Variables<'a> {
     zone: Option<&'a [u8]>,
     micros: Option<u32>,
     steps: bool,
+    explicit_timestamps: Option<bool>,
+    defaults: Defaults<'a>,
 }
 
 /// From variables that stand before any that are not known here.
@@ -463,7 +488,8 @@ fn variables(status: &[u8]) -> Variables<'_> {
             4 => f.take(6).map(|c| out.collation = Some(u16::from_le_bytes([c[0], c[1]]))),
             5 => f.short().map(|zone| out.zone = Some(zone).filter(|z| !z.is_empty())),
             6 => f.short().map(|_| ()),
-            7 | 8 | 18 => f.take(2).map(|_| ()),
+            7 | 8 => f.take(2).map(|_| ()),
+            18 => f.u16().map(|utf8mb4| out.defaults.utf8mb4 = Some(utf8mb4)),
             9 | 17 | 129 => f.take(8).map(|_| ()),
             10 => f.take(4).map(|_| ()),
             11 => f.short().and_then(|_| f.short()).map(|_| ()),
@@ -477,9 +503,9 @@ fn variables(status: &[u8]) -> Variables<'_> {
             13 | 128 => {
                 f.take(3).map(|m| out.micros = Some(u32::from(m[0]) | u32::from(m[1]) << 8 | u32::from(m[2]) << 16))
             }
-            16 | 19 | 20 | 130 => f.take(1).map(|_| ()),
-            // MariaDB: collations of character sets, in pairs.
-            131 => f.u8().and_then(|n| f.take(usize::from(n) * 4)).map(|_| ()),
+            16 => f.u8().map(|on| out.explicit_timestamps = Some(on != 0)),
+            19 | 20 | 130 => f.take(1).map(|_| ()),
+            131 => f.u8().and_then(|n| f.take(usize::from(n) * 4)).map(|pairs| out.defaults.pairs = pairs),
             _ => None,
         };
         if read.is_none() {

@@ -538,6 +538,8 @@ mod tests {
             micros: None,
             collation: None,
             steps: false,
+            explicit_timestamps: None,
+            defaults: Default::default(),
         };
         classify(&query, "d", text)
     }

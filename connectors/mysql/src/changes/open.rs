@@ -29,6 +29,7 @@ use drover_model::error::codes;
 use drover_model::plan::RowFormat;
 use drover_model::{Error, Fault, MigrationId, Position, Result, Retry, TablePlan};
 use mysql_async::Row;
+use std::sync::Arc;
 
 /// How a stream goes on.
 pub(super) struct Start {
@@ -89,7 +90,15 @@ async fn follower(session: &mut Session, followed: &Followed) -> Result<Follower
         session.first("SHOW GLOBAL VARIABLES LIKE 'explicit_defaults_for_timestamp'", what).await?;
     let explicit_timestamps = explicit.is_some_and(|(_, v)| v.eq_ignore_ascii_case("ON") || v == "1");
     let folds = known.lower_case;
-    let env = Env { known, explicit_timestamps, silent, modes: Modes::default() };
+    let sql = if session.version.mariadb(101_000) {
+        "SELECT ID, FULL_COLLATION_NAME FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY"
+    } else {
+        "SELECT ID, COLLATION_NAME FROM information_schema.COLLATIONS"
+    };
+    let rows: Vec<(Option<u64>, Option<String>)> = session.all(sql, what).await?;
+    let names = rows.into_iter().filter_map(|(id, name)| Some((u16::try_from(id?).ok()?, name?.to_ascii_lowercase())));
+    let names = Arc::new(names.collect());
+    let env = Env { known, names, explicit_timestamps, silent, modes: Modes::default() };
     Ok(Follower::new(followed.schemas.clone(), followed.selection.clone(), env, folds))
 }
 

@@ -8,12 +8,16 @@ use crate::sql;
 use crate::typemap::Known;
 use crate::types::{Kind, MyType};
 use drover_model::schema::{Column, DataType, Identity};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a definition's meaning depends on.
 #[derive(Debug, Clone)]
 pub struct Env {
     /// What the source knows: character sets and their default collations.
     pub known: Known,
+    /// Names of collations by their numbers.
+    pub names: Arc<BTreeMap<u16, String>>,
     /// TIMESTAMP is like other types where nothing is said of NULL and defaults.
     pub explicit_timestamps: bool,
     /// Foreign keys act without a trace in the log.

@@ -42,6 +42,10 @@ pub struct Written {
     pub zone: Option<String>,
     /// See [`Query::steps`].
     pub steps: bool,
+    /// See [`Query::explicit_timestamps`].
+    pub explicit_timestamps: Option<bool>,
+    /// See [`Query::defaults`].
+    pub defaults: Vec<u16>,
 }
 
 impl Written {
@@ -73,6 +77,8 @@ impl Written {
             micros: query.micros.unwrap_or(0),
             zone: query.zone.map(|z| String::from_utf8_lossy(z).into_owned()),
             steps: query.steps,
+            explicit_timestamps: query.explicit_timestamps,
+            defaults: query.defaults().collect(),
         }
     }
 }
@@ -244,7 +250,7 @@ impl Follower {
         if change.drops_database.is_some() {
             return Err("the whole database is dropped".into());
         }
-        let env = Env { modes: written.modes, ..self.env.clone() };
+        let env = self.env_of(written);
         let text = plain(&change.text, written.modes);
         let statement = parse(&text, &change.database).map_err(|e| e.to_string())?;
         let mut scene = Scene { tables: Vec::new() };
@@ -326,6 +332,17 @@ impl Follower {
             tables,
             objects: Vec::new(),
         }))
+    }
+
+    /// What definitions mean in the session that wrote a statement.
+    fn env_of(&self, written: &Written) -> Env {
+        let mut env = Env { modes: written.modes, ..self.env.clone() };
+        for collation in written.defaults.iter().filter_map(|number| self.env.names.get(number)) {
+            let charset = env.charset_of(collation, "");
+            env.known.defaults.insert(charset, collation.clone());
+        }
+        env.explicit_timestamps = written.explicit_timestamps.unwrap_or(env.explicit_timestamps);
+        env
     }
 
     /// What the statement's meaning depends on, for the destination's session.
@@ -579,14 +596,15 @@ impl Follower {
     ) -> Option<SchemaChange> {
         let same = |o: &Object| if self.folds { o.name.eq_ignore_ascii_case(name) } else { o.name == name };
         let mut object = self.schemas.catalog.objects.iter().find(|o| o.kind == "database" && same(o))?.clone();
-        let collation = collation.map(|c| self.env.collation(&c)).filter(|c| c != "default");
-        let charset = charset.map(|c| self.env.charset(&c)).filter(|c| c != "default");
+        let env = self.env_of(written);
+        let collation = collation.map(|c| env.collation(&c)).filter(|c| c != "default");
+        let charset = charset.map(|c| env.charset(&c)).filter(|c| c != "default");
         let charset = match (charset, &collation) {
             (Some(charset), _) => charset,
-            (None, Some(collation)) => self.env.charset_of(collation, object.options.get("charset")?),
+            (None, Some(collation)) => env.charset_of(collation, object.options.get("charset")?),
             (None, None) => return None,
         };
-        let collation = collation.unwrap_or_else(|| self.env.known.default_collation(&charset));
+        let collation = collation.unwrap_or_else(|| env.known.default_collation(&charset));
         let before = object.options.clone();
         object.options.extend([("charset".to_owned(), charset), ("collation".to_owned(), collation)]);
         (object.options != before).then(|| SchemaChange {

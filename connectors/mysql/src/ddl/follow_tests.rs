@@ -1,4 +1,5 @@
 use super::*;
+use crate::binlog::event::Defaults;
 use crate::flavor::Version;
 use crate::typemap::Known;
 use drover_model::schema::Catalog;
@@ -13,7 +14,14 @@ fn follower() -> Follower {
         engines: BTreeSet::new(),
         lower_case: false,
     };
-    let env = Env { known, explicit_timestamps: true, silent: false, modes: Modes::default() };
+    let names = [(45, "utf8mb4_general_ci"), (255, "utf8mb4_0900_ai_ci")].map(|(n, name)| (n, name.to_owned()));
+    let env = Env {
+        known,
+        names: std::sync::Arc::new(names.into()),
+        explicit_timestamps: true,
+        silent: false,
+        modes: Modes::default(),
+    };
     let database = Object {
         kind: "database".into(),
         schema: "d".into(),
@@ -52,6 +60,8 @@ fn query_of(text: &str) -> Query<'_> {
         micros: None,
         collation: None,
         steps: false,
+        explicit_timestamps: None,
+        defaults: Default::default(),
     }
 }
 
@@ -293,4 +303,30 @@ fn new_tables_have_the_defaults_of_their_database() {
         assert_eq!(alter(&mut f, text), changes, "{text}");
         assert_eq!(now(&mut f), (format!("varchar(5) character set {charset}"), collation.to_owned()), "{text}");
     }
+}
+
+#[test]
+fn what_the_session_said_of_defaults_holds() {
+    let made = |written: &Written| {
+        let mut f = follower();
+        let text = "create table t (a varchar(5) character set utf8mb4, b timestamp, c timestamp)";
+        let query = query_of(text);
+        let query::Statement::Schema(change) = query::classify(&query, "d", text) else { panic!("{text}") };
+        f.follow(&change, written).map(|c| f.apply(&c.unwrap())).map_err(|e| e.why).unwrap();
+        let columns = f.schemas.catalog.tables[0].columns.clone();
+        (columns[0].collation.clone().unwrap(), columns[1].nullable, columns[2].nullable)
+    };
+    assert_eq!(made(&Written::default()), ("utf8mb4_general_ci".to_owned(), true, true));
+    let query = Query {
+        defaults: Defaults { utf8mb4: Some(255), pairs: &[45, 0, 9, 0] },
+        explicit_timestamps: Some(false),
+        ..query_of("")
+    };
+    assert_eq!(made(&Written::of(&query, 0)), ("utf8mb4_0900_ai_ci".to_owned(), false, false));
+    let query = Query {
+        defaults: Defaults { utf8mb4: None, pairs: &[9, 0, 45, 0] },
+        explicit_timestamps: Some(true),
+        ..query_of("")
+    };
+    assert_eq!(made(&Written::of(&query, 0)), ("utf8mb4_general_ci".to_owned(), true, true));
 }

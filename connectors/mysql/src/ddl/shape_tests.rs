@@ -16,7 +16,7 @@ fn env(version: &str) -> Env {
         engines: BTreeSet::new(),
         lower_case: false,
     };
-    Env { known, explicit_timestamps: true, silent: true, modes: Modes::default() }
+    Env { known, names: Default::default(), explicit_timestamps: true, silent: true, modes: Modes::default() }
 }
 
 fn made(text: &str, env: &Env) -> Table {
