@@ -210,9 +210,9 @@ async fn defaults_of_a_session() -> Result<()> {
     let mut trial = Trial::running(MYSQL, Form::InProcess, TABLES, "").await?;
     trial
         .exec(
-            "SET default_collation_for_utf8mb4 = utf8mb4_general_ci, explicit_defaults_for_timestamp = 0;
+            "SET default_collation_for_utf8mb4 = utf8mb4_general_ci, explicit_defaults_for_timestamp = 0, sql_mode = '';
              CREATE TABLE g (id INT PRIMARY KEY, b VARCHAR(5) CHARACTER SET utf8mb4, a TIMESTAMP, z TIMESTAMP, UNIQUE (b));
-             INSERT INTO g (id, b) VALUES (1, 'ß'), (2, 'ss'); SET sql_mode = ''; ALTER TABLE g ADD c TIMESTAMP, ADD d VARCHAR(5) CHARACTER SET utf8mb4 DEFAULT 'x';
+             INSERT INTO g (id, b) VALUES (1, 'ß'), (2, 'ss'); ALTER TABLE g ADD c TIMESTAMP, ADD d VARCHAR(5) CHARACTER SET utf8mb4 DEFAULT 'x';
              SET default_collation_for_utf8mb4 = DEFAULT, explicit_defaults_for_timestamp = 1;
              CREATE TABLE h (id INT PRIMARY KEY, b VARCHAR(5) CHARACTER SET utf8mb4, a TIMESTAMP); INSERT INTO h (id, b) VALUES (1, 'x')",
         )
@@ -230,7 +230,8 @@ async fn collations_of_a_session_of_mariadb() -> Result<()> {
             "SET character_set_collations = 'utf8mb4=utf8mb4_bin,latin1=latin1_german2_ci';
              CREATE TABLE g (id INT PRIMARY KEY, b VARCHAR(5) CHARACTER SET utf8mb4, l VARCHAR(5) CHARACTER SET latin1, UNIQUE (b));
              INSERT INTO g (id, b) VALUES (1, 'a'), (2, 'A'); ALTER TABLE g ADD d VARCHAR(5) CHARACTER SET utf8mb4 DEFAULT 'x';
-             SET character_set_collations = ''; CREATE TABLE h (b VARCHAR(5) CHARACTER SET utf8mb4 PRIMARY KEY); INSERT INTO h VALUES ('x')",
+             SET character_set_collations = ''; CREATE TABLE h (b VARCHAR(5) CHARACTER SET utf8mb4 PRIMARY KEY); INSERT INTO h VALUES ('x');
+             SET character_set_collations = DEFAULT; CREATE TABLE i (b VARCHAR(5) CHARACTER SET utf8mb4 PRIMARY KEY); INSERT INTO i VALUES ('x')",
         )
         .await?;
     trial.equal().await?;

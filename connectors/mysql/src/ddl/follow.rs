@@ -337,6 +337,12 @@ impl Follower {
     /// What definitions mean in the session that wrote a statement.
     fn env_of(&self, written: &Written) -> Env {
         let mut env = Env { modes: written.modes, ..self.env.clone() };
+        // These servers say what differs from the collations that character sets came with, and nothing where none does.
+        if self.env.known.version.mariadb(110_201) {
+            for charset in ["utf8mb3", "utf8mb4", "ucs2", "utf16", "utf32"] {
+                env.known.defaults.insert(charset.to_owned(), format!("{charset}_general_ci"));
+            }
+        }
         for collation in written.defaults.iter().filter_map(|number| self.env.names.get(number)) {
             let charset = env.charset_of(collation, "");
             env.known.defaults.insert(charset, collation.clone());
