@@ -90,14 +90,7 @@ async fn follower(session: &mut Session, followed: &Followed) -> Result<Follower
         session.first("SHOW GLOBAL VARIABLES LIKE 'explicit_defaults_for_timestamp'", what).await?;
     let explicit_timestamps = explicit.is_some_and(|(_, v)| v.eq_ignore_ascii_case("ON") || v == "1");
     let folds = known.lower_case;
-    let sql = if session.version.mariadb(101_000) {
-        "SELECT ID, FULL_COLLATION_NAME FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY"
-    } else {
-        "SELECT ID, COLLATION_NAME FROM information_schema.COLLATIONS"
-    };
-    let rows: Vec<(Option<u64>, Option<String>)> = session.all(sql, what).await?;
-    let names = rows.into_iter().filter_map(|(id, name)| Some((u16::try_from(id?).ok()?, name?.to_ascii_lowercase())));
-    let names = Arc::new(names.collect());
+    let names = Arc::new(by_collation(session, "COLLATION_NAME", what).await?.collect());
     let env = Env { known, names, explicit_timestamps, silent, modes: Modes::default() };
     Ok(Follower::new(followed.schemas.clone(), followed.selection.clone(), env, folds))
 }
@@ -308,18 +301,23 @@ async fn before_file(session: &mut Session, file: &str) -> Result<Option<GtidSet
     Ok(None)
 }
 
+/// `COLLATION_NAME` or `CHARACTER_SET_NAME`, in lower case, of each collation by its number.
+async fn by_collation(session: &mut Session, column: &str, what: &str) -> Result<impl Iterator<Item = (u16, String)>> {
+    let sql = if !session.version.mariadb(101_000) {
+        format!("SELECT ID, {column} FROM information_schema.COLLATIONS")
+    } else {
+        // One collation serves several character sets, with a number and a full name for each.
+        let column = if column == "COLLATION_NAME" { "FULL_COLLATION_NAME" } else { column };
+        format!("SELECT ID, {column} FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY")
+    };
+    let rows: Vec<(Option<u64>, Option<String>)> = session.all(sql, what).await?;
+    Ok(rows.into_iter().filter_map(|(id, text)| Some((u16::try_from(id?).ok()?, text?.to_ascii_lowercase()))))
+}
+
 /// The selected tables, with what the server's catalogue has to say where the plans do not know it.
 async fn tables(session: &mut Session, plans: &[TablePlan]) -> Result<Tables> {
     let what = "cannot read what the change stream is decoded with";
-    let table = if session.version.mariadb(101_000) {
-        "information_schema.COLLATION_CHARACTER_SET_APPLICABILITY"
-    } else {
-        "information_schema.COLLATIONS"
-    };
-    let rows: Vec<(Option<u64>, Option<String>)> =
-        session.all(format!("SELECT ID, CHARACTER_SET_NAME FROM {table}"), what).await?;
-    let collations: Collations =
-        rows.into_iter().filter_map(|(id, set)| Some((u16::try_from(id?).ok()?, set?))).collect();
+    let collations: Collations = by_collation(session, "CHARACTER_SET_NAME", what).await?.collect();
     let folds: Option<u64> = session.first("SELECT @@GLOBAL.lower_case_table_names", what).await?;
     let mut shapes = Vec::with_capacity(plans.len());
     for plan in plans {

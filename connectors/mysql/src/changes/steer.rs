@@ -398,8 +398,7 @@ impl Changes {
     fn on_query(&mut self, head: &Head, query: &Query<'_>, before: Option<u64>) -> Result<()> {
         // Names of databases are UTF-8 whatever the client writes in.
         let (database, text) = (String::from_utf8_lossy(query.database), self.decoded(query, query.text));
-        let statement = classify(query, &database, &text);
-        match statement {
+        match classify(query, &database, &text) {
             Statement::Begin => {
                 self.opened(before)?.begun = true;
                 Ok(())
